@@ -1,0 +1,51 @@
+"""The errors a user can meet: one sentence that names the offender and the way out. Knows nothing of models.
+
+Every class is a `VilaLabError` and also the built-in that fits, so that both `except VilaLabError`
+and `except ValueError` do what a reader expects.
+"""
+
+from __future__ import annotations
+
+
+class VilaLabError(Exception):
+    """Base of everything that vila_lab raises on purpose."""
+
+
+class PromptError(VilaLabError, ValueError):
+    """The parts of a prompt cannot be used: nothing to ask, a wrong type, counts that do not match."""
+
+
+class PictureError(VilaLabError, ValueError):
+    """A picture was found but cannot be used: not an image, truncated, too large."""
+
+
+class PictureNotFound(VilaLabError, FileNotFoundError):
+    """A picture is named that is not there."""
+
+
+class ContextTooLong(VilaLabError, ValueError):
+    """The prompt and the answer asked for need more positions than the model has."""
+
+
+class CheckpointError(VilaLabError, ValueError):
+    """A checkpoint was found but cannot be used: a tensor is missing, a shape is wrong, a type is unknown."""
+
+
+class CheckpointNotFound(VilaLabError, FileNotFoundError):
+    """A checkpoint is named that is neither a folder here nor reachable on the hub."""
+
+
+class DeviceError(VilaLabError, RuntimeError):
+    """A device is asked for that this machine does not have."""
+
+
+class OptionError(VilaLabError, ValueError):
+    """An option has a value that is not one of those known; the message lists them."""
+
+
+class CaptureError(VilaLabError, RuntimeError):
+    """Attention cannot be captured this way, or what was captured is incomplete or was released."""
+
+
+class MissingExtra(VilaLabError, ImportError):
+    """An optional package is needed; the message holds the exact pip line."""
