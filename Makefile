@@ -1,0 +1,55 @@
+# `make demo` shows what this is; `make test` runs every check. Both set up .venv when it is not there yet.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Pinned here and nowhere else: on Linux an unpinned torch pulls 3 GB of CUDA libraries that neither the demo nor the
+# tests need. For a GPU, install the package with the torch that fits your driver instead of using this Makefile.
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup browser demo lab test lint types bench clean
+
+help:
+	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
+	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make test    formatting, types, unit tests, doctests, notebooks, browser tests"
+	@echo "make bench   measure what the README states"
+	@echo "make clean   remove .venv, caches and builds"
+
+setup: $(READY) browser
+
+# One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lab,test]" $(TORCH)
+	@touch $@
+
+browser:
+	@.ci/browser
+
+demo: $(READY)
+	@$(BIN)/vila-lab demo
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks/
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy --strict vila_lab
+
+# pytest comes last, so that its sum line closes the output.
+test: setup lint types
+	$(BIN)/python -m pytest tests vila_lab notebooks --doctest-modules \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg
+
+bench: $(READY)
+	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

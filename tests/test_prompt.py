@@ -1,0 +1,210 @@
+"""A prompt keeps the order of its parts, tells names of pictures from text, and refuses the rest in one sentence."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vila_lab.errors import PictureError, PictureNotFound, PromptError, VilaLabError
+from vila_lab.picture import SUFFIXES, Picture
+from vila_lab.prompt import LONGEST_NAME, Prompt
+
+QUESTION = "What changed?"
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with pictures a.png (red), b.png (blue) and things that are none."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (6, 4), RED).save("a.png")
+    Image.new("RGB", (5, 7), BLUE).save("b.png")
+    Path("empty.png").touch()
+    Path("folder.png").mkdir()
+    Path("README").write_text("What changed?")
+    return tmp_path
+
+
+def kinds(prompt: Prompt) -> list[str]:
+    """Each part as its text, or as the name of the file that it came from."""
+    return [part if isinstance(part, str) else f"<{Path(part.source).name}>" for part in prompt.parts]
+
+
+# --- order and kinds
+
+
+def test_parts_keep_their_order() -> None:
+    prompt = Prompt.of(["First:", "a.png", " Second:", Path("b.png"), QUESTION])
+    assert kinds(prompt) == ["First:", "<a.png>", " Second:", "<b.png>", QUESTION]
+    assert prompt.text == f"First: Second:{QUESTION}"
+    assert [image.size for image in prompt.images] == [(6, 4), (5, 7)]
+    assert [picture.source for picture in prompt.pictures] == ["a.png", "b.png"]
+
+
+def test_images_come_before_the_text() -> None:
+    assert Prompt.of(QUESTION, images=["a.png", "b.png"]) == Prompt.of(["a.png", "b.png", QUESTION])
+    assert kinds(Prompt.of(["One ", "two"], images=("b.png", "a.png"))) == ["<b.png>", "<a.png>", "One ", "two"]
+
+
+@pytest.mark.parametrize(
+    "one",
+    ["a.png", Path("a.png"), Image.new("RGB", (6, 4), RED), np.full((4, 6, 3), RED, dtype=np.uint8)],
+    ids=["str", "path", "PIL", "array"],
+)
+def test_one_picture_in_every_form_and_place(one: Any) -> None:
+    for prompt in (Prompt.of([one, QUESTION]), Prompt.of(QUESTION, images=one), Prompt.of(QUESTION, images=[one])):
+        assert prompt.images == [Image.new("RGB", (6, 4), RED)]
+        assert prompt.text == QUESTION
+    assert Prompt.of(one).images == [Image.new("RGB", (6, 4), RED)]
+
+
+def test_a_data_address_is_a_picture_however_long() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    assert len(address) > LONGEST_NAME
+    assert [image.size for image in Prompt.of([address, QUESTION]).images] == [(64, 64)]
+
+
+def test_text_alone_is_a_prompt() -> None:
+    assert Prompt.of(QUESTION) == Prompt((QUESTION,)) == Prompt.of(QUESTION, images=[])
+
+
+def test_a_prompt_and_its_pictures_can_be_used_again() -> None:
+    prompt = Prompt.of(["a.png", QUESTION])
+    assert Prompt.of(prompt) is prompt
+    assert Prompt.of([prompt.pictures[0], "And now?"]).pictures == prompt.pictures
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        prompt.parts = ()  # type: ignore[misc]
+
+
+def test_exif_is_applied_on_request() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save("turned.jpg", exif=exif)
+    assert Prompt.of(["turned.jpg", QUESTION]).images[0].size == (6, 4)
+    assert Prompt.of(["turned.jpg", QUESTION], apply_exif=True).images[0].size == (4, 6)
+
+
+def test_the_shown_form_is_short_and_stable() -> None:
+    assert repr(Prompt.of(["a.png", QUESTION])) == "Prompt(parts=(Picture(a.png, 6x4), 'What changed?'))"
+
+
+# --- text or picture
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is in a.png",
+        "a.png?",
+        "Compare a.png and no.png",
+        "README",  # a file, but no image
+        "图像1是谷歌,以其搜索引擎闻名。",
+        "Is .png better than .jpg",
+        ".png",
+        "one line\nno.png",
+        "one line\na.png",
+        "https://example.org/a.png shows what?",
+        "data:image/png is a prefix",
+        "What <image> is this <vila/video>?",
+        "x" * 300,
+        "x" * (LONGEST_NAME + 1) + ".png",
+        "a\0b",
+        "~nobody-of-this-name",
+        "  padded  ",
+    ],
+)
+def test_other_strings_are_text_and_stay_as_typed(text: str) -> None:
+    assert Prompt.of([text, "a.png"]).parts[0] == text
+
+
+@settings(deadline=None, max_examples=50)  # no deadline: a busy machine is no failure
+@given(st.text(max_size=60).filter(lambda text: Path(text.strip()).suffix.lower() not in SUFFIXES))
+def test_text_without_a_suffix_never_changes(text: str) -> None:
+    picture = Picture.of(np.zeros((1, 1), dtype=np.uint8))
+    assert Prompt.of([picture, text]).parts == (picture, text)
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES | {suffix.upper() for suffix in SUFFIXES}))
+def test_a_picture_file_that_is_not_there_is_never_text(suffix: str) -> None:
+    with pytest.raises(PictureNotFound, match=f"picture 2 of 2: there is no file 'no{suffix}'"):
+        Prompt.of(["a.png", f"no{suffix}", QUESTION])
+
+
+@pytest.mark.parametrize("name", [" no.png", "no.png ", "/no/my pictures/a.png", "./my a.png", "~/my a.png"])
+def test_a_missing_path_with_a_space_is_not_text_where_it_can_only_be_a_path(name: str) -> None:
+    with pytest.raises(PictureNotFound, match="picture 1 of 1"):
+        Prompt.of([name, QUESTION])
+
+
+@pytest.mark.parametrize("name", ["my cat.png", "what.png", "CAT.PNG", "猫.png", "cat"])
+def test_a_string_that_names_an_image_file_is_a_picture(name: str) -> None:
+    Image.new("RGB", (2, 3)).save(name, "PNG")
+    assert kinds(Prompt.of([name, QUESTION])) == [f"<{name}>", QUESTION]
+
+
+def test_in_images_every_string_is_a_picture() -> None:
+    with pytest.raises(PictureNotFound, match="picture 2 of 2: there is no file 'What is this'"):
+        Prompt.of(QUESTION, images=["a.png", "What is this"])
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "words"),
+    [
+        (["a.png", "b.png", "empty.png", "b.png", QUESTION], PictureError, r"^picture 3 of 4: empty\.png is empty"),
+        (["folder.png"], PictureError, r"^picture 1 of 1: .* is a directory"),
+        ([QUESTION, Path("README")], PictureError, r"^picture 1 of 1: README is not an image"),
+        (["a.png", np.zeros((2, 2), dtype=int), QUESTION], PictureError, r"^picture 2 of 2: an array of int64"),
+        (["a.png", 3, QUESTION], PromptError, r"^part 2 of 3: an int is neither text nor a picture"),
+        ([None], PromptError, r"^part 1 of 1: None is neither"),
+        ([["a.png"], QUESTION], PromptError, r"^part 1 of 2: a list is neither"),
+        ({"text": QUESTION}, PromptError, r"^part 1 of 1: a dict is neither"),
+        (None, PromptError, r"^part 1 of 1: None is neither"),
+        ([], PromptError, "nothing to ask"),
+        ("", PromptError, "nothing to ask"),
+        ("  \n\t", PromptError, "nothing to ask"),
+        (["", " "], PromptError, "nothing to ask"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_refused(parts: Any, kind: type[VilaLabError], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        Prompt.of(parts)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, FileNotFoundError if kind is PictureNotFound else ValueError)
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "words"),
+    [
+        ({"a": "a.png"}, PromptError, "^picture 1 of 1: a dict is no picture"),
+        (["a.png", None], PromptError, "^picture 2 of 2: None is no picture"),
+        (["a.png", ["b.png"]], PromptError, "^picture 2 of 2: a list is no picture"),
+        (3, PromptError, "^picture 1 of 1: an int is no picture"),
+        ("no.png", PictureNotFound, "^picture 1 of 1: there is no file"),
+    ],
+    ids=str,
+)
+def test_images_that_are_none_are_refused(images: Any, kind: type[VilaLabError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        Prompt.of(QUESTION, images=images)
+
+
+def test_pictures_in_two_places_are_refused() -> None:
+    with pytest.raises(PromptError, match="choose one of the two"):
+        Prompt.of(["a.png", QUESTION], images=["b.png"])
+    with pytest.raises(PromptError, match="cannot be added to a Prompt"):
+        Prompt.of(Prompt.of(QUESTION), images=["b.png"])

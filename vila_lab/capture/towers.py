@@ -1,0 +1,132 @@
+"""Where a model's attention modules are and what each of them would call. Knows nothing of rows or recording.
+
+An attention module is recognised by what it does, not by its name: its forward looks its function up in transformers'
+`AttentionInterface`. SigLIP's modules carry no `layer_idx`, so the layer also comes from the module's path.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from vila_lab.errors import CaptureError, OptionError
+
+AttentionFunction = Callable[..., Any]
+
+_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention module.
+
+    Attributes
+    ----------
+    name : str
+        Path of the module in the model.
+    module : nn.Module
+    owner : nn.Module
+        The nearest enclosing `PreTrainedModel`: the tower whose forward runs all layers once.
+    tower : str
+        "text" for the decoder, "vision" for everything else.
+    layer : int
+        Counted from 0 in the order of the layers; equal to `layer_idx` in a decoder.
+    """
+
+    name: str
+    module: nn.Module
+    owner: nn.Module
+    tower: str
+    layer: int
+
+
+def find_sites(model: PreTrainedModel) -> list[Site]:
+    """All attention modules of a model that go through `AttentionInterface`, each with its tower and layer."""
+    found = [(name, module) for name, module in model.named_modules() if _dispatches(module)]
+    text_config = model.config.get_text_config(decoder=True)
+    by_config = any(getattr(module, "config", None) is text_config for _, module in found)
+    sites = []
+    for name, module in found:
+        has_layer = isinstance(getattr(module, "layer_idx", None), int)
+        is_text = module.config is text_config if by_config else has_layer
+        layer = module.layer_idx if has_layer else _last_number(name)
+        sites.append(Site(name, module, _owner(model, name), "text" if is_text else "vision", int(layer)))
+    return sites
+
+
+def select_sites(model: PreTrainedModel, towers: tuple[str, ...]) -> dict[str, list[Site]]:
+    """The attention modules of the named towers, by tower, ordered by layer.
+
+    Raises
+    ------
+    OptionError
+        If a tower is unknown or the model has none of that kind; the message lists those it has.
+    CaptureError
+        If two modules claim the same layer of a tower, so that their rows could not be told apart.
+    """
+    sites = find_sites(model)
+    known = sorted({site.tower for site in sites})
+    chosen: dict[str, list[Site]] = {}
+    for tower in towers:
+        members = sorted((site for site in sites if site.tower == tower), key=lambda site: site.layer)
+        if not members:
+            raise OptionError(
+                f"{type(model).__name__} has no tower {tower!r} whose attention goes through AttentionInterface; it has {known or 'none'}."
+            )
+        for first, second in pairwise(members):
+            if first.layer == second.layer:
+                raise CaptureError(
+                    f"{first.name} and {second.name} both claim layer {first.layer} of the {tower} tower; capture the sub-model you mean instead."
+                )
+        chosen[tower] = members
+    return chosen
+
+
+def base_function(site: Site) -> AttentionFunction:
+    """The attention function that a module would call now.
+
+    It is looked up exactly as the module's own forward does: through that file's interface object (a file may override
+    entries locally) with that file's `eager_attention_forward` as the default.
+    """
+    scope = _forward(site.module).__globals__
+    name = getattr(site.module.config, "_attn_implementation", None) or "eager"
+    if "flex" in name or name.startswith("paged"):
+        raise CaptureError(
+            f"attention cannot be captured under the {name!r} implementation; load the model with attn_implementation='sdpa'."
+        )
+    base: AttentionFunction | None = scope[_INTERFACE].get_interface(name, scope.get("eager_attention_forward"))
+    if base is None:
+        raise CaptureError(
+            f"{site.name} has no eager attention function to wrap; load the model with attn_implementation='sdpa'."
+        )
+    return base
+
+
+def _forward(module: nn.Module) -> Any:
+    return inspect.unwrap(type(module).forward)
+
+
+def _dispatches(module: nn.Module) -> bool:
+    code = getattr(_forward(module), "__code__", None)
+    return code is not None and _INTERFACE in code.co_names and hasattr(module, "config")
+
+
+def _owner(model: PreTrainedModel, name: str) -> nn.Module:
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        parent = model.get_submodule(".".join(parts[:length]))
+        if isinstance(parent, PreTrainedModel):
+            return parent
+    return model
+
+
+def _last_number(name: str) -> int:
+    numbers = re.findall(r"(?:^|\.)(\d+)(?=\.|$)", name)
+    return int(numbers[-1]) if numbers else 0

@@ -1,0 +1,107 @@
+"""Load a checkpoint of the family in one call. Knows devices and options, no file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vila_lab.errors import DeviceError, MissingExtra, OptionError
+from vila_lab.nvila.configuration_nvila import NVILAConfig
+from vila_lab.nvila.folder import find_checkpoint
+from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
+from vila_lab.nvila.processing_nvila import NVILAProcessor
+
+QUANTIZATIONS = ("4bit", "8bit")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+KEPT_IN_FULL = ["vision_tower", "mm_projector", "lm_head"]  # small, and visibly worse when quantised
+
+
+def load_checkpoint(
+    source: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device_map: Any = None,
+    quantization: str | None = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+) -> tuple[NVILAForConditionalGeneration, NVILAProcessor]:
+    """Load model and processor of an NVILA or VILA1.5 checkpoint.
+
+    Parameters
+    ----------
+    source : str or Path
+        A local folder in any of the published layouts, or a hub id.
+    device : str, optional
+        Where to put the model, "cpu", "cuda", "cuda:1", "mps"; by default where `device_map` says, otherwise the CPU.
+    dtype : str or torch.dtype
+        "auto" keeps the type in which the weights are stored.
+    device_map : optional
+        transformers' own, for instance "auto".
+    quantization : {"4bit", "8bit"}, optional
+        With bitsandbytes; tower, projector and head stay in full precision.
+    attn_implementation : str, optional
+        "sdpa", "eager", "flash_attention_2" ...
+    revision : str, optional
+        Branch, tag or commit on the hub.
+
+    Returns
+    -------
+    (NVILAForConditionalGeneration, NVILAProcessor)
+        The model in evaluation mode.
+
+    Raises
+    ------
+    CheckpointNotFound, CheckpointError, DeviceError, OptionError, MissingExtra
+    """
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise OptionError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
+    if device is not None and device_map is not None:
+        raise OptionError("device and device_map exclude each other; give one of them.")
+    if device is not None:
+        _check_device(device)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
+    if quantization is not None:
+        options["quantization_config"] = _quantization_config(quantization, dtype)
+        if device_map is None and device is not None:
+            options["device_map"] = {"": device}
+    folder = find_checkpoint(source, revision=revision)
+    config = NVILAConfig.from_pretrained(folder.root)
+    processor = NVILAProcessor.from_folder(folder, config, name=str(source))
+    given = {key: value for key, value in options.items() if value is not None}
+    model = NVILAForConditionalGeneration.from_pretrained(folder.root, config=config, processor=processor, **given)
+    if device is not None and quantization is None:
+        model.to(device)
+    return model, processor
+
+
+def _check_device(device: str) -> None:
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"Device {device!r} is not a device name; use cpu, cuda, cuda:0 or mps.") from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"Device {device!r} is asked for, but this machine (or this build of torch) has no CUDA; use device='cpu'.")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"Device {device!r} is asked for, but there are only {torch.cuda.device_count()} CUDA devices.")
+    if wanted.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("Device 'mps' is asked for, but this machine has no Apple GPU; use device='cpu'.")
+
+
+def _quantization_config(quantization: str, dtype: str | torch.dtype) -> Any:
+    if quantization not in QUANTIZATIONS:
+        raise OptionError(f"quantization {quantization!r} is unknown; choose one of {', '.join(QUANTIZATIONS)}.")
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtra("quantization needs bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT_IN_FULL)
+    compute = torch.bfloat16 if dtype == "auto" else dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_compute_dtype=compute, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=KEPT_IN_FULL
+    )

@@ -1,0 +1,203 @@
+"""Pictures to tiles of numbers, bit-equal to the reference. Knows PIL and numpy, no text and no model.
+
+Resampling is always PIL's: the torchvision processors that transformers 5 prefers differ by up to two grey levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import AutoImageProcessor, BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from vila_lab.nvila.configuration_nvila import NVILAConfig
+from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
+from vila_lab.nvila.tiling import Crop, TilingOptions, plan_crops
+
+WHOLE_PICTURE = (0, 0)  # the block size of a picture that was not cut
+
+
+class NVILAImageProcessor(BaseImageProcessor):
+    """Cut, resize and normalise pictures.
+
+    Parameters
+    ----------
+    size : dict
+        ``height`` and ``width`` of a tile.
+    image_mean, image_std : sequence of float
+        Per channel, applied after `rescale_factor`.
+    resample : int
+        PIL filter; 3 is bicubic.
+    image_aspect_ratio : str or None
+        Tiling mode, see `vila_lab.nvila.tiling`.
+    min_tiles, max_tiles : int
+        Bounds of the tile grid.
+    s2_scales : sequence of int, optional
+        Sides of the scales of dynamic_s2; the first becomes the tile's side.
+    s2_resize_output_to_scale_idx : int
+        Which scale's map becomes the tokens.
+    """
+
+    model_input_names = ["pixel_values", "block_sizes"]  # noqa: RUF012 - transformers' own convention
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        rescale_factor: float = 0.00392156862745098,
+        resample: int = 3,
+        image_aspect_ratio: str | None = "resize",
+        min_tiles: int = 1,
+        max_tiles: int = 12,
+        s2_scales: Sequence[int] | None = None,
+        s2_resize_output_to_scale_idx: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        side = (size or {}).get("height", 448)
+        self.image_aspect_ratio = image_aspect_ratio
+        self.s2_scales = sorted(s2_scales) if s2_scales else [side, 2 * side, 3 * side]
+        if image_aspect_ratio == "dynamic_s2":
+            side = self.s2_scales[0]
+        self.size = {"height": side, "width": side}
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.rescale_factor = rescale_factor
+        self.resample = resample
+        self.min_tiles = min_tiles
+        self.max_tiles = max_tiles
+        self.s2_resize_output_to_scale_idx = s2_resize_output_to_scale_idx
+
+    @property
+    def options(self) -> TilingOptions:
+        """The tiling rules as the geometry code takes them."""
+        multiscale = self.image_aspect_ratio == "dynamic_s2"
+        scales = tuple(self.s2_scales) if multiscale else ()
+        side = self.size["height"]
+        return TilingOptions(self.image_aspect_ratio, side, self.min_tiles, self.max_tiles, scales, self.s2_resize_output_to_scale_idx)
+
+    def preprocess(
+        self, images: Any, *, tiled: bool | None = None, return_tensors: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Turn pictures into tiles.
+
+        Parameters
+        ----------
+        images : PIL image, array or (nested) list of them
+        tiled : bool, optional
+            Whether to cut; by default only if there is exactly one picture, as the reference does.
+
+        Returns
+        -------
+        BatchFeature
+            ``pixel_values`` (n_tiles, 3, S, S) float32 and ``block_sizes`` (n_blocks, 2): the (rows, columns) of each
+            ``<image>``'s finest grid under dynamic_s2, (0, 0) for a block of one tile.
+        """
+        pictures = flatten_pictures(images)
+        cut = len(pictures) == 1 if tiled is None else tiled
+        tiles: list[np.ndarray] = []
+        block_sizes: list[tuple[int, int]] = []
+        for picture in pictures:
+            new_tiles, new_blocks = self.cut(picture, tiled=cut)
+            tiles.extend(new_tiles)
+            block_sizes.extend(new_blocks)
+        side = self.size["height"]
+        pixel_values = np.stack(tiles) if tiles else np.zeros((0, 3, side, side), np.float32)
+        data = {"pixel_values": pixel_values, "block_sizes": np.array(block_sizes, dtype=np.int64).reshape(-1, 2)}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        return self.preprocess(images, *args, **kwargs)
+
+    def cut(self, picture: Image.Image, *, tiled: bool) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+        """Normalised tiles of one picture, and the block size of each of its ``<image>`` markers."""
+        image = picture.convert("RGB")
+        crops = plan_crops(*image.size, self.options, tiled=tiled)
+        if len(crops) == 1 and crops[0].tiles == 1 and self.image_aspect_ratio == "pad":
+            image = self._pad_to_square(image)
+        tiles = [self._normalise(tile) for crop in crops for tile in self._crop_tiles(image, crop)]
+        if tiled and self.options.is_multiscale:
+            return tiles, [(crops[-1].rows, crops[-1].columns)]
+        return tiles, [WHOLE_PICTURE] * len(tiles)
+
+    def _crop_tiles(self, image: Image.Image, crop: Crop) -> list[Image.Image]:
+        side = self.size["height"]
+        canvas = image.resize((side * crop.columns, side * crop.rows), Image.Resampling(self.resample))
+        if crop.tiles == 1:
+            return [canvas]
+        corners = [(column * side, row * side) for row in range(crop.rows) for column in range(crop.columns)]
+        return [canvas.crop((left, top, left + side, top + side)) for left, top in corners]
+
+    def _pad_to_square(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        side = max(width, height)
+        background = tuple(int(mean * 255) for mean in self.image_mean)
+        square = Image.new("RGB", (side, side), background)
+        square.paste(image, ((side - width) // 2, (side - height) // 2))
+        return square
+
+    def _normalise(self, tile: Image.Image) -> np.ndarray:
+        values = (np.asarray(tile) * self.rescale_factor).astype(np.float32)  # the product is float64, as in the reference
+        mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
+        return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Read the image processor of a checkpoint in any layout; a folder, or a hub id."""
+        folder = find_checkpoint(pretrained_model_name_or_path, revision=kwargs.pop("revision", None), weights=False)
+        return cls.from_folder(folder, NVILAConfig.from_pretrained(folder.root))
+
+    @classmethod
+    def from_folder(cls, folder: CheckpointFolder, config: NVILAConfig) -> NVILAImageProcessor:
+        """Build from the places of a checkpoint: normalisation from the tower's file, tiling from the root configuration."""
+        side = int(config.vision_config.image_size)
+        values: dict[str, Any] = {"size": {"height": side, "width": side}}
+        path = folder.vision_tower / "preprocessor_config.json"
+        if path.is_file():
+            read = read_json(path)
+            known = ("size", "image_mean", "image_std", "rescale_factor", "resample")
+            values |= {key: read[key] for key in known if read.get(key) is not None}
+        if "height" not in values["size"]:
+            values["size"] = {"height": side, "width": side}
+        return cls(
+            **values,
+            image_aspect_ratio=config.image_aspect_ratio,
+            min_tiles=config.min_tiles,
+            max_tiles=config.max_tiles,
+            s2_scales=config.s2_scales,
+            s2_resize_output_to_scale_idx=config.s2_resize_output_to_scale_idx,
+        )
+
+    def to_siglip_dict(self) -> dict[str, Any]:
+        """The ``preprocessor_config.json`` that any reader of the three-folder layout understands."""
+        return {
+            "do_convert_rgb": None,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": self.image_mean,
+            "image_std": self.image_std,
+            "image_processor_type": "SiglipImageProcessor",
+            "processor_class": "SiglipProcessor",
+            "resample": self.resample,
+            "rescale_factor": self.rescale_factor,
+            "size": self.size,
+        }
+
+
+def flatten_pictures(images: Any) -> list[Image.Image]:
+    """One flat list of PIL pictures from a picture, an array, or lists of them."""
+    if images is None:
+        return []
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return [Image.fromarray(images)]
+    return [picture for item in images for picture in flatten_pictures(item)]
+
+
+AutoImageProcessor.register(NVILAConfig, slow_image_processor_class=NVILAImageProcessor, exist_ok=True)

@@ -1,0 +1,279 @@
+"""Stage 2: teaches projector and decoder to answer, with the vision tower frozen and its features cached. Draws nothing.
+
+Three circuits must form: naming a patch, binding "image k" to the k-th picture, finding a named thing. Each is sped up
+by a dense target that the drawn world gives for free (all of them fade out before the end, none is part of the model):
+
+- alignment: the projector's output for a patch must point at the name of what it shows, in both languages;
+- ordinal: a visual token must tell, after layer 2, the number of its picture;
+- held: a name in the text must tell, after layer 4, which pictures hold the thing and where; a visual token, which
+  earlier pictures hold what it shows;
+- two heads of layer 3 are rewarded for looking from a name to the patches that show it (head 0) and from a number to
+  the picture that it counts (head 1). All other heads are free.
+
+``python -m vila_lab.tiny.train_language --pool pool.npz --tower run/vision/tower --out run/language``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionModel
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from ..nvila.projector import build_projector
+from .names import THINGS
+from .pool import CELLS, Pool
+from .sets import EASY, FULL, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
+from .tokenizer import build_tokenizer
+from .train_vision import features, normalise
+
+HELD_OUT = 2000  # last rows of the pool: never trained on here
+GUIDED_LAYER, PROBED_LAYER = 2, 4  # 0-based: the third layer's heads are rewarded, its input and the fourth's output probed
+FIND_HEAD, BIND_HEAD = 0, 1
+
+
+def decoder_config(vocab_size: int) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},  # slow pairs: content must match across 200 positions
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+    )
+
+
+def cache_features(tower: SiglipVisionModel, pool: Pool, path: Path) -> np.ndarray:
+    """Tower features of the whole pool in half precision, computed once.  # (N, 144, 128)"""
+    if not path.exists():
+        partial = path.with_suffix(".partial.npy")
+        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(pool), CELLS * CELLS, tower.config.hidden_size))
+        with torch.no_grad():
+            for start in tqdm(range(0, len(pool), 250), desc="encoding", unit="x250"):
+                out[start : start + 250] = features(tower, normalise(pool.pixels[start : start + 250])).half().numpy()
+        out.flush()
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+class Probes(nn.Module):
+    """The linear readers of the dense targets; thrown away after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ordinal = nn.Linear(width, MOST_PICTURES)
+        self.held = nn.Linear(width, MOST_PICTURES)
+        self.earlier = nn.Linear(width, MOST_PICTURES)
+        self.place = nn.Linear(width, 2)
+
+
+class Student(nn.Module):
+    """Projector, decoder and probes, run layer by layer so that the dense targets can look inside."""
+
+    def __init__(self, vocab_size: int, vision_width: int, names: Tensor) -> None:
+        super().__init__()
+        config = decoder_config(vocab_size)
+        self.decoder = Qwen2ForCausalLM(config)
+        self.projector = build_projector("mlp_downsample", vision_width, config.hidden_size)
+        self.probes = Probes(config.hidden_size)
+        self.register_buffer("names", names, persistent=False)  # (things, 2): ids of the English and the Chinese name
+
+    def forward(self, batch: Batch, cells: Tensor, *, aid: float, guide: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss, its parts, and the logits at the answer positions.
+
+        Parameters
+        ----------
+        cells
+            Tower features (B, n, 144, 128).
+        aid, guide
+            Weights of the dense targets and of the two rewarded heads; 0 skips them.
+        """
+        model = self.decoder.model
+        size, count = cells.shape[:2]
+        seen = self.projector(cells.flatten(0, 1)).view(size, count * TOKENS, -1)  # (B, n*36, H)
+        hidden = model.embed_tokens(batch.ids.clamp(min=0))
+        hidden[:, batch.visual] = seen
+        rotary = model.rotary_emb(hidden, batch.positions)
+        bias = torch.zeros(batch.mask.shape).masked_fill_(~batch.mask, torch.finfo(hidden.dtype).min)
+        parts: dict[str, Tensor] = {}
+        if aid:
+            parts["align"] = 0.5 * self._alignment(seen, batch.shown)
+        for index, layer in enumerate(model.layers):
+            if index == GUIDED_LAYER:
+                if aid:
+                    parts["ordinal"] = 0.2 * self._ordinal(hidden, batch, count)
+                if guide:
+                    parts["guide"] = self._guide(layer, hidden, rotary, batch, count)
+            hidden = layer(hidden, attention_mask=bias, position_ids=batch.positions, position_embeddings=rotary)
+            if index + 1 == PROBED_LAYER and aid:
+                parts |= self._held(hidden, batch, count)
+        answers = batch.targets >= 0
+        logits = self.decoder.lm_head(model.norm(hidden[answers]))  # (answer tokens, V)
+        parts["answer"] = F.cross_entropy(logits, batch.targets[answers])
+        dense = sum(value for name, value in parts.items() if name not in ("answer", "guide"))
+        return parts["answer"] + aid * dense + guide * parts.get("guide", 0.0), parts, logits
+
+    def _alignment(self, seen: Tensor, shown: Tensor) -> Tensor:
+        front = shown >= 0
+        logp = F.log_softmax(seen[front] @ self.decoder.model.embed_tokens.weight.T, -1)
+        return -logp.gather(1, self.names[shown[front]]).mean()
+
+    def _ordinal(self, hidden: Tensor, batch: Batch, count: int) -> Tensor:
+        logits = self.probes.ordinal(hidden[:, batch.visual])
+        target = torch.arange(count).repeat_interleave(TOKENS).expand(len(hidden), -1)
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+    def _held(self, hidden: Tensor, batch: Batch, count: int) -> dict[str, Tensor]:
+        rows, columns = torch.nonzero(batch.named >= 0, as_tuple=True)
+        words = hidden[rows, columns]
+        held = batch.held[rows, :, batch.named[rows, columns]].float()  # (words, n)
+        losses = {"held": 0.3 * F.binary_cross_entropy_with_logits(self.probes.held(words)[:, :count], held)}
+        place = batch.place[rows, columns]
+        known = ~place[:, 0].isnan()
+        if known.any():
+            losses["place"] = F.mse_loss(self.probes.place(words[known]), 2 * place[known] - 1)
+        if count > 1:
+            rows, columns = torch.nonzero(batch.shown >= 0, as_tuple=True)
+            held = batch.held[rows, :, batch.shown[rows, columns]].float()
+            earlier = torch.arange(count) < (columns // TOKENS)[:, None]
+            logits = self.probes.earlier(hidden[:, batch.visual][rows, columns])[:, :count]
+            losses["earlier"] = 0.2 * F.binary_cross_entropy_with_logits(logits[earlier], held[earlier])
+        return losses
+
+    def _guide(self, layer: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: Batch, count: int) -> Tensor:
+        """Minus the log of the mass on the right visual tokens: head 0 from names, head 1 from numbers."""
+        attention = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        shape = (*hidden.shape[:2], -1, attention.head_dim)
+        query = attention.q_proj(normed).view(shape).transpose(1, 2)
+        key = attention.k_proj(normed).view(shape).transpose(1, 2)
+        query, key = apply_rotary_pos_emb(query, key, *rotary)
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+        ordinal = torch.arange(count).repeat_interleave(TOKENS)
+        total = torch.zeros(())
+        for head, wanted in ((FIND_HEAD, batch.named), (BIND_HEAD, batch.bound)):
+            rows, columns = torch.nonzero((wanted >= 0) & (batch.targets < 0), as_tuple=True)
+            what = wanted[rows, columns]
+            right = (batch.shown[rows] == what[:, None]) if head == FIND_HEAD else (ordinal == what[:, None])  # (words, n*36)
+            keep = right.any(1)
+            if not keep.any():
+                continue
+            rows, columns, right = rows[keep], columns[keep], right[keep]
+            scores = torch.einsum("wd,wtd->wt", query[rows, head, columns], key[:, head][rows]) * attention.scaling
+            scores = scores.masked_fill(~batch.mask[rows, 0, columns], float("-inf"))
+            inside = scores[:, batch.visual].masked_fill(~right, float("-inf")).logsumexp(1)
+            total = total + (scores.logsumexp(1) - inside).mean()
+        return total
+
+
+def exact(batch: Batch, logits: Tensor) -> dict[str, list[bool]]:
+    """Per task: whether each answer is right as a whole, which under greedy decoding is the same as token by token."""
+    answers = batch.targets >= 0
+    right = torch.ones_like(answers)
+    right[answers] = logits.argmax(-1) == batch.targets[answers]
+    found = defaultdict(list)
+    for row, turns in enumerate(batch.turns):
+        for turn, first, last in turns:
+            found[turn.task].append(bool(right[row, first:last].all()))
+    return dict(found)
+
+
+def evaluate(student: Student, sampler: SetSampler, cells: np.ndarray, mixture: Mixture, batches: int = 8) -> dict[str, float]:
+    found = defaultdict(list)
+    with torch.no_grad():
+        for _ in range(batches):
+            batch = sampler.batch(16, mixture)
+            _, _, logits = student(batch, gather(cells, batch), aid=0.0, guide=0.0)
+            for task, right in exact(batch, logits).items():
+                found[task] += right
+    return {task: round(float(np.mean(right)), 3) for task, right in sorted(found.items())}
+
+
+def gather(cells: np.ndarray, batch: Batch) -> Tensor:
+    rows = batch.rows.numpy()
+    return torch.from_numpy(cells[rows.ravel()].astype(np.float32)).view(*rows.shape, *cells.shape[1:])
+
+
+def mixture_at(share: float) -> Mixture:
+    """One thing per picture and up to four pictures first, the full world after 45 % of the training."""
+    ramp = min(1.0, max(0.0, (share - 0.3) / 0.15))
+    easy = [*EASY.pictures, *([0.0] * (MOST_PICTURES - len(EASY.pictures)))]
+    pictures = np.array(easy) * (1 - ramp) + np.array(FULL.pictures) * ramp
+    return Mixture(EASY.single * (1 - ramp) + FULL.single * ramp, tuple(pictures / pictures.sum()))
+
+
+def train(pool: Pool, tower: SiglipVisionModel, out: Path, *, steps: int, batch: int, rate: float, seed: int, save_every: int = 200) -> None:
+    """Train, logging to ``out/log.jsonl`` and resuming from ``out/state.pt`` if that is there."""
+    torch.manual_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    cells = cache_features(tower.eval(), pool, out / "features.npy")
+    tokenizer = build_tokenizer()
+    names = torch.tensor([[tokenizer(form).input_ids[0] for form in (t.name if t.is_company else f" {t.name}", t.chinese)] for t in THINGS])
+    student = Student(len(tokenizer), tower.config.hidden_size, names)
+    optimiser = torch.optim.AdamW(student.parameters(), rate, weight_decay=0.05, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.08, anneal_strategy="cos")
+    parts = {"student": student, "optimiser": optimiser, "schedule": schedule}
+    state, first = out / "state.pt", 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        first = saved.pop("step")
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    split = len(pool) - HELD_OUT
+    sampler = SetSampler(pool, tokenizer, np.random.default_rng(seed + first), range(split))
+    held_out = SetSampler(pool, tokenizer, np.random.default_rng(10_000), range(split, len(pool)))
+    started = time.perf_counter()
+    for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc="language")):
+        share = step / steps
+        aid = 1.0 if share < 0.7 else max(0.0, (0.85 - share) / 0.15)
+        guide = 0.3 if share < 0.3 else 0.0
+        found = sampler.batch(batch, mixture_at(share))
+        loss, losses, logits = student(found, gather(cells, found), aid=aid, guide=guide)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 20 == 19:
+            right = {task: round(float(np.mean(r)), 2) for task, r in exact(found, logits).items()}
+            record = {"step": step + 1, "seconds": round(time.perf_counter() - started, 1)}
+            record |= {name: round(value.item(), 3) for name, value in losses.items()} | {"right": right}
+            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+            bar.set_postfix(answer=record["answer"])
+        if step % save_every == save_every - 1 or step == steps - 1:
+            record = {"step": step + 1, "held_out": evaluate(student, held_out, cells, mixture_at(share))}
+            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+            torch.save({"step": step + 1, **{name: part.state_dict() for name, part in parts.items()}}, state)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--tower", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    tower = SiglipVisionModel.from_pretrained(options.tower)
+    train(Pool.load(options.pool), tower, options.out, steps=options.steps, batch=options.batch, rate=options.rate, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()

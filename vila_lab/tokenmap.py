@@ -1,0 +1,281 @@
+"""TokenMap: what each position of the decoder's sequence is, down to the pixels. Knows no model and no torch.
+
+Everything that is asked about an answer is asked in the terms of this map: token k, image i, this box of pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import OptionError, PromptError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FINEST_GRID = 192  # cells along one side of a heatmap, at most
+
+
+class Kind(IntEnum):
+    """What a position holds."""
+
+    TEMPLATE = 0  # the conversation's template and system prompt
+    TEXT = 1  # what the user wrote
+    IMAGE = 2  # a visual token
+    SEPARATOR = 3  # a row that the model puts around a picture's visual tokens
+    ANSWER = 4  # a generated token
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMap:
+    """The positions of one sequence: prompt, pictures, answer.
+
+    Attributes
+    ----------
+    kind : (T,) int8
+        A `Kind` for each position.
+    picture, tile, scale : (T,) int32
+        For visual tokens (and, for ``picture``, the separators around them) which picture, which tile of it and which
+        scale, counted from 0; -1 elsewhere.
+    box : (T, 4) float64
+        x0, y0, x1, y1 in pixels of the ORIGINAL picture that a visual token covers; NaN elsewhere.
+    span : (T, 2) int32
+        Start and end of the token's characters in ``text``; -1, -1 where it has none.
+    text : str
+        The rendered prompt, one image marker for every block of visual tokens.
+    sizes : tuple of (width, height)
+        The original pictures' sizes in pixels.
+
+    Examples
+    --------
+    >>> tokens = TokenMap.build(
+    ...     text="<image>cat?", kinds=[2, 2, 3, 1], spans=[(0, 7), (0, 7), (-1, -1), (7, 11)], sizes=[(20, 10)],
+    ...     picture=[0, 0, 0, -1], tile=[0, 0, -1, -1], scale=[0, 0, -1, -1], box=[(0, 0, 10, 10), (10, 0, 20, 10), None, None])
+    >>> tokens.tokens_in(0, (12, 3, 14, 5))
+    array([1])
+    >>> tokens.heatmap([0.25, 0.5, 0.0, 0.0], picture=0)
+    array([[0.25, 0.5 ]])
+    """
+
+    kind: NDArray[np.int8]
+    picture: NDArray[np.int32]
+    tile: NDArray[np.int32]
+    scale: NDArray[np.int32]
+    box: NDArray[np.float64]
+    span: NDArray[np.int32]
+    text: str
+    sizes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        text: str,
+        kinds: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]],
+        picture: Sequence[int],
+        tile: Sequence[int],
+        scale: Sequence[int],
+        box: Sequence[tuple[float, float, float, float] | None],
+    ) -> TokenMap:
+        """A map from plain sequences; ``box`` is None where a position covers no pixels."""
+        nothing = (np.nan,) * 4
+        return cls(
+            kind=np.asarray(kinds, np.int8),
+            picture=np.asarray(picture, np.int32),
+            tile=np.asarray(tile, np.int32),
+            scale=np.asarray(scale, np.int32),
+            box=np.array([nothing if b is None else b for b in box], np.float64).reshape(-1, 4),
+            span=np.asarray(spans, np.int32).reshape(-1, 2),
+            text=text,
+            sizes=tuple((int(w), int(h)) for w, h in sizes),
+        )
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("kind", "picture", "tile", "scale", "box", "span")}
+        if len(set(lengths.values())) != 1:
+            raise PromptError(f"the fields of a token map must have one length, but have {lengths}")
+        if self.picture.max(initial=-1) >= len(self.sizes):
+            raise PromptError(f"a position belongs to picture {self.picture.max() + 1}, but only {len(self.sizes)} sizes are given")
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __repr__(self) -> str:
+        counts = {kind.name.lower(): int((self.kind == kind).sum()) for kind in Kind}
+        held = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return f"TokenMap({len(self)} positions: {held}; {self.n_pictures} pictures)"
+
+    @property
+    def n_pictures(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def prompt_length(self) -> int:
+        """Number of positions before the first generated token."""
+        return int((self.kind != Kind.ANSWER).sum())
+
+    def with_answer(self, count: int) -> TokenMap:
+        """The same map with ``count`` generated positions behind the prompt (replacing any that are there)."""
+        prompt = self.prompt_length
+
+        def extend(values: NDArray[Any], fill: float) -> NDArray[Any]:
+            tail = np.full((count, *values.shape[1:]), fill, values.dtype)
+            return np.concatenate([values[:prompt], tail])
+
+        return replace(
+            self,
+            kind=extend(self.kind, Kind.ANSWER),
+            picture=extend(self.picture, -1),
+            tile=extend(self.tile, -1),
+            scale=extend(self.scale, -1),
+            box=extend(self.box, np.nan),
+            span=extend(self.span, -1),
+        )
+
+    # ---- groups of positions -------------------------------------------------------------------------------------
+
+    def positions(self, group: str) -> NDArray[np.int64]:
+        """Positions of a named group.
+
+        Parameters
+        ----------
+        group
+            ``image_k`` (visual tokens of picture k, counted from 1), ``images``, ``prompt`` (everything before the
+            answer that is no visual token), ``text`` (what the user wrote), ``template``, ``separators``, ``answer``, ``all``.
+
+        Raises
+        ------
+        OptionError
+            If there is no such group.
+        """
+        found = re.fullmatch(r"image_(\d+)", group)
+        if found:
+            index = int(found[1]) - 1
+            if not 0 <= index < self.n_pictures:
+                raise OptionError(f"there is no {group}: the prompt has {self.n_pictures} pictures, image_1 to image_{self.n_pictures}")
+            return np.flatnonzero((self.kind == Kind.IMAGE) & (self.picture == index))
+        masks = {
+            "images": self.kind == Kind.IMAGE,
+            "prompt": (self.kind != Kind.IMAGE) & (self.kind != Kind.ANSWER),
+            "text": self.kind == Kind.TEXT,
+            "template": self.kind == Kind.TEMPLATE,
+            "separators": self.kind == Kind.SEPARATOR,
+            "answer": self.kind == Kind.ANSWER,
+            "all": np.ones(len(self), bool),
+        }
+        if group not in masks:
+            raise OptionError(f"unknown group of positions {group!r}; known: image_1 to image_{self.n_pictures}, {', '.join(masks)}")
+        return np.flatnonzero(masks[group])
+
+    def indicator(self, groups: Sequence[str]) -> NDArray[np.float32]:
+        """One column per group, 1 where a position belongs to it.  # (T, groups)"""
+        table = np.zeros((len(self), len(groups)), np.float32)
+        for column, group in enumerate(groups):
+            table[self.positions(group), column] = 1
+        return table
+
+    def tokens_in(self, picture: int, box: tuple[float, float, float, float]) -> NDArray[np.int64]:
+        """Visual tokens of a picture whose box meets this box of original pixels (touching edges do not meet)."""
+        self._check_picture(picture)
+        x0, y0, x1, y1 = box
+        if not (x0 < x1 and y0 < y1):
+            raise OptionError(f"the box {box} is empty: give x0 < x1 and y0 < y1, in pixels of the original picture")
+        mine = (self.kind == Kind.IMAGE) & (self.picture == picture)
+        with np.errstate(invalid="ignore"):  # positions without a box hold NaN and meet nothing
+            meets = (self.box[:, 0] < x1) & (self.box[:, 2] > x0) & (self.box[:, 1] < y1) & (self.box[:, 3] > y0)
+        return np.flatnonzero(mine & meets)
+
+    # ---- pictures ------------------------------------------------------------------------------------------------
+
+    def grid(self, picture: int) -> tuple[int, int]:
+        """Rows and columns of the coarsest even grid on which every token's box of this picture starts and ends.
+
+        Where no even grid of at most 192 cells fits (7 x 7 patches merged by two, say), the finest one is taken.
+        """
+        self._check_picture(picture)
+        boxes = self._boxes(picture)
+        width, height = self.sizes[picture]
+        return _even_cells(boxes[:, [1, 3]] / height), _even_cells(boxes[:, [0, 2]] / width)
+
+    def heatmap(self, values: ArrayLike, picture: int, grid: tuple[int, int] | None = None) -> NDArray[np.float64]:
+        """Spread the values of a picture's tokens over the picture, in its own geometry.
+
+        Each token's value is spread evenly over its box, so the heatmap sums to the sum of the values, whatever the
+        tiling: tiles, thumbnail and scales that show the same place add up there.
+
+        Parameters
+        ----------
+        values : (T,) or (..., T)
+            A value for every position; only this picture's visual tokens count. A map longer than ``values`` (an answer
+            behind a prompt) is fine.
+        grid
+            (rows, columns) of the heatmap; by default `grid`.
+
+        Returns
+        -------
+        (..., rows, columns) array over the original picture.
+        """
+        self._check_picture(picture)
+        rows, columns = self.grid(picture) if grid is None else grid
+        mine = self.positions(f"image_{picture + 1}")
+        table = np.asarray(values, np.float64)
+        if mine.size and table.shape[-1] <= mine[-1]:
+            raise OptionError(f"the values have {table.shape[-1]} positions, but picture {picture + 1} reaches to position {mine[-1]}")
+        boxes = self._boxes(picture)
+        width, height = self.sizes[picture]
+        down = _overlap_shares(boxes[:, [1, 3]] / height, rows)  # (tokens, rows)
+        across = _overlap_shares(boxes[:, [0, 2]] / width, columns)  # (tokens, columns)
+        return np.asarray(np.einsum("...t,tr,tc->...rc", table[..., mine], down, across, optimize=True))
+
+    def _boxes(self, picture: int) -> NDArray[np.float64]:
+        return np.asarray(self.box[self.positions(f"image_{picture + 1}")])
+
+    def _check_picture(self, picture: int) -> None:
+        if not 0 <= picture < self.n_pictures:
+            raise OptionError(f"there is no picture {picture}: the prompt has {self.n_pictures}, counted from 0")
+
+    # ---- as a table ----------------------------------------------------------------------------------------------
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per position: kind, picture (from 1), tile, scale, box and characters."""
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {
+                "kind": [Kind(k).name.lower() for k in self.kind],
+                "picture": [int(p) + 1 if p >= 0 else None for p in self.picture],
+                "tile": [int(t) if t >= 0 else None for t in self.tile],
+                "scale": [int(s) if s >= 0 else None for s in self.scale],
+                "text": [self.text[a:b] if a >= 0 else "" for a, b in self.span],
+            }
+        )
+        frame[["x0", "y0", "x1", "y1"]] = self.box
+        frame.index.name = "position"
+        return frame
+
+
+def _even_cells(edges: NDArray[np.float64]) -> int:
+    """Smallest number of equal cells whose borders include every edge (edges are shares of the side)."""
+    inner = np.unique(np.round(edges, 9))
+    for cells in range(1, FINEST_GRID + 1):
+        scaled = inner * cells
+        if np.abs(scaled - np.round(scaled)).max(initial=0.0) < 1e-6 * cells:
+            return cells
+    return FINEST_GRID
+
+
+def _overlap_shares(intervals: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+    """What share of each interval falls into each of ``cells`` equal parts of [0, 1].  # (N, 2) -> (N, cells)"""
+    borders = np.linspace(0, 1, cells + 1)
+    start, end = intervals[:, :1], intervals[:, 1:]
+    overlap = np.minimum(end, borders[1:]) - np.maximum(start, borders[:-1])
+    return np.asarray(np.clip(overlap, 0, None) / (end - start))

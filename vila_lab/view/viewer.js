@@ -1,0 +1,440 @@
+// The viewer: an answer's tokens over the pictures they read. Knows no model, no kernel and no network.
+//
+// One ES module for three hosts: a notebook cell (inlined), an offline page (inlined) and a widget (imported).
+// `mount(host, payload)` draws into a shadow root of `host`, so that no style leaks in or out. Whatever a user or a
+// model wrote reaches the page as text nodes and attributes only, never as markup.
+
+// Okabe-Ito (its colours tell apart with any colour vision), and one wine red for an eighth picture.
+const PICTURE_COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255"];
+const VIRIDIS = "440154 481f70 443983 3b528b 31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725";
+const BLUE_RED = "053061 2a71b2 6bacd1 c2ddec f7f6f6 fbccb4 e48066 ba2832 67001f"; // signed: white is zero
+const MISSING = 255;
+const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this, on white and on black
+const ALL = -1;
+
+const CSS = `
+:host { all: initial; display: block; container-type: inline-size; color-scheme: inherit;
+  --fg0: #1b1d21; --bg0: #ffffff; --accent0: #0b62c4; }
+@media (prefers-color-scheme: dark) { :host { --fg0: #e8e8ea; --bg0: #121212; --accent0: #7ab8ff; } }
+* { box-sizing: border-box; }
+.view { --fg: var(--jp-content-font-color0, var(--vscode-editor-foreground, var(--fg0)));
+  --bg: var(--jp-layout-color0, var(--vscode-editor-background, var(--bg0)));
+  --accent: var(--jp-brand-color1, var(--accent0));
+  --soft: color-mix(in srgb, var(--fg) 74%, var(--bg)); --line: color-mix(in srgb, var(--fg) 16%, var(--bg));
+  --rest0: color-mix(in srgb, var(--fg) 58%, var(--bg)); --rest1: color-mix(in srgb, var(--fg) 36%, var(--bg));
+  --rest2: color-mix(in srgb, var(--fg) 15%, var(--bg));
+  font: 14px/1.5 var(--jp-content-font-family, system-ui, -apple-system, "Segoe UI", "Noto Sans", "Noto Sans CJK SC", sans-serif);
+  color: var(--fg); background: var(--bg); display: grid; gap: 18px 40px; padding: 12px 8px; max-width: 1560px;
+  font-variant-numeric: tabular-nums; }
+h3 { font-size: 12px; font-weight: 600; color: var(--soft); margin: 0 0 4px; letter-spacing: .02em; }
+p { margin: 0; }
+.left { display: grid; gap: 18px; align-content: start; min-width: 0; }
+.right { min-width: 0; }
+.prompt { font-size: 16px; line-height: 1.6; white-space: pre-wrap; overflow-wrap: anywhere; }
+.badge { display: inline-block; min-width: 1.5em; padding: 0 .35em; border-radius: 4px; text-align: center;
+  font-size: 12px; font-weight: 700; line-height: 1.5em; margin-inline-end: .35em; }
+.tokens { font-size: 16px; line-height: 1.35; max-height: 27rem; overflow-y: auto; padding: 3px; margin: -3px; }
+.chip { display: inline-block; vertical-align: top; margin: 0 1px 8px 0; cursor: pointer; max-width: 100%; outline: none; }
+.chip.word { margin-inline-start: 5px; }
+.chip > span { display: block; padding: 2px 5px 1px; border-radius: 4px 4px 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+.chip bdi { min-width: 0; }
+.chip sup { font-size: 10px; line-height: 1; margin-inline-start: 2px; vertical-align: 5px; font-weight: 600; }
+.chip i { display: block; height: 22px; border-radius: 0 0 3px 3px; }
+.chip.now { box-shadow: 0 0 0 2px var(--fg); border-radius: 4px; }
+.chip.pinned { box-shadow: 0 0 0 3px var(--accent); border-radius: 4px; }
+.chip:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 4px; }
+.read { display: grid; gap: 8px; }
+.read-head { display: flex; gap: 10px; align-items: center; justify-content: space-between; min-height: 30px; }
+.read-head b { font-weight: 600; overflow-wrap: anywhere; }
+button { font: inherit; font-size: 13px; color: var(--fg); background: transparent; border: 1px solid var(--line);
+  border-radius: 6px; padding: 2px 10px; cursor: pointer; white-space: nowrap; }
+button:hover { border-color: var(--soft); }
+button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+button[hidden] { display: inline-block; visibility: hidden; }
+.bar { height: 12px; border-radius: 3px; }
+.legend { display: flex; flex-wrap: wrap; gap: 3px 18px; list-style: none; margin: 0; padding: 0; font-size: 13px; }
+.legend li { display: flex; align-items: center; gap: 6px; }
+.legend i { width: 11px; height: 11px; border-radius: 2px; flex: none; }
+.legend span { min-width: 3.6em; text-align: end; }
+.pictures { display: flex; flex-wrap: wrap; gap: 18px 16px; align-items: flex-start; }
+figure { margin: 0; max-width: 100%; width: var(--w); min-width: 124px; }
+figcaption { display: flex; align-items: center; gap: 4px; margin-bottom: 5px; font-size: 14px; }
+figcaption b { font-weight: 600; }
+.stack { position: relative; width: var(--w); max-width: 100%; line-height: 0; background: #777; }
+.stack img { width: 100%; height: 100%; display: block; filter: grayscale(1); }
+.stack canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; }
+.share { height: 4px; margin-top: 5px; width: var(--w); max-width: 100%; background: var(--rest2); border-radius: 2px; overflow: hidden; }
+.share i { display: block; height: 100%; }
+.scale { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 22px; margin-top: 14px; font-size: 13px; color: var(--soft); }
+.scale div { display: flex; align-items: center; gap: 8px; }
+.scale .ramp { width: 132px; height: 11px; border-radius: 2px; }
+.scale .hatch { width: 11px; height: 11px; background: repeating-linear-gradient(135deg, #000 0 2px, #fff 2px 4px); }
+.scale label { display: flex; align-items: center; gap: 8px; }
+.scale output { flex-basis: 100%; min-height: 1.5em; }
+input { width: 90px; accent-color: var(--soft); margin: 0; }
+footer { font-size: 13px; color: var(--soft); display: grid; gap: 2px; border-top: 1px solid var(--line); padding-top: 10px; overflow-wrap: anywhere; }
+footer p { max-width: 110ch; }
+footer b { color: var(--fg); font-weight: 600; }
+.empty { color: var(--soft); font-size: 15px; }
+.aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+@container (min-width: 1150px) {
+  .view.both { grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); }
+  .view.both footer { grid-column: 1 / -1; }
+}
+@media (prefers-reduced-motion: no-preference) { .share i { transition: width .12s; } }
+@media (forced-colors: active) { .chip.now, .chip.pinned { outline: 2px solid Highlight; } .bar, .chip i, .legend i, .badge { forced-color-adjust: none; } }
+`;
+
+/**
+ * Draw a payload (see payload.py) into an element, in place of what it holds.
+ *
+ * `onSelect(index)` is called when the reader pins a token, with -1 for all tokens together.
+ * Returns `{ select(index), destroy() }`.
+ */
+export async function mount(host, payload, { onSelect = () => {} } = {}) {
+  const cells = await inflate(payload.cells);
+  const heat = heatmaps(payload, cells);
+  const root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(CSS);
+  root.adoptedStyleSheets = [sheet]; // allowed under any content security policy, unlike a style element
+  root.replaceChildren();
+  const view = element("div", { className: "view" });
+  const state = { hovered: ALL, focused: ALL, pinned: ALL };
+
+  const answer = answerPart(payload);
+  const reading = readingPart(payload);
+  const pictures = picturesPart(payload, heat);
+  const aloud = element("div", { className: "aloud", "aria-live": "polite" });
+  view.append(element("div", { className: "left" }, promptPart(payload), answer.node, reading.node), pictures.node, footerPart(payload), aloud);
+  view.classList.toggle("both", payload.images.length > 0);
+  root.append(view);
+  host.replaceChildren(); // the static picture has done its work
+
+  const current = () => [state.hovered, state.focused, state.pinned].find((index) => index !== ALL) ?? ALL;
+  const show = () => {
+    answer.show(current(), state.pinned);
+    reading.show(current(), state.pinned);
+    pictures.show(current());
+  };
+  const select = (index) => {
+    Object.assign(state, { pinned: index, hovered: ALL, focused: ALL });
+    show();
+    aloud.textContent = describe(payload, index);
+    onSelect(index);
+  };
+  const focus = (index) => {
+    Object.assign(state, { hovered: ALL, focused: index });
+    answer.focus(index);
+    show();
+  };
+
+  const { list, chips } = answer;
+  const indexOf = (event) => chips.indexOf(event.target.closest(".chip"));
+  list.addEventListener("pointerover", (event) => {
+    if (event.pointerType === "touch") return; // a finger has no hover: its tap pins
+    state.hovered = indexOf(event);
+    show();
+  });
+  list.addEventListener("pointerleave", () => { state.hovered = ALL; show(); });
+  list.addEventListener("click", (event) => {
+    const index = indexOf(event);
+    if (index !== ALL) select(index === state.pinned ? ALL : index);
+  });
+  list.addEventListener("focusin", (event) => { state.focused = indexOf(event); show(); });
+  list.addEventListener("focusout", () => { state.focused = ALL; show(); });
+  list.addEventListener("keydown", (event) => {
+    const index = indexOf(event);
+    const action = keyAction(event, index, chips.length, getComputedStyle(list).direction === "rtl");
+    if (!action) return;
+    event.preventDefault();
+    event.stopPropagation(); // or the notebook takes the arrow keys
+    if (action.focus !== undefined) focus(action.focus);
+    else select(action.clear || index === state.pinned ? ALL : index);
+  });
+  reading.button.addEventListener("click", () => select(ALL));
+  show();
+  return { select, destroy: () => root.replaceChildren() };
+}
+
+/** What a key does on token `index` of `count`: `{focus}`, `{toggle}`, `{clear}`, or nothing. */
+function keyAction(event, index, count, rightToLeft) {
+  if (event.ctrlKey || event.metaKey || event.altKey || index === ALL) return null;
+  const forward = { focus: Math.min(index + 1, count - 1) };
+  const back = { focus: Math.max(index - 1, 0) };
+  return {
+    ArrowRight: rightToLeft ? back : forward, ArrowLeft: rightToLeft ? forward : back, ArrowDown: forward, ArrowUp: back,
+    Home: { focus: 0 }, End: { focus: count - 1 }, Enter: { toggle: true }, " ": { toggle: true }, Escape: { clear: true },
+  }[event.key];
+}
+
+function promptPart({ parts, title }) {
+  const words = element("p", { className: "prompt", dir: "auto" });
+  for (const part of parts.length ? parts : [title]) words.append(typeof part === "number" ? badge(part) : part);
+  return element("section", {}, element("h3", {}, "Question"), words);
+}
+
+function answerPart(payload) {
+  const { tokens, ledger } = payload;
+  const lead = tokens.map((_, index) => leading(payload, index));
+  const strongest = Math.max(...lead.map((one) => one.share), 1e-9);
+  const list = element("div", { className: "tokens", role: "listbox", "aria-label": "Answer, token by token", dir: direction(tokens) });
+  const chips = tokens.map((token, index) => {
+    const { picture, share } = lead[index];
+    const face = element("span", {}, element("bdi", {}, visible(token)));
+    if (picture >= 0) {
+      face.append(element("sup", {}, String(picture + 1)));
+      face.style.background = alpha(colour(picture), (STRONGEST_TINT * share) / strongest);
+    }
+    const bar = element("i");
+    bar.style.background = stacked(payload, ledger[index], "to top");
+    const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, bar);
+    chip.setAttribute("aria-label", describe(payload, index));
+    chip.classList.toggle("word", index > 0 && /^\s/.test(token));
+    list.append(chip);
+    if (token.includes("\n")) list.append(element("br"));
+    return chip;
+  });
+  const body = tokens.length ? list : element("p", { className: "empty" }, "The answer is empty: the model produced no tokens.");
+  const show = (index, pinned) => chips.forEach((chip, k) => {
+    chip.classList.toggle("now", k === index);
+    chip.classList.toggle("pinned", k === pinned);
+    chip.setAttribute("aria-selected", String(k === pinned));
+  });
+  const focus = (index) => {
+    chips.forEach((chip, k) => { chip.tabIndex = k === index ? 0 : -1; });
+    chips[index].focus();
+  };
+  return { node: element("section", {}, element("h3", {}, "Answer"), body), list, chips, show, focus };
+}
+
+function readingPart(payload) {
+  const { tokens, columns } = payload;
+  const name = element("b", { dir: "auto" });
+  const button = element("button", { type: "button", title: "Show all answer tokens together (Escape)" }, "All tokens");
+  const bar = element("div", { className: "bar" });
+  const numbers = columns.map(() => element("span"));
+  const legend = element("ul", { className: "legend" }, ...columns.map((column, k) => {
+    const swatch = element("i");
+    swatch.style.background = columnColour(payload, k);
+    return element("li", {}, swatch, columnName(column), numbers[k]);
+  }));
+  const show = (index, pinned) => {
+    const shares = sharesOf(payload, index);
+    name.textContent = index === ALL ? `All ${tokens.length} answer tokens` : `Token ${index + 1} of ${tokens.length}: ${visible(tokens[index])}`;
+    button.hidden = pinned === ALL;
+    bar.style.background = stacked(payload, shares, "to right");
+    numbers.forEach((number, k) => { number.textContent = percent(shares?.[k]); });
+  };
+  const head = element("div", { className: "read-head" }, name, button);
+  const node = element("section", { className: "read" }, element("h3", {}, "Where it read"), head, bar, legend);
+  node.hidden = !tokens.length;
+  return { node, button, show };
+}
+
+function picturesPart(payload, heat) {
+  const { images } = payload;
+  if (!images.length) {
+    return { node: element("p", { className: "empty" }, "No pictures were part of this question, so there is no heatmap to show."), show() {} };
+  }
+  const height = images.length === 1 ? 360 : images.length <= 4 ? 232 : 168;
+  const readout = element("output");
+  const ends = { low: element("span"), high: element("span") };
+  let shown = ALL;
+  const cards = images.map((image, k) => {
+    const share = element("b");
+    const fill = element("i");
+    fill.style.background = colour(k);
+    const canvas = element("canvas", { width: image.cols, height: image.rows, role: "img" });
+    const photo = element("img", { src: image.src, alt: `picture ${k + 1} of ${images.length}` });
+    const stack = element("div", { className: "stack" }, photo, canvas);
+    stack.style.aspectRatio = `${image.width} / ${image.height}`;
+    const figure = element("figure", {}, element("figcaption", {}, badge(k), share), stack, element("div", { className: "share" }, fill));
+    figure.style.setProperty("--w", `${displayWidth(image, height)}px`);
+    canvas.addEventListener("pointermove", (event) => {
+      const box = canvas.getBoundingClientRect();
+      const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * image.rows), image.rows);
+      const col = clamp(Math.floor(((event.clientX - box.left) / box.width) * image.cols), image.cols);
+      readout.textContent = `Picture ${k + 1}, row ${row + 1}, column ${col + 1}: ${valueText(heat, shown, k, row * image.cols + col)}`;
+    });
+    canvas.addEventListener("pointerleave", () => { readout.textContent = ""; });
+    return { figure, canvas, share, fill };
+  });
+
+  const slider = element("input", { type: "range", min: 0, max: 100, value: 72 });
+  const fade = () => cards.forEach(({ canvas }) => { canvas.style.opacity = slider.value / 100; });
+  slider.addEventListener("input", fade);
+  slider.addEventListener("keydown", (event) => event.stopPropagation());
+  const ramp = element("div", { className: "ramp" });
+  ramp.style.background = `linear-gradient(to right, ${stops(payload).map((rgb) => `rgb(${rgb})`)})`;
+  const scale = element("div", { className: "scale" },
+    element("div", {}, ends.low, ramp, ends.high, "per cell, one scale for all pictures"),
+    element("label", {}, "Overlay", slider), readout);
+  if (payload.missing) scale.insertBefore(element("div", {}, element("div", { className: "hatch" }), "no number"), readout);
+  fade();
+
+  const show = (index) => {
+    shown = index;
+    const shares = sharesOf(payload, index);
+    const top = heat.scale(index);
+    ends.low.textContent = number(payload.signed ? -top : 0);
+    ends.high.textContent = number(top);
+    cards.forEach(({ canvas, share, fill }, k) => {
+      paint(canvas, images[k], heat.levels(index, k), heat.colours, payload.missing);
+      canvas.setAttribute("aria-label", `Heatmap on picture ${k + 1}: ${percent(shares?.[k])}`);
+      share.textContent = percent(shares?.[k]);
+      fill.style.width = `${100 * (shares?.[k] ?? 0)}%`;
+    });
+  };
+  const gallery = element("div", { className: "pictures" }, ...cards.map(({ figure }) => figure));
+  return { node: element("section", { className: "right" }, element("h3", {}, images.length > 1 ? "Pictures" : "Picture"), gallery, scale), show };
+}
+
+function footerPart({ method, honesty, notes }) {
+  const drawn = element("p", {}, element("b", {}, "Drawn: "), method);
+  return element("footer", {}, drawn, ...[honesty, ...notes].filter(Boolean).map((line) => element("p", { dir: "auto" }, line)));
+}
+
+/** Slices of the inflated cells: picture by picture (token, row, column), then picture by picture the total. */
+function heatmaps(payload, cells) {
+  const { images, tokens, levels, scale, totalScale, signed } = payload;
+  const sizes = images.map(({ rows, cols }) => rows * cols);
+  const starts = [];
+  let end = 0;
+  for (const size of sizes) { starts.push(end); end += size * tokens.length; }
+  const totals = sizes.map((size) => { end += size; return end - size; });
+  const from = (index, k) => (index === ALL ? totals[k] : starts[k] + index * sizes[k]);
+  return {
+    colours: colourTable(payload),
+    scale: (index) => (index === ALL ? totalScale : scale),
+    levels: (index, k) => cells.subarray(from(index, k), from(index, k) + sizes[k]),
+    value(index, k, cell) {
+      const level = cells[from(index, k) + cell];
+      if (level === MISSING) return null;
+      return this.scale(index) * (signed ? (2 * level) / levels - 1 : level / levels);
+    },
+    step: (index) => ((signed ? 2 : 1) * (index === ALL ? totalScale : scale)) / levels,
+  };
+}
+
+function valueText(heat, index, k, cell) {
+  const value = heat.value(index, k, cell);
+  return value === null ? "no number" : `${number(value)} (to the nearest ${number(heat.step(index))})`;
+}
+
+/** Paint levels on a canvas of one pixel per cell; hatching needs more pixels, so missing cells enlarge the canvas. */
+function paint(canvas, { rows, cols }, levels, colours, missing) {
+  const zoom = missing ? Math.max(1, Math.ceil(240 / Math.max(rows, cols))) : 1;
+  const [wide, high] = [cols * zoom, rows * zoom];
+  if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, { width: wide, height: high });
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(wide, high);
+  const words = new Uint32Array(pixels.data.buffer);
+  for (let y = 0, at = 0; y < high; y++) {
+    const row = Math.floor(y / zoom) * cols;
+    for (let x = 0; x < wide; x++, at++) {
+      const level = levels[row + Math.floor(x / zoom)];
+      words[at] = level === MISSING ? ((x + y) % 8 < 4 ? 0xff000000 : 0xffffffff) : colours[level];
+    }
+  }
+  context.putImageData(pixels, 0, 0);
+}
+
+/** The colour of every level, as the 32-bit words of a canvas. */
+function colourTable(payload) {
+  const ramp = stops(payload);
+  const { levels } = payload;
+  const bytes = new Uint8ClampedArray(4 * (levels + 1));
+  for (let level = 0; level <= levels; level++) {
+    const place = (level / levels) * (ramp.length - 1);
+    const low = Math.min(Math.floor(place), ramp.length - 2);
+    bytes.set(ramp[low].map((c, i) => c + (place - low) * (ramp[low + 1][i] - c)), 4 * level);
+    bytes[4 * level + 3] = 255;
+  }
+  return new Uint32Array(bytes.buffer);
+}
+
+const stops = ({ signed }) => (signed ? BLUE_RED : VIRIDIS).split(" ").map(channels);
+const channels = (hex) => [0, 2, 4].map((at) => parseInt(hex.replace("#", "").slice(at, at + 2), 16));
+const alpha = (hex, strength) => `rgba(${channels(hex)}, ${strength.toFixed(3)})`;
+const colour = (picture) => PICTURE_COLOURS[picture % PICTURE_COLOURS.length];
+const clamp = (index, count) => Math.max(0, Math.min(index, count - 1));
+const percent = (share) => (share === undefined || share === null ? "–" : `${(100 * share).toFixed(1)} %`);
+const number = (value) => (value === 0 ? "0" : String(Number(value.toPrecision(3))));
+const columnName = (column) => column.replace(/^image_/, "picture ");
+const sharesOf = ({ ledger, totalLedger }, index) => (index === ALL ? totalLedger : ledger[index]);
+
+/** Width at which pictures stand equally high, except that a very wide one becomes lower rather than endless. */
+function displayWidth({ width, height }, high) {
+  return Math.round(Math.min((high * width) / height, 2.2 * high));
+}
+
+/** Pictures have colours; what is left of the prompt, the answer and the sink has greys. */
+function columnColour({ images }, k) {
+  return k < images.length ? colour(k) : `var(--rest${Math.min(k - images.length, 2)})`;
+}
+
+function stacked(payload, shares, towards) {
+  if (!shares) return "repeating-linear-gradient(135deg, var(--line) 0 2px, transparent 2px 5px)";
+  let end = 0;
+  const bands = shares.map((share, k) => {
+    const start = end;
+    end += 100 * share;
+    return `${columnColour(payload, k)} ${start.toFixed(2)}% ${end.toFixed(2)}%`;
+  });
+  return `linear-gradient(${towards}, ${bands})`;
+}
+
+/** The picture a token read most, and its share; picture -1 where there is none. */
+function leading({ images, ledger }, index) {
+  const shares = (ledger[index] ?? []).slice(0, images.length);
+  const share = Math.max(...shares, 0);
+  return { picture: share > 0 ? shares.indexOf(share) : -1, share };
+}
+
+function describe(payload, index) {
+  const { tokens, columns } = payload;
+  const shares = sharesOf(payload, index);
+  const name = index === ALL ? "All answer tokens" : `Token ${index + 1} of ${tokens.length}, ${visible(tokens[index])}`;
+  return `${name}: ${shares ? columns.map((column, k) => `${columnName(column)} ${percent(shares[k])}`).join(", ") : "no shares captured"}`;
+}
+
+/** A token as it can be seen: without the space before a word, which the gap between chips shows. */
+function visible(token) {
+  const shown = token.replace(/\n/g, "⏎").replace(/\t/g, "⇥");
+  return shown.trim() || shown.replace(/\s/g, "␣") || "∅";
+}
+
+/** Direction of the whole answer by its first strong letter: single chips would each decide for themselves. */
+function direction(tokens) {
+  const first = tokens.join("").match(/\p{L}/u)?.[0] ?? "";
+  return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/.test(first) ? "rtl" : "ltr";
+}
+
+function badge(picture) {
+  const node = element("span", { className: "badge", title: `picture ${picture + 1}` }, String(picture + 1));
+  node.style.background = colour(picture);
+  node.style.color = luminance(channels(colour(picture))) > 0.18 ? "#000" : "#fff";
+  return node;
+}
+
+function luminance(rgb) {
+  const [r, g, b] = rgb.map((c) => (c <= 10 ? c / 3294 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+function element(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "role" || name.startsWith("aria-")) node.setAttribute(name, value);
+    else node[name] = value;
+  }
+  node.append(...children);
+  return node;
+}
