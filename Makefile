@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# Pinned here and nowhere else: on Linux an unpinned torch pulls 3 GB of CUDA libraries that neither the demo nor the
-# tests need. For a GPU, install the package with the torch that fits your driver instead of using this Makefile.
+# Pinned here and nowhere else, to the version the tests were run with: where pip finds a CPU build of it, the 3 GB of
+# CUDA libraries stay away that an unpinned torch pulls on Linux. `make setup TORCH=torch` takes what pip prefers.
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help

@@ -29,7 +29,7 @@ def test_importing_loads_nothing_that_only_some_results_need() -> None:
     assert done.stdout.split() == []
 
 
-def test_the_version_is_stated_once(project: dict[str, Any]) -> None:
+def test_the_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
     version = project["project"]["version"]
     assert vila_lab.__version__ == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_conda_and_pip_ask_for_the_same(project: dict[str, Any]) -> None:
     wanted = {line.replace("torch>", "pytorch>") for line in project["project"]["dependencies"]}
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r"^  - ([\w>=<.,-]+)", text, flags=re.MULTILINE))
-    assert wanted - {"captum>=0.8"} <= listed  # captum comes with pip: conda-forge lags behind
+    assert wanted - {"captum>=0.8"} <= listed  # captum is left to the pip part
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test"])

@@ -17,6 +17,8 @@ from PIL import Image
 from .errors import PromptError, VilaLabError
 from .picture import SUFFIXES, Picture, PictureSource, is_url, type_name
 
+__all__ = ["LONGEST_NAME", "Part", "Picture", "Prompt"]
+
 Part: TypeAlias = "str | PictureSource"
 
 LONGEST_NAME = 4096  # characters; a longer string cannot be the name of a file
@@ -160,7 +162,10 @@ def _exists(text: str) -> bool:
 def _is_image(text: str) -> bool:
     """Whether a string without a picture's suffix names a file that is an image all the same."""
     try:
-        with Image.open(Path(text).expanduser()):
+        path = Path(text).expanduser()
+        if not path.is_file():  # a pipe or a device could wait for ever
+            return False
+        with Image.open(path):
             return True
-    except Exception:  # no such file, a directory, or any file that no decoder of Pillow accepts: then it is text
+    except Exception:  # an impossible name, or a file that no decoder of Pillow accepts: then it is text
         return False

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from vila_lab.capture.finish import decoder_layers, tower_layers
-from vila_lab.capture.recorder import ATTENTION, SLOT, DecoderRecorder, Mode, Slot, TowerRecorder
+from vila_lab.capture.recorder import ATTENTION, SLOT, DecoderRecorder, Mode, Slot, TowerRecorder, uncompiled
 from vila_lab.capture.rows import group_indicator
 from vila_lab.capture.tape import Tape
 from vila_lab.capture.towers import Site, base_function, select_sites
@@ -154,8 +154,9 @@ class Capture:
         if tower == "text":
             recorder = DecoderRecorder(layers, self._rows, self._indicator, self._mass_block, self._mode)
             owner = members[0].owner
-            self._handles.append(owner.register_forward_pre_hook(recorder.before, with_kwargs=True))
-            self._handles.append(owner.register_forward_hook(recorder.after, with_kwargs=True))
+            before, after = uncompiled(recorder.before), uncompiled(recorder.after)
+            self._handles.append(owner.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(owner.register_forward_hook(after, with_kwargs=True))
         else:
             recorder = TowerRecorder(layers)
         self._recorders[tower] = recorder

@@ -53,20 +53,25 @@ def tape_attention(
 ) -> Any:
     """The registered attention function: record, then answer exactly as the wrapped implementation does."""
     slot: Slot = module.__dict__[SLOT]
-    if threading.get_ident() == slot.recorder.thread:
-        record = _record_uncompiled if torch.compiler.is_compiling() else _record
-        record(slot, module, query, key, attention_mask, kwargs)
+    record = _record_uncompiled if torch.compiler.is_compiling() else _record
+    record(slot, module, query, key, attention_mask, kwargs)
     return slot.base(module, query, key, value, attention_mask, *args, **kwargs)
 
 
 def _record(
     slot: Slot, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> None:
-    slot.recorder.record(slot.layer, module, query, key, mask, kwargs)
+    if threading.get_ident() == slot.recorder.thread:
+        slot.recorder.record(slot.layer, module, query, key, mask, kwargs)
 
 
-# The recorders count in Python; traced once into a graph they would count once. A graph break per layer keeps them right.
-_record_uncompiled = torch.compiler.disable(_record)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
+    """The function, left out of compiled graphs: the recorders count in Python, and traced once they would count once."""
+    outside: Callable[..., None] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return outside
+
+
+_record_uncompiled = uncompiled(_record)
 
 AttentionInterface.register(ATTENTION, tape_attention)
 
@@ -189,10 +194,8 @@ class DecoderRecorder:
 
     def _watch(self) -> weakref.ref[Tensor] | None:
         """The tensor of the first layer's keys. Beam search and assisted decoding replace it between two forwards."""
-        cache = self._cache
-        if cache is None or cache.offloading:  # offloading moves the keys, which also replaces the tensor
-            return None
-        keys = (getattr(layer, "keys", None) for layer in cache.layers)
+        layers = [] if self._cache is None else self._cache.layers
+        keys = (getattr(layer, "keys", None) for layer in layers)
         return next((weakref.ref(item) for item in keys if isinstance(item, Tensor)), None)
 
     def _check_continues(self, cache: Cache | None) -> None:
@@ -204,7 +207,9 @@ class DecoderRecorder:
         if self._cache is not None and cache is not self._cache:
             raise CaptureError("a second generation started under the same Capture; open one Capture per generate.")
         before, now = self._watched, self._watch()
-        if before is not None and (now is None or before() is not now()):
+        # A quantised cache puts a reordering off until its next update.
+        reordered = any(getattr(layer, "_pending_beam_idx", None) is not None for layer in cache.layers)
+        if reordered or (before is not None and (now is None or before() is not now())):
             raise CaptureError(
                 "the cache was reordered or cut between two steps (beam search, assisted decoding); "
                 "capture supports greedy search and sampling."
@@ -296,7 +301,7 @@ class DecoderRecorder:
         if kwargs.get("sliding_window") is not None or (self._cache is not None and self._cache.offloading):
             return False
         held = self._cache_layer(layer)
-        return not (isinstance(held, BaseQuantizedLayer) or getattr(held, "is_sliding", False))
+        return not (hasattr(held, "_quantized_keys") or getattr(held, "is_sliding", False))
 
     def _keep_mask(self, mask: Tensor, step: Step) -> Tensor:
         """The kept rows of a mask, as a tensor of its own; layers that were given the same mask share one copy."""

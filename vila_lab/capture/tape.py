@@ -19,6 +19,7 @@ from vila_lab.capture.rows import attention_rows
 from vila_lab.errors import CaptureError, OptionError
 
 _FORMAT = 1
+_METADATA = "vila_lab_tape"
 
 
 @dataclass
@@ -298,23 +299,26 @@ class Tape:
             raise OptionError(
                 f"tokens must be at least 1, not {tokens}: without a generated token there is no answer row."
             )
-        prompt, decoded = self._steps[: len(self._steps) - (tokens - 1)], self._steps[len(self._steps) - (tokens - 1) :]
-        # All chunks of a prompt but the last have one size, and the last is no longer than the others.
-        chunked = len(set(prompt[:-1])) <= 1 and (len(prompt) < 2 or prompt[-1] <= prompt[0])
-        found = self.length - (tokens - 1)
+        boundary = len(self._steps) - (tokens - 1)
+        prompt, decoded = self._steps[: max(boundary, 0)], self._steps[max(boundary, 0) :]
+        length = self.length - (tokens - 1)
+        # A prompt comes whole or in chunks of one size with a smaller rest. A rest of one row looks like a decoded token.
+        regular = len(set(prompt[:-1])) <= 1 and (len(prompt) < 2 or prompt[-1] <= prompt[0])
+        unclear = prompt_length is None and len(prompt) > 1 and prompt[-1] == 1
         if (
-            len(self._steps) < tokens
-            or not chunked
+            not prompt
+            or not regular
+            or unclear
             or any(size != 1 for size in decoded)
-            or prompt_length not in (None, found)
+            or prompt_length not in (None, length)
         ):
             wanted = "" if prompt_length is None else f" after a prompt of {prompt_length}"
             raise CaptureError(
                 f"{tokens} tokens{wanted} need the last prompt row and {tokens - 1} decoding rows, but the forwards had {_short(self._steps)} rows; "
-                "the capture must enclose exactly one generate, without beams or assistant."
+                "the capture must enclose exactly one generate, without beams or assistant (for a prompt in chunks give prompt_length too)."
             )
         if self._extra is not None:
-            answer = set(range(found - 1, self.length))
+            answer = set(range(length - 1, self.length))
             keep = [
                 row
                 for row, position in enumerate(self.positions.tolist())
@@ -343,45 +347,52 @@ class Tape:
         """Let go of all tensors; positions stay, weights can no longer be asked for."""
         self.fail("the tape was released; capture again")
 
-    def save(self, path: str | Path) -> Path:
-        """Write this tape and those of the other captured towers to one safetensors file (no pickle).
+    def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """This tape and those of the other captured towers as a JSON-ready header and named tensors on the CPU.
 
-        The JSON of everything that is not a tensor is in the file's metadata.
+        For files that hold more than a tape; `restore` is the way back, `save` writes a file of its own.
         """
-        from safetensors.torch import save_file
-
         tensors: dict[str, Tensor] = {}
         towers = []
         for tape in self._siblings.values():
             tape._check()
             towers.append(tape._describe(tensors))
-        header = {"vila_lab_tape": json.dumps({"format": _FORMAT, "first": self.tower, "towers": towers})}
-        save_file(tensors, str(path), metadata=header)
-        return Path(path)
+        return {"format": _FORMAT, "first": self.tower, "towers": towers}, tensors
 
     @classmethod
-    def load(cls, path: str | Path) -> Tape:
-        """Read what `save` wrote; raises CaptureError where the file is something else."""
-        from safetensors import safe_open
-
-        if not Path(path).is_file():
-            raise CaptureError(f"{path} is not there; give the path of a saved tape.")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {})["vila_lab_tape"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except Exception as error:
+    def restore(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> Tape:
+        """The tape that `export` described; raises CaptureError where the header has another format."""
+        if header.get("format") != _FORMAT:
             raise CaptureError(
-                f"{path} is not a saved tape ({type(error).__name__}); write one with Tape.save."
-            ) from error
-        if header["format"] != _FORMAT:
-            raise CaptureError(
-                f"{path} has tape format {header['format']}, this version reads {_FORMAT}; save it again with this version."
+                f"the tape has format {header.get('format')}, this version reads {_FORMAT}; save it again with this version."
             )
         siblings: dict[str, Tape] = {}
         for entry in header["towers"]:
             cls(entry["tower"], siblings)._restore(entry, tensors)
         return siblings[header["first"]]
+
+    def save(self, path: str | Path) -> Path:
+        """Write `export` to one safetensors file (no pickle); the header becomes JSON in the file's metadata."""
+        from safetensors.torch import save_file
+
+        header, tensors = self.export()
+        save_file(tensors, str(path), metadata={_METADATA: json.dumps(header)})
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tape:
+        """Read what `save` wrote; raises CaptureError where the file is something else."""
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise CaptureError(f"{path} is not there; give the path of a saved tape.")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {})[_METADATA])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise CaptureError(f"{path} is not a saved tape; write one with Tape.save.") from error
+        return cls.restore(header, tensors)
 
     def _describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """JSON of this tape; its tensors are added to `tensors`, those shared by several layers once."""

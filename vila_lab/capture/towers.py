@@ -51,11 +51,12 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
     """All attention modules of a model that go through `AttentionInterface`, each with its tower and layer."""
     found = [(name, module) for name, module in model.named_modules() if _dispatches(module)]
     text_config = model.config.get_text_config(decoder=True)
-    by_config = any(getattr(module, "config", None) is text_config for _, module in found)
+    numbered = {name for name, module in found if isinstance(getattr(module, "layer_idx", None), int)}
+    by_config = any(name in numbered and module.config is text_config for name, module in found)
     sites = []
     for name, module in found:
-        has_layer = isinstance(getattr(module, "layer_idx", None), int)
-        is_text = module.config is text_config if by_config else has_layer
+        has_layer = name in numbered
+        is_text = has_layer and (module.config is text_config or not by_config)
         layer = module.layer_idx if has_layer else _last_number(name)
         sites.append(Site(name, module, _owner(model, name), "text" if is_text else "vision", int(layer)))
     return sites

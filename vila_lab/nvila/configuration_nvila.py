@@ -13,10 +13,16 @@ from vila_lab.errors import CheckpointError
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json, write_json
 from vila_lab.nvila.layout import TokenGrid
 from vila_lab.nvila.projector import merge_of
+from vila_lab.nvila.registration import register_others
 from vila_lab.nvila.tiling import TILING_MODES, TilingOptions
 
 SCALES = (1, 2, 3)  # the released multi-scale checkpoints use 448, 896, 1344
 PART_KEYS = ("llm_cfg", "vision_tower_cfg", "mm_projector_cfg")
+NOT_WRITTEN = {
+    "text_config", "vision_config", "_name_or_path", "resume_path", "auto_map", "dtype", "torch_dtype", "tie_word_embeddings",
+    "output_hidden_states", "output_attentions", "return_dict", "chunk_size_feed_forward", "is_encoder_decoder",
+    "id2label", "label2id", "problem_type",
+}  # fmt: skip
 HF_DEFAULTS: dict[str, dict[str, Any]] = {
     "nvila": {"image_aspect_ratio": "dynamic_s2", "mm_projector_type": "mlp_downsample", "s2_resize_output_to_scale_idx": -1},
     "nvila_lite": {"image_aspect_ratio": "dynamic", "mm_projector_type": "mlp_downsample_3x3_fix"},
@@ -73,6 +79,7 @@ class NVILAConfig(PreTrainedConfig):
         legacy_transposed: bool = False,
         **kwargs: Any,
     ) -> None:
+        register_others()
         self.text_config = _sub_config(text_config, "qwen2")
         self.vision_config = _sub_config(vision_config, "siglip_vision_model")
         self.vision_config.vision_use_head = False  # the pooling head is never read; files may or may not hold it
@@ -142,10 +149,10 @@ class NVILAConfig(PreTrainedConfig):
 
     def to_checkpoint_dict(self) -> dict[str, Any]:
         """The root ``config.json`` of the three-folder layout."""
-        content = self.to_dict()
-        text, vision = content.pop("text_config"), content.pop("vision_config")
-        for part in (text, vision):
-            part.pop("_name_or_path", None)
+        content = {key: value for key, value in self.to_dict().items() if key not in NOT_WRITTEN}
+        if self.conv_mode is not None:
+            content.pop("source_transformers_version", None)
+        text, vision = _part_file(self.text_config), _part_file(self.vision_config)
         content |= {
             "architectures": ["LlavaLlamaModel"],
             "model_type": self.model_type,
@@ -165,8 +172,6 @@ class NVILAConfig(PreTrainedConfig):
                 "mm_projector_type": self.mm_projector_type,
             },
         }
-        for key in ("_name_or_path", "resume_path", "auto_map", "dtype", "torch_dtype"):
-            content.pop(key, None)
         if dtype := text.get("dtype"):
             content["model_dtype"] = f"torch.{dtype}"
         return content
@@ -245,6 +250,20 @@ def standard_config_dict(config: Mapping[str, Any], folder: CheckpointFolder | N
     for key in ("resume_path", "auto_map", "_name_or_path", "model_dtype", "torch_dtype", "dtype"):
         raw.pop(key, None)
     return raw
+
+
+def _part_file(config: PreTrainedConfig) -> dict[str, Any]:
+    """A part's ``config.json``; the rotary base and the dtype also under the names that readers before transformers 5 know."""
+    content = dict(config.to_diff_dict())
+    content.pop("_name_or_path", None)
+    content["model_type"] = config.model_type
+    rope = content.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        content["rope_theta"] = rope["rope_theta"]
+        content["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
+    if content.get("dtype"):
+        content["torch_dtype"] = content["dtype"]
+    return content
 
 
 def _part_dict(config: Mapping[str, Any], folder: CheckpointFolder | None, name: str, key: str) -> dict[str, Any]:

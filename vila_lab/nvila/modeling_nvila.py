@@ -25,7 +25,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from vila_lab.errors import CheckpointError
 from vila_lab.nvila.configuration_nvila import NVILAConfig
-from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json, write_json
+from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint
 from vila_lab.nvila.generation import default_generation_config
 from vila_lab.nvila.processing_nvila import NVILAProcessor
 from vila_lab.nvila.projector import build_projector, projector_kind
@@ -259,11 +259,14 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             kwargs["input_ids"] = ids
         return super().generate(generation_config=generation_config, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Pictures enter only with the prompt; afterwards they are in the cache."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        cached = kwargs.get("past_key_values")
-        if cached is not None and cached.get_seq_length() > 0:
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
+        )
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
             inputs["pixel_values"] = inputs["block_sizes"] = None
         return inputs
 
@@ -333,17 +336,15 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             raise CheckpointError("A quantised model cannot be saved in this layout; load it without quantization and save that.")
         root = Path(save_directory)
         self.language_model.generation_config = _plain_generation_config(self.generation_config)
-        self.language_model.save_pretrained(root / "llm", **kwargs)
-        self.vision_tower.save_pretrained(root / "vision_tower", **kwargs)
-        for name in ("llm", "vision_tower"):
-            _add_older_names(root / name / "config.json")
+        with _progress_bar(self.num_parameters()):
+            self.language_model.save_pretrained(root / "llm", **kwargs)
+            self.vision_tower.save_pretrained(root / "vision_tower", **kwargs)
         (root / "mm_projector").mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.mm_projector.state_dict().items()}
-        if tensors:
-            save_file(tensors, root / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
-        content = self.config.to_checkpoint_dict()
-        write_json(root / "mm_projector" / "config.json", content["mm_projector_cfg"])
-        write_json(root / "config.json", content)
+        save_file(tensors, root / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
+        for part, config in ((self.language_model, self.config.text_config), (self.vision_tower, self.config.vision_config)):
+            config.architectures, config.dtype = [type(part).__name__], part.dtype
+        self.config.save_pretrained(root)
 
 
 @contextmanager
@@ -359,17 +360,6 @@ def _progress_bar(parameters: int) -> Iterator[None]:
     finally:
         if hide:
             logging.enable_progress_bar()
-
-
-def _add_older_names(path: Path) -> None:
-    """Readers before transformers 5 look for the rotary base and the dtype under their old names."""
-    content = read_json(path)
-    rope = content.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        content["rope_theta"] = rope["rope_theta"]
-        content["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
-    content["torch_dtype"] = content.get("dtype")
-    write_json(path, content)
 
 
 class _WithinVocabulary(LogitsProcessorList):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 from vila_lab.errors import CheckpointError, MissingExtra, PromptError
@@ -356,6 +356,8 @@ def _load_tokenizer(folder: CheckpointFolder) -> PreTrainedTokenizerBase:
     if not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")):
         raise CheckpointError(f"The checkpoint has no tokenizer in {place.name}/; copy tokenizer.json and tokenizer_config.json there.")
     try:
+        if (place / "tokenizer.json").is_file():  # AutoTokenizer would rebuild it by the decoder's type; the file is meant as written
+            return PreTrainedTokenizerFast.from_pretrained(place, padding_side="right")
         tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", trust_remote_code=False)
     except ImportError as error:
         raise MissingExtra("This checkpoint's tokenizer needs sentencepiece: pip install sentencepiece protobuf") from error

@@ -1,7 +1,9 @@
 """Make transformers' Auto classes know the family without importing transformers. Knows module names only.
 
-Each module of the family registers its classes at its end. Here it is only seen to that the fitting module is imported as
-soon as the Auto module it belongs to is: importing torch and transformers takes seconds, and ``import vila_lab`` must not.
+Importing torch and transformers takes seconds, and ``import vila_lab`` must not. So the configuration classes are imported
+right after the Auto module they register with, and the other classes when the first configuration is made: every Auto class
+makes the configuration first. (Following the other Auto modules at once is no way: transformers imports them while modules
+that the family needs are still half done.)
 """
 
 from __future__ import annotations
@@ -13,20 +15,16 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-AUTO = "transformers.models.auto"
-FOLLOWERS = {
-    f"{AUTO}.configuration_auto": "vila_lab.nvila.configuration_nvila",
-    f"{AUTO}.image_processing_auto": "vila_lab.nvila.image_processing_nvila",
-    f"{AUTO}.modeling_auto": "vila_lab.nvila.modeling_nvila",
-    f"{AUTO}.processing_auto": "vila_lab.nvila.processing_nvila",
-}
+AUTO_CONFIG = "transformers.models.auto.configuration_auto"
+CONFIGURATION = "vila_lab.nvila.configuration_nvila"
+OTHERS = ("vila_lab.nvila.image_processing_nvila", "vila_lab.nvila.processing_nvila", "vila_lab.nvila.modeling_nvila")
 
 
-class _Follow(MetaPathFinder):
-    """Import a module of the family right after the Auto module it registers with."""
+class _FollowAutoConfig(MetaPathFinder):
+    """Import the family's configuration right after transformers' `AutoConfig`."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname not in FOLLOWERS:
+        if fullname != AUTO_CONFIG:
             return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is None or spec.loader is None:
@@ -35,16 +33,21 @@ class _Follow(MetaPathFinder):
 
         def execute_and_follow(module: ModuleType) -> None:
             execute(module)
-            importlib.import_module(FOLLOWERS[fullname])
+            importlib.import_module(CONFIGURATION)
 
         spec.loader.exec_module = execute_and_follow  # type: ignore[method-assign]
         return spec
 
 
 def register() -> None:
-    """Register now with the Auto modules that are imported already, and later with the others."""
-    if not any(isinstance(finder, _Follow) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Follow())
-    for auto, follower in FOLLOWERS.items():
-        if auto in sys.modules:
-            importlib.import_module(follower)
+    """Register the configurations now if `AutoConfig` is imported already, otherwise as soon as it is."""
+    if AUTO_CONFIG in sys.modules:
+        importlib.import_module(CONFIGURATION)
+    elif not any(isinstance(finder, _FollowAutoConfig) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _FollowAutoConfig())
+
+
+def register_others() -> None:
+    """Register image processor, processor and model; each module does so at its end."""
+    for name in OTHERS:
+        importlib.import_module(name)

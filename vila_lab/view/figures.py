@@ -33,12 +33,15 @@ CJK_FONTS = (
 INK, SOFT_INK = "#1b1d21", "#55585e"
 DPI = 110
 GAP = 0.18  # inches between pictures
+SLOT_RATIOS = 0.36, 2.2  # a picture narrower or wider than this does not fill its place in a line
 ROW_TOKENS = 32  # tokens in one row of the overview's ledger
 MAX_ROWS = 4  # rows of the overview's ledger; what is left out is said
-OVERLAY = 0.72  # opacity of the cells over the grey picture
+STRONGEST_CELL = 0.88  # opacity of the cell at the top of the scale; half the number is half the opacity
 
 
-def ledger(view: AnswerView, ax: Axes | None = None, *, start: int = 0, stop: int | None = None) -> Axes:
+def ledger(
+    view: AnswerView, ax: Axes | None = None, *, start: int = 0, stop: int | None = None, places: int | None = None
+) -> Axes:
     """Stacked bars, one per answer token: the share of each picture, the prompt, the answer and the sink.
 
     Parameters
@@ -49,28 +52,37 @@ def ledger(view: AnswerView, ax: Axes | None = None, *, start: int = 0, stop: in
         Where to draw; None makes a figure of its own (``ax.figure``).
     start, stop
         The tokens to draw, as in a slice.
+    places
+        Room for how many bars, so that rows of a long answer stand in line; None is as many as there are.
     """
-    ax = ax or _axes(width=9.0, height=2.6)
+    from matplotlib.collections import PolyCollection
+
+    ax = ax or _axes((9.0, 2.6), (0.08, 0.3, 0.9, 0.66))
     tokens = view.tokens[start:stop]
     rows = view.ledger[start:stop]
-    places = np.arange(len(tokens))
+    places = places or max(len(tokens), 1)
+    across = np.arange(len(tokens))
     base = np.zeros(len(tokens))
     for k, column in enumerate(view.columns):
         shares = np.clip(np.nan_to_num(rows[:, k]), 0, None)
-        ax.bar(places, shares, bottom=base, width=0.86, color=_column_colour(view, k), label=label(column))
+        bars = _bars(across, base, base + shares)  # one collection: a patch per bar takes ten times as long
+        ax.add_collection(PolyCollection(bars, facecolor=_column_colour(view, k), label=label(column)), autolim=False)
         base += shares
-    lost = np.isnan(rows).any(axis=1).astype(float)
-    if lost.any():
-        ax.bar(places, lost, width=0.86, facecolor="none", edgecolor="#999999", hatch="////", linewidth=0, label="not captured")
+    lost = across[np.isnan(rows).any(axis=1)]
+    if lost.size:
+        bars = _bars(lost, np.zeros(lost.size), np.ones(lost.size))
+        hatched = PolyCollection(bars, facecolor="none", edgecolor="#999999", hatch="////", linewidth=0, label="not captured")
+        ax.add_collection(hatched, autolim=False)
     labels = [_token_label(token, start + k) for k, token in enumerate(tokens)]
-    slanted = len(tokens) > 12 or max((len(text) for text in labels), default=0) > 7
-    ax.set_xticks(places, labels, parse_math=False, family=list(font_family()), fontsize=9)
+    slanted = _slanted(labels, places)
+    ax.set_xticks(across, labels, parse_math=False, family=list(font_family()), fontsize=9)
     ax.tick_params(axis="x", rotation=55 if slanted else 0, length=0)
     for text in ax.get_xticklabels():
         text.set(horizontalalignment="right" if slanted else "center", rotation_mode="anchor" if slanted else "default")
     ax.set_ylim(0, 1)
-    ax.set_xlim(-0.6, max(len(tokens), 1) - 0.4)
-    ax.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"], fontsize=8, color="#555555")
+    ax.set_xlim(-0.6, places - 0.4)
+    ax.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"], fontsize=8, color=SOFT_INK)
+    ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
     return ax
 
@@ -82,9 +94,10 @@ def heatmap_overlay(
     *,
     vmax: float | None = None,
     signed: bool | None = None,
-    opacity: float = OVERLAY,
 ) -> Axes:
-    """A heatmap over its picture in grey, in the picture's own shape, with crisp cells.
+    """A heatmap over its dimmed picture, in the picture's own shape, with crisp cells.
+
+    A cell is the stronger, the larger its number: nothing is painted at zero, half the top of the scale half as strong.
 
     Parameters
     ----------
@@ -100,20 +113,28 @@ def heatmap_overlay(
     from matplotlib.patches import Rectangle
 
     heat = np.asarray(heat, dtype=np.float64)
-    ax = ax or _axes(width=4.0, height=4.0 * image.height / image.width)
+    ax = ax or _axes((4.0, 4.0 * image.height / image.width), (0.0, 0.0, 1.0, 1.0))
     signed = bool(np.nanmin(heat, initial=0.0) < 0) if signed is None else signed
     top = (peak([heat]) if vmax is None else vmax) or 1.0
     box = (0.0, float(image.width), float(image.height), 0.0)
-    ax.imshow(np.asarray(shrink(image, 384).convert("L")), cmap="gray", vmin=0, vmax=255, extent=box)
-    ax.imshow(
-        np.ma.masked_invalid(heat), cmap=_colour_map(signed), vmin=-top if signed else 0, vmax=top,
-        extent=box, alpha=opacity, interpolation="nearest",
-    )  # fmt: skip
+    ax.imshow(_dimmed(image), extent=box)
+    ax.imshow(cell_colours(heat, top, signed), extent=box, interpolation="nearest")
     high, wide = image.height / heat.shape[0], image.width / heat.shape[1]
     for row, col in np.argwhere(np.isnan(heat)):
         ax.add_patch(Rectangle((col * wide, row * high), wide, high, fill=False, hatch="////", edgecolor="white", linewidth=0))
     ax.set_axis_off()
     return ax
+
+
+def cell_colours(heat: NDArray[np.float64], top: float, signed: bool) -> NDArray[np.float64]:
+    """Colour and opacity of every cell on a scale that ends at ``top``. Shape (..., 4), values 0 to 1."""
+    import matplotlib
+
+    share = np.nan_to_num(np.clip(heat / top, -1 if signed else 0, 1))
+    place = (share + 1) / 2 if signed else (1 + 2 * share) / 3  # purple would not show on a dimmed picture
+    rgba = matplotlib.colormaps["RdBu_r" if signed else "viridis"](place)
+    rgba[..., 3] = STRONGEST_CELL * np.abs(share)
+    return np.asarray(rgba)
 
 
 def overview(view: AnswerView) -> Figure:
@@ -122,7 +143,8 @@ def overview(view: AnswerView) -> Figure:
     foot = [line for text in _footer(view) for line in _wrapped(drawable(text), 128, most=4)]
     lines = _flow(view)
     starts = range(0, min(len(view.tokens), ROW_TOKENS * MAX_ROWS), ROW_TOKENS)
-    row_height = 1.45 + 0.075 * min(max((len(_token_label(t, k)) for k, t in enumerate(view.tokens)), default=0), 14)
+    labels = [_token_label(token, k) for k, token in enumerate(view.tokens)]
+    row_height = 1.45 + (0.065 * _longest(labels) if _slanted(labels, min(len(labels), ROW_TOKENS)) else 0)
     high_pictures = sum(max(high for _, _, high in line) + 0.42 for line in lines) + (0.45 if lines else 0.3)
     high_ledger = len(starts) * row_height + 0.55 if view.tokens else 0.4
     sheet = _Sheet(0.25 * len(head) + 0.3 + high_pictures + high_ledger + 0.185 * len(foot) + 0.3)
@@ -147,9 +169,9 @@ def png(view: AnswerView) -> bytes:
 
 
 def compact(picture: Image.Image) -> bytes:
-    """A PNG of at most 128 colours: a third of the bytes, and the difference is hard to see."""
+    """A PNG of at most 256 colours: a third of the bytes, and no colour moves far (median cut would lose the scale's end)."""
     buffer = io.BytesIO()
-    picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -187,10 +209,11 @@ class _Sheet:
         box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box)
 
-    def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        self.figure.text(
-            left / self.width, 1 - top / self.height, text, parse_math=False, family=list(font_family()), va="top", **style
-        )  # fmt: skip
+    def text(self, left: float, top: float, text: str, **style: Any) -> float:
+        """Write one line of text; returns where it ends."""
+        place = (left / self.width, 1 - top / self.height)
+        artist = self.figure.text(*place, text, parse_math=False, family=list(font_family()), va="top", **style)
+        return float(artist.get_window_extent().x1 / self.figure.dpi)
 
     def write(self, lines: Sequence[str], line_height: float, *, size: float, colour: str) -> None:
         for line in lines:
@@ -207,18 +230,18 @@ def _pictures(sheet: _Sheet, view: AnswerView, lines: Sequence[Sequence[tuple[in
             sheet.text(left + 0.05, sheet.top, str(k + 1), fontsize=9, fontweight="bold", color=_ink_on(_picture_colour(k)), bbox=style)
             sheet.text(left + 0.28, sheet.top, percent(shares[k]), fontsize=10, color=INK)
             heatmap_overlay(view.images[k], view.total[k], sheet.axes(left, sheet.top + 0.24, width, height), vmax=top_value, signed=view.signed)
-            left += width + GAP
+            left += max(width, SLOT_RATIOS[0] * height) + GAP
         sheet.skip(max(high for _, _, high in line) + 0.42)
     if not lines:
         sheet.write(["No pictures were part of this question."], 0.3, size=10, colour=SOFT_INK)
         return
-    low = f"{-top_value:.3g}" if view.signed else "0"
-    bar = sheet.axes(sheet.margin + 0.06 + 0.09 * len(low), sheet.top + 0.03, 1.5, 0.11)
-    bar.imshow(np.linspace(0, 1, 128)[None], aspect="auto", cmap=_colour_map(view.signed))
+    left = sheet.text(sheet.margin, sheet.top, f"{-top_value:.3g}" if view.signed else "0", fontsize=8.6, color=SOFT_INK) + 0.08
+    bar = sheet.axes(left, sheet.top + 0.02, 1.5, 0.11)
+    bar.imshow(np.full((1, 1, 3), 1 / 3), aspect="auto", extent=(0, 1, 0, 1))
+    bar.imshow(cell_colours(np.linspace(-1 if view.signed else 0, 1, 128)[None], 1.0, view.signed), aspect="auto", extent=(0, 1, 0, 1))
     bar.set_axis_off()
-    sheet.text(sheet.margin, sheet.top, low, fontsize=8.6, color=SOFT_INK)
     text = f"{top_value:.3g} per cell, all answer tokens together, one scale for all pictures"
-    sheet.text(sheet.margin + 0.16 + 0.09 * len(low) + 1.5, sheet.top, text, fontsize=8.6, color=SOFT_INK)
+    sheet.text(left + 1.58, sheet.top, text, fontsize=8.6, color=SOFT_INK)
     sheet.skip(0.45)
 
 
@@ -231,35 +254,52 @@ def _ledgers(sheet: _Sheet, view: AnswerView, starts: range, row_height: float) 
     width = full * min(1.0, max(per_row, 5) / 14)  # a short answer has bars, not walls
     for start in starts:
         stop = min(start + ROW_TOKENS, len(view.tokens))
-        ax = ledger(view, sheet.axes(sheet.margin + 0.45, sheet.top, width, 1.05), start=start, stop=stop)
-        ax.set_xlim(-0.6, per_row - 0.4)
+        ledger(view, sheet.axes(sheet.margin + 0.45, sheet.top, width, 1.05), start=start, stop=stop, places=per_row)
         sheet.skip(row_height)
-    handles = [(_column_colour(view, k), f"{label(c)} {percent(view.total_ledger[k])}") for k, c in enumerate(view.columns)]
     left = sheet.margin
-    for colour, text in handles:
-        if left > sheet.width - 1.5:
+    for k, column in enumerate(view.columns):
+        if left > sheet.width - 1.25:
             left, sheet.top = sheet.margin, sheet.top + 0.18
-        sheet.text(left, sheet.top, "\N{BLACK SQUARE}", fontsize=10, color=colour)
-        sheet.text(left + 0.16, sheet.top, text, fontsize=8.6, color=SOFT_INK)
-        left += 0.36 + 0.069 * len(text)
+        sheet.text(left, sheet.top, "\N{BLACK SQUARE}", fontsize=10, color=_column_colour(view, k))
+        text = f"{label(column)} {percent(view.total_ledger[k])}"
+        left = sheet.text(left + 0.16, sheet.top, text, fontsize=8.6, color=SOFT_INK) + 0.22
     sheet.skip(0.32)
 
 
 def _flow(view: AnswerView) -> list[list[tuple[int, float, float]]]:
     """Pictures in lines of equal height: (index, width, height) in inches; a very wide picture becomes lower."""
-    high = 2.8 if len(view.images) == 1 else 2.09
+    n = len(view.images)
+    slots = [min(max(image.width / image.height, SLOT_RATIOS[0]), SLOT_RATIOS[1]) for image in view.images]
+    room = _Sheet.width - 2 * _Sheet.margin
+    line_count = next((c for c in range(1, n) if (room * c - GAP * (n - c)) / sum(slots) >= 1.45), max(n, 1))
+    high = min((room * line_count - GAP * (n - line_count)) / max(sum(slots), 1e-9), 2.8 if n == 1 else 2.09)
     lines: list[list[tuple[int, float, float]]] = []
     left = np.inf
-    for k, image in enumerate(view.images):
-        ratio = image.width / image.height
-        width = min(high * ratio, 2.2 * high)
-        slot = max(width, 0.9)  # room for the number above a narrow picture
-        if left + slot > _Sheet.width - _Sheet.margin + 1e-6:
+    for k, (image, slot) in enumerate(zip(view.images, slots, strict=True)):
+        if left + high * slot > room + 1e-6:
             lines.append([])
-            left = _Sheet.margin
+            left = 0.0
+        ratio = image.width / image.height
+        width = high * min(ratio, slot)
         lines[-1].append((k, width, width / ratio))
-        left += slot + GAP
+        left += high * slot + GAP
     return lines
+
+
+def _bars(across: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Corners of one upright bar per place. Each (4, 2)."""
+    x = np.stack([across - 0.43, across + 0.43, across + 0.43, across - 0.43], axis=1)
+    y = np.stack([low, low, high, high], axis=1)
+    return list(np.stack([x, y], axis=2))  # (bars, 4, 2)
+
+
+def _slanted(labels: Sequence[str], places: int) -> bool:
+    """Whether the labels of so many tokens would touch if written level."""
+    return _longest(labels) * places > 110
+
+
+def _longest(labels: Sequence[str]) -> int:
+    return max((sum(map(_columns, text)) for text in labels), default=0)
 
 
 def _footer(view: AnswerView) -> list[str]:
@@ -335,12 +375,15 @@ def _ink_on(colour: str) -> str:
     return "black" if float(np.dot(linear, (0.2126, 0.7152, 0.0722))) > 0.18 else "white"
 
 
-def _colour_map(signed: bool) -> str:
-    return "RdBu_r" if signed else "viridis"
+def _dimmed(image: Image.Image) -> NDArray[np.float64]:
+    """The picture nearly grey and darker, so that painted cells stand out on any picture. Values 0 to 1."""
+    small = shrink(image, 384)
+    colour, grey = np.asarray(small) / 255, np.asarray(small.convert("L"))[..., None] / 255
+    return np.asarray(0.58 * (0.25 * colour + 0.75 * grey))
 
 
-def _axes(width: float, height: float) -> Axes:
-    return _figure(width, height).add_axes((0.08, 0.25, 0.9, 0.7)) if width > height * 2 else _figure(width, height).add_axes((0, 0, 1, 1))
+def _axes(size: tuple[float, float], box: tuple[float, float, float, float]) -> Axes:
+    return _figure(*size).add_axes(box)
 
 
 def _figure(width: float, height: float) -> Figure:

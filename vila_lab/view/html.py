@@ -11,7 +11,6 @@ import hashlib
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -32,7 +31,7 @@ def page_text(view: AnswerView) -> str:
 
     The policy allows exactly one script, by its hash, so that nothing in the answer could ever run.
     """
-    identity, script = _script(view, f"{_viewer()}\ndocument.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';")
+    identity, script = _script(view, f"{viewer_source()}\ndocument.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     title = " ".join((view.title or view.text or "An answer").split())
@@ -75,7 +74,7 @@ def plain(view: AnswerView) -> str:
 
 
 def _fragment(view: AnswerView, picture: Image.Image | None) -> str:
-    identity, script = _script(view, _viewer())
+    identity, script = _script(view, viewer_source())
     return f'{_div(view, identity, picture)}\n<script type="module">{script}</script>'
 
 
@@ -100,7 +99,7 @@ def _div(view: AnswerView, identity: str, picture: Image.Image | None) -> str:
         return f'<div id="{identity}" class="vila-view"><pre>{words}</pre></div>'
     source = encode(picture, "WEBP", quality=STATIC_QUALITY, method=4)
     alt = words.replace("\n", "&#10;")
-    return f'<div id="{identity}" class="vila-view"><img alt="{alt}" src="{source}" width="{picture.width}" style="max-width:100%;height:auto"></div>'
+    return f'<div id="{identity}" class="vila-view"><img alt="{alt}" src="{source}" width="{picture.width}"></div>'
 
 
 def _picture(view: AnswerView) -> Image.Image | None:
@@ -114,13 +113,6 @@ def _picture(view: AnswerView) -> Image.Image | None:
 
 
 @cache
-def _viewer() -> str:
-    return VIEWER.read_text(encoding="utf-8")
-
-
 def viewer_source() -> str:
-    """The viewer's ES module, for a host that imports it (a widget's ``_esm``)."""
-    return _viewer()
-
-
-__all__ = ["fragment", "mimebundle", "page", "page_text", "plain", "viewer_source"]
+    """The viewer's ES module; its ``mount(host, payload)`` serves a widget as well as a page."""
+    return VIEWER.read_text(encoding="utf-8")

@@ -287,7 +287,7 @@ def percent(share: float) -> str:
     >>> percent(0.4211), percent(float("nan"))
     ('42.1 %', '–')
     """
-    return "–" if np.isnan(share) else f"{100 * max(share, 0.0):.1f} %"
+    return "–" if np.isnan(share) else f"{100 * _rounded(share):.1f} %"
 
 
 def label(column: str) -> str:
@@ -300,7 +300,12 @@ def label(column: str) -> str:
 
 
 def _shares(row: Array) -> list[float] | None:
-    return None if np.isnan(row).any() else [round(max(float(share), 0.0), 4) for share in row]
+    return None if np.isnan(row).any() else [_rounded(share) for share in row]
+
+
+def _rounded(share: float) -> float:
+    """A share in steps of 0.1 %, as it is printed: rounded once, so that page and figure never differ by a step."""
+    return round(max(float(share), 0.0), 3)
 
 
 def _short(number: float) -> float:

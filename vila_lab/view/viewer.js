@@ -1,15 +1,15 @@
 // The viewer: an answer's tokens over the pictures they read. Knows no model, no kernel and no network.
 //
-// One ES module for three hosts: a notebook cell (inlined), an offline page (inlined) and a widget (imported).
-// `mount(host, payload)` draws into a shadow root of `host`, so that no style leaks in or out. Whatever a user or a
-// model wrote reaches the page as text nodes and attributes only, never as markup.
+// One ES module for three hosts: a notebook cell and an offline page inline it, a widget imports it. `mount` draws into
+// a shadow root, so no style leaks in or out. What a user or a model wrote becomes text nodes and attributes, never markup.
 
 // Okabe-Ito (its colours tell apart with any colour vision), and one wine red for an eighth picture.
 const PICTURE_COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255"];
-const VIRIDIS = "440154 481f70 443983 3b528b 31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725";
+const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // its upper two thirds: purple would not show on a dimmed picture
 const BLUE_RED = "053061 2a71b2 6bacd1 c2ddec f7f6f6 fbccb4 e48066 ba2832 67001f"; // signed: white is zero
 const MISSING = 255;
 const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this, on white and on black
+const STRONGEST_CELL = 0.88; // opacity of the cell at the top of the scale; half the number is half the opacity
 const ALL = -1;
 
 const CSS = `
@@ -32,12 +32,11 @@ p { margin: 0; }
 .right { min-width: 0; }
 .prompt { font-size: 16px; line-height: 1.6; white-space: pre-wrap; overflow-wrap: anywhere; }
 .badge { display: inline-block; min-width: 1.5em; padding: 0 .35em; border-radius: 4px; text-align: center;
-  font-size: 12px; font-weight: 700; line-height: 1.5em; margin-inline-end: .35em; }
+  font-size: 12px; font-weight: 700; line-height: 1.5em; margin-inline-end: .4em; }
 .tokens { font-size: 16px; line-height: 1.35; max-height: 27rem; overflow-y: auto; padding: 3px; margin: -3px; }
 .chip { display: inline-block; vertical-align: top; margin: 0 1px 8px 0; cursor: pointer; max-width: 100%; outline: none; }
-.chip.word { margin-inline-start: 5px; }
+.chip.ends { margin-inline-end: 6px; }
 .chip > span { display: block; padding: 2px 5px 1px; border-radius: 4px 4px 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-.chip bdi { min-width: 0; }
 .chip sup { font-size: 10px; line-height: 1; margin-inline-start: 2px; vertical-align: 5px; font-weight: 600; }
 .chip i { display: block; height: 22px; border-radius: 0 0 3px 3px; }
 .chip.now { box-shadow: 0 0 0 2px var(--fg); border-radius: 4px; }
@@ -56,33 +55,36 @@ button[hidden] { display: inline-block; visibility: hidden; }
 .legend li { display: flex; align-items: center; gap: 6px; }
 .legend i { width: 11px; height: 11px; border-radius: 2px; flex: none; }
 .legend span { min-width: 3.6em; text-align: end; }
-.pictures { display: flex; flex-wrap: wrap; gap: 18px 16px; align-items: flex-start; }
-figure { margin: 0; max-width: 100%; width: var(--w); min-width: 124px; }
-figcaption { display: flex; align-items: center; gap: 4px; margin-bottom: 5px; font-size: 14px; }
+.pictures { --zoom: 1; display: flex; flex-wrap: wrap; gap: 18px 16px; align-items: flex-start; }
+figure { margin: 0; max-width: 100%; min-width: 0; }
+figcaption { display: flex; align-items: center; gap: 4px; margin-bottom: 5px; font-size: 14px; white-space: nowrap; }
 figcaption b { font-weight: 600; }
-.stack { position: relative; width: var(--w); max-width: 100%; line-height: 0; background: #777; }
-.stack img { width: 100%; height: 100%; display: block; filter: grayscale(1); }
-.stack canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; }
-.share { height: 4px; margin-top: 5px; width: var(--w); max-width: 100%; background: var(--rest2); border-radius: 2px; overflow: hidden; }
+.stack { position: relative; line-height: 0; border-radius: 3px; overflow: hidden; background: #777; }
+.stack img { width: 100%; height: 100%; filter: grayscale(calc(.75 * var(--overlay))) brightness(calc(1 - .42 * var(--overlay))); }
+.stack canvas { position: absolute; inset: 0; width: 100%; height: 100%; opacity: var(--overlay); image-rendering: pixelated; }
+.share { height: 4px; margin-top: 5px; background: var(--rest2); border-radius: 2px; overflow: hidden; }
 .share i { display: block; height: 100%; }
 .scale { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 22px; margin-top: 14px; font-size: 13px; color: var(--soft); }
-.scale div { display: flex; align-items: center; gap: 8px; }
+.scale div, .scale label { display: flex; align-items: center; gap: 8px; }
 .scale .ramp { width: 132px; height: 11px; border-radius: 2px; }
 .scale .hatch { width: 11px; height: 11px; background: repeating-linear-gradient(135deg, #000 0 2px, #fff 2px 4px); }
-.scale label { display: flex; align-items: center; gap: 8px; }
 .scale output { flex-basis: 100%; min-height: 1.5em; }
-input { width: 90px; accent-color: var(--soft); margin: 0; }
+input { accent-color: var(--soft); margin: 0; }
+input[type="range"] { width: 90px; }
 footer { font-size: 13px; color: var(--soft); display: grid; gap: 2px; border-top: 1px solid var(--line); padding-top: 10px; overflow-wrap: anywhere; }
 footer p { max-width: 110ch; }
 footer b { color: var(--fg); font-weight: 600; }
 .empty { color: var(--soft); font-size: 15px; }
 .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-@container (min-width: 1150px) {
-  .view.both { grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); }
-  .view.both footer { grid-column: 1 / -1; }
+@container (min-width: 1400px) {
+  .both { grid-template-columns: minmax(0, 1fr) minmax(0, 2fr); }
+  .both footer { grid-column: 1 / -1; }
+}
+@container (min-width: 1560px) {
+  .pictures { --zoom: 1.15; }
 }
 @media (prefers-reduced-motion: no-preference) { .share i { transition: width .12s; } }
-@media (forced-colors: active) { .chip.now, .chip.pinned { outline: 2px solid Highlight; } .bar, .chip i, .legend i, .badge { forced-color-adjust: none; } }
+@media (forced-colors: active) { .chip.now { outline: 2px solid Highlight; } .bar, i, .badge { forced-color-adjust: none; } }
 `;
 
 /**
@@ -98,7 +100,6 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(CSS);
   root.adoptedStyleSheets = [sheet]; // allowed under any content security policy, unlike a style element
-  root.replaceChildren();
   const view = element("div", { className: "view" });
   const state = { hovered: ALL, focused: ALL, pinned: ALL };
 
@@ -108,7 +109,7 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
   const aloud = element("div", { className: "aloud", "aria-live": "polite" });
   view.append(element("div", { className: "left" }, promptPart(payload), answer.node, reading.node), pictures.node, footerPart(payload), aloud);
   view.classList.toggle("both", payload.images.length > 0);
-  root.append(view);
+  root.replaceChildren(view);
   host.replaceChildren(); // the static picture has done its work
 
   const current = () => [state.hovered, state.focused, state.pinned].find((index) => index !== ALL) ?? ALL;
@@ -123,11 +124,6 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
     aloud.textContent = describe(payload, index);
     onSelect(index);
   };
-  const focus = (index) => {
-    Object.assign(state, { hovered: ALL, focused: index });
-    answer.focus(index);
-    show();
-  };
 
   const { list, chips } = answer;
   const indexOf = (event) => chips.indexOf(event.target.closest(".chip"));
@@ -141,7 +137,11 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
     const index = indexOf(event);
     if (index !== ALL) select(index === state.pinned ? ALL : index);
   });
-  list.addEventListener("focusin", (event) => { state.focused = indexOf(event); show(); });
+  list.addEventListener("focusin", (event) => {
+    state.focused = indexOf(event);
+    chips.forEach((chip, k) => { chip.tabIndex = k === state.focused ? 0 : -1; });
+    show();
+  });
   list.addEventListener("focusout", () => { state.focused = ALL; show(); });
   list.addEventListener("keydown", (event) => {
     const index = indexOf(event);
@@ -149,8 +149,11 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
     if (!action) return;
     event.preventDefault();
     event.stopPropagation(); // or the notebook takes the arrow keys
-    if (action.focus !== undefined) focus(action.focus);
-    else select(action.clear || index === state.pinned ? ALL : index);
+    if (action.toggle) return select(index === state.pinned ? ALL : index);
+    if (action.clear) return select(ALL);
+    state.hovered = ALL; // the keys speak, wherever the pointer rests
+    chips[action.focus].focus();
+    show();
   });
   reading.button.addEventListener("click", () => select(ALL));
   show();
@@ -169,6 +172,7 @@ function keyAction(event, index, count, rightToLeft) {
 }
 
 function promptPart({ parts, title }) {
+  if (!parts.length && !title) return "";
   const words = element("p", { className: "prompt", dir: "auto" });
   for (const part of parts.length ? parts : [title]) words.append(typeof part === "number" ? badge(part) : part);
   return element("section", {}, element("h3", {}, "Question"), words);
@@ -190,7 +194,7 @@ function answerPart(payload) {
     bar.style.background = stacked(payload, ledger[index], "to top");
     const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, bar);
     chip.setAttribute("aria-label", describe(payload, index));
-    chip.classList.toggle("word", index > 0 && /^\s/.test(token));
+    chip.classList.toggle("ends", /^\s/.test(tokens[index + 1] ?? "")); // a space at the end of a word, where lines may break
     list.append(chip);
     if (token.includes("\n")) list.append(element("br"));
     return chip;
@@ -201,17 +205,13 @@ function answerPart(payload) {
     chip.classList.toggle("pinned", k === pinned);
     chip.setAttribute("aria-selected", String(k === pinned));
   });
-  const focus = (index) => {
-    chips.forEach((chip, k) => { chip.tabIndex = k === index ? 0 : -1; });
-    chips[index].focus();
-  };
-  return { node: element("section", {}, element("h3", {}, "Answer"), body), list, chips, show, focus };
+  return { node: element("section", {}, element("h3", {}, "Answer"), body), list, chips, show };
 }
 
 function readingPart(payload) {
   const { tokens, columns } = payload;
   const name = element("b", { dir: "auto" });
-  const button = element("button", { type: "button", title: "Show all answer tokens together (Escape)" }, "All tokens");
+  const button = element("button", { type: "button" }, "All tokens");
   const bar = element("div", { className: "bar" });
   const numbers = columns.map(() => element("span"));
   const legend = element("ul", { className: "legend" }, ...columns.map((column, k) => {
@@ -227,7 +227,7 @@ function readingPart(payload) {
     numbers.forEach((number, k) => { number.textContent = percent(shares?.[k]); });
   };
   const head = element("div", { className: "read-head" }, name, button);
-  const node = element("section", { className: "read" }, element("h3", {}, "Where it read"), head, bar, legend);
+  const node = element("section", { className: "read" }, head, bar, legend);
   node.hidden = !tokens.length;
   return { node, button, show };
 }
@@ -235,9 +235,9 @@ function readingPart(payload) {
 function picturesPart(payload, heat) {
   const { images } = payload;
   if (!images.length) {
-    return { node: element("p", { className: "empty" }, "No pictures were part of this question, so there is no heatmap to show."), show() {} };
+    return { node: element("p", { className: "empty" }, "No pictures were part of this question, so there is no heatmap."), show() {} };
   }
-  const height = images.length === 1 ? 360 : images.length <= 4 ? 232 : 168;
+  const high = rowHeight(images);
   const readout = element("output");
   const ends = { low: element("span"), high: element("span") };
   let shown = ALL;
@@ -248,27 +248,30 @@ function picturesPart(payload, heat) {
     const canvas = element("canvas", { width: image.cols, height: image.rows, role: "img" });
     const photo = element("img", { src: image.src, alt: `picture ${k + 1} of ${images.length}` });
     const stack = element("div", { className: "stack" }, photo, canvas);
-    stack.style.aspectRatio = `${image.width} / ${image.height}`;
     const figure = element("figure", {}, element("figcaption", {}, badge(k), share), stack, element("div", { className: "share" }, fill));
-    figure.style.setProperty("--w", `${displayWidth(image, height)}px`);
+    layOut(figure, stack, image, high);
     canvas.addEventListener("pointermove", (event) => {
       const box = canvas.getBoundingClientRect();
       const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * image.rows), image.rows);
       const col = clamp(Math.floor(((event.clientX - box.left) / box.width) * image.cols), image.cols);
-      readout.textContent = `Picture ${k + 1}, row ${row + 1}, column ${col + 1}: ${valueText(heat, shown, k, row * image.cols + col)}`;
+      readout.textContent = `Picture ${k + 1}, row ${row + 1}, column ${col + 1}: ${heat.text(shown, k, row * image.cols + col)}`;
     });
     canvas.addEventListener("pointerleave", () => { readout.textContent = ""; });
     return { figure, canvas, share, fill };
   });
 
-  const slider = element("input", { type: "range", min: 0, max: 100, value: 72 });
-  const fade = () => cards.forEach(({ canvas }) => { canvas.style.opacity = slider.value / 100; });
+  const gallery = element("div", { className: "pictures" }, ...cards.map(({ figure }) => figure));
+  const slider = element("input", { type: "range", min: 0, max: 100, value: 100 });
+  const fade = () => gallery.style.setProperty("--overlay", slider.value / 100);
   slider.addEventListener("input", fade);
   slider.addEventListener("keydown", (event) => event.stopPropagation());
+  const own = element("input", { type: "checkbox" });
+  own.addEventListener("change", () => show(shown));
   const ramp = element("div", { className: "ramp" });
-  ramp.style.background = `linear-gradient(to right, ${stops(payload).map((rgb) => `rgb(${rgb})`)})`;
+  ramp.style.background = `linear-gradient(to right, ${rampStops(payload)}) #555`;
   const scale = element("div", { className: "scale" },
     element("div", {}, ends.low, ramp, ends.high, "per cell, one scale for all pictures"),
+    element("label", {}, own, "Scale to this token"),
     element("label", {}, "Overlay", slider), readout);
   if (payload.missing) scale.insertBefore(element("div", {}, element("div", { className: "hatch" }), "no number"), readout);
   fade();
@@ -276,17 +279,17 @@ function picturesPart(payload, heat) {
   const show = (index) => {
     shown = index;
     const shares = sharesOf(payload, index);
-    const top = heat.scale(index);
+    const colours = colourTable(payload, own.checked ? heat.reach(index) : 1);
+    const top = heat.scale(index) * colours.top;
     ends.low.textContent = number(payload.signed ? -top : 0);
     ends.high.textContent = number(top);
     cards.forEach(({ canvas, share, fill }, k) => {
-      paint(canvas, images[k], heat.levels(index, k), heat.colours, payload.missing);
+      paint(canvas, images[k], heat.levels(index, k), colours.words, payload.missing);
       canvas.setAttribute("aria-label", `Heatmap on picture ${k + 1}: ${percent(shares?.[k])}`);
       share.textContent = percent(shares?.[k]);
       fill.style.width = `${100 * (shares?.[k] ?? 0)}%`;
     });
   };
-  const gallery = element("div", { className: "pictures" }, ...cards.map(({ figure }) => figure));
   return { node: element("section", { className: "right" }, element("h3", {}, images.length > 1 ? "Pictures" : "Picture"), gallery, scale), show };
 }
 
@@ -295,7 +298,7 @@ function footerPart({ method, honesty, notes }) {
   return element("footer", {}, drawn, ...[honesty, ...notes].filter(Boolean).map((line) => element("p", { dir: "auto" }, line)));
 }
 
-/** Slices of the inflated cells: picture by picture (token, row, column), then picture by picture the total. */
+/** Slices of the cells: picture by picture (token, row, column), then picture by picture the total. */
 function heatmaps(payload, cells) {
   const { images, tokens, levels, scale, totalScale, signed } = payload;
   const sizes = images.map(({ rows, cols }) => rows * cols);
@@ -305,24 +308,24 @@ function heatmaps(payload, cells) {
   const totals = sizes.map((size) => { end += size; return end - size; });
   const from = (index, k) => (index === ALL ? totals[k] : starts[k] + index * sizes[k]);
   return {
-    colours: colourTable(payload),
     scale: (index) => (index === ALL ? totalScale : scale),
     levels: (index, k) => cells.subarray(from(index, k), from(index, k) + sizes[k]),
-    value(index, k, cell) {
+    text(index, k, cell) { // about: the number was rounded to one of the levels
       const level = cells[from(index, k) + cell];
-      if (level === MISSING) return null;
-      return this.scale(index) * (signed ? (2 * level) / levels - 1 : level / levels);
+      if (level === MISSING) return "no number";
+      return `about ${number(this.scale(index) * (signed ? (2 * level) / levels - 1 : level / levels))}`;
     },
-    step: (index) => ((signed ? 2 : 1) * (index === ALL ? totalScale : scale)) / levels,
+    reach(index) { // how far up the shared scale this token goes, 0 to 1
+      let far = 0;
+      for (const k of images.keys()) {
+        for (const level of this.levels(index, k)) if (level !== MISSING) far = Math.max(far, signed ? Math.abs(2 * level - levels) : level);
+      }
+      return far / levels;
+    },
   };
 }
 
-function valueText(heat, index, k, cell) {
-  const value = heat.value(index, k, cell);
-  return value === null ? "no number" : `${number(value)} (to the nearest ${number(heat.step(index))})`;
-}
-
-/** Paint levels on a canvas of one pixel per cell; hatching needs more pixels, so missing cells enlarge the canvas. */
+/** Paint levels, one pixel per cell; only the hatching of missing cells needs more. */
 function paint(canvas, { rows, cols }, levels, colours, missing) {
   const zoom = missing ? Math.max(1, Math.ceil(240 / Math.max(rows, cols))) : 1;
   const [wide, high] = [cols * zoom, rows * zoom];
@@ -334,39 +337,58 @@ function paint(canvas, { rows, cols }, levels, colours, missing) {
     const row = Math.floor(y / zoom) * cols;
     for (let x = 0; x < wide; x++, at++) {
       const level = levels[row + Math.floor(x / zoom)];
-      words[at] = level === MISSING ? ((x + y) % 8 < 4 ? 0xff000000 : 0xffffffff) : colours[level];
+      words[at] = level === MISSING ? ((x + y) % 8 < 4 ? 0x90000000 : 0x90ffffff) : colours[level];
     }
   }
   context.putImageData(pixels, 0, 0);
 }
 
-/** The colour of every level, as the 32-bit words of a canvas. */
-function colourTable(payload) {
+/** The colour of every level as the 32-bit words of a canvas, on a scale that ends at `top` of the shared one. */
+function colourTable(payload, top) {
   const ramp = stops(payload);
-  const { levels } = payload;
+  const { levels, signed } = payload;
+  const end = top || 1;
   const bytes = new Uint8ClampedArray(4 * (levels + 1));
   for (let level = 0; level <= levels; level++) {
-    const place = (level / levels) * (ramp.length - 1);
-    const low = Math.min(Math.floor(place), ramp.length - 2);
-    bytes.set(ramp[low].map((c, i) => c + (place - low) * (ramp[low + 1][i] - c)), 4 * level);
-    bytes[4 * level + 3] = 255;
+    const share = Math.min(1, Math.max(0, signed ? 0.5 + (level / levels - 0.5) / end : level / levels / end));
+    const low = Math.min(Math.floor(share * (ramp.length - 1)), ramp.length - 2);
+    const past = share * (ramp.length - 1) - low;
+    bytes.set([...ramp[low].map((c, i) => c + past * (ramp[low + 1][i] - c)), 255 * opacity(payload, share)], 4 * level);
   }
-  return new Uint32Array(bytes.buffer);
+  return { words: new Uint32Array(bytes.buffer), top: end };
 }
 
+/** Opacity at a place of the scale (0 to 1): none at zero, which is the middle of a signed scale. */
+const opacity = ({ signed }, share) => STRONGEST_CELL * (signed ? Math.abs(2 * share - 1) : share);
+const rampStops = (payload) => stops(payload).map((rgb, k, all) => `rgba(${rgb}, ${opacity(payload, k / (all.length - 1)).toFixed(3)})`);
 const stops = ({ signed }) => (signed ? BLUE_RED : VIRIDIS).split(" ").map(channels);
 const channels = (hex) => [0, 2, 4].map((at) => parseInt(hex.replace("#", "").slice(at, at + 2), 16));
 const alpha = (hex, strength) => `rgba(${channels(hex)}, ${strength.toFixed(3)})`;
 const colour = (picture) => PICTURE_COLOURS[picture % PICTURE_COLOURS.length];
 const clamp = (index, count) => Math.max(0, Math.min(index, count - 1));
-const percent = (share) => (share === undefined || share === null ? "–" : `${(100 * share).toFixed(1)} %`);
+const percent = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : "–");
 const number = (value) => (value === 0 ? "0" : String(Number(value.toPrecision(3))));
 const columnName = (column) => column.replace(/^image_/, "picture ");
 const sharesOf = ({ ledger, totalLedger }, index) => (index === ALL ? totalLedger : ledger[index]);
 
-/** Width at which pictures stand equally high, except that a very wide one becomes lower rather than endless. */
-function displayWidth({ width, height }, high) {
-  return Math.round(Math.min((high * width) / height, 2.2 * high));
+/** Height of a row of pictures before it grows: up to four pictures share one row, more share two. */
+function rowHeight(images) {
+  const ratios = images.reduce((sum, image) => sum + slotRatio(image), 0);
+  const high = (images.length > 4 ? 1560 : 780) / ratios;
+  return Math.max(120, Math.min(high, images.length === 1 ? 330 : 240));
+}
+
+/** Shape of the slot a picture stands in; a very wide or very tall picture does not fill its slot. */
+const slotRatio = ({ width, height }) => Math.max(0.36, Math.min(width / height, 2.2));
+
+/** All pictures of a row equally high: growing and shrinking in proportion to their shapes. */
+function layOut(figure, stack, { width, height }, high) {
+  const ratio = slotRatio({ width, height });
+  const wide = `${(high * ratio).toFixed(1)}px * var(--zoom)`;
+  figure.style.flex = `${ratio.toFixed(4)} 1 calc(${wide})`;
+  figure.style.maxWidth = `min(100%, 1.3 * ${wide})`;
+  stack.style.width = `${Math.min(100, (100 * width) / height / ratio)}%`;
+  stack.style.aspectRatio = `${width} / ${height}`;
 }
 
 /** Pictures have colours; what is left of the prompt, the answer and the sink has greys. */
@@ -385,7 +407,7 @@ function stacked(payload, shares, towards) {
   return `linear-gradient(${towards}, ${bands})`;
 }
 
-/** The picture a token read most, and its share; picture -1 where there is none. */
+/** The picture a token read most (-1: none) and its share. */
 function leading({ images, ledger }, index) {
   const shares = (ledger[index] ?? []).slice(0, images.length);
   const share = Math.max(...shares, 0);

@@ -1,0 +1,131 @@
+"""The figures: stacked shares, one scale, no glyph warning, no global state."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vila_lab.errors import MissingExtra
+from vila_lab.view import figures, heatmap_overlay, ledger, overview, png
+
+
+@pytest.mark.parametrize(
+    ("pictures", "tokens"),
+    [(0, "none"), (0, "words"), (1, "one"), (1, "none"), (4, "chinese"), (4, "arabic"), (4, "hostile"), (8, "many")],
+)
+def test_every_overview_renders_without_a_warning(make_view, pictures, tokens):
+    picture = Image.open(io.BytesIO(png(make_view(pictures, tokens))))
+    assert picture.width == round(9.4 * figures.DPI)
+    assert picture.info.keys() <= {"dpi"}
+
+
+def test_bars_of_a_token_sum_to_one(make_view):
+    view = make_view(3, "words")
+    ax = ledger(view)
+    shares = np.array([[path.get_extents().height for path in bars.get_paths()] for bars in ax.collections]).T
+    np.testing.assert_allclose(shares, view.ledger, atol=1e-12)
+    assert [bars.get_label() for bars in ax.collections] == ["picture 1", "picture 2", "picture 3", "prompt", "answer", "sink"]
+
+
+def test_ledger_draws_a_slice_and_what_was_not_captured(make_view):
+    view = make_view(2, "words")
+    rows = view.ledger.copy()
+    rows[4] = np.nan
+    ax = ledger(replace(view, ledger=rows), start=3, stop=7)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["is", "in", "picture", "two"]
+    assert ax.collections[-1].get_label() == "not captured"
+
+
+def test_half_the_number_is_painted_half_as_strong():
+    strengths = figures.cell_colours(np.array([0.0, 0.5, 1.0]), top=1.0, signed=False)[:, 3]
+    assert strengths[1] * 2 == pytest.approx(strengths[2])
+    assert strengths[0] == 0
+    signed = figures.cell_colours(np.array([-1.0, 0.0, 0.5]), top=1.0, signed=True)[:, 3]
+    assert signed[1] == 0
+    assert signed[0] == pytest.approx(2 * signed[2])
+
+
+@pytest.mark.parametrize("size", [(240, 240), (480, 160), (130, 390)])
+def test_overlay_lies_over_the_whole_picture_in_its_own_shape(size):
+    ax = heatmap_overlay(Image.new("RGB", size, "teal"), np.arange(12.0).reshape(3, 4))
+    photo, cells = ax.images
+    assert photo.get_extent() == cells.get_extent() == [0, size[0], size[1], 0]
+    assert cells.get_array().shape[:2] == (3, 4)
+    assert ax.get_aspect() == 1
+
+
+def test_overlay_and_ledger_draw_where_they_are_told(make_view):
+    from matplotlib.figure import Figure
+
+    first, second = Figure().subplots(1, 2)
+    view = make_view(1, "words")
+    assert heatmap_overlay(view.images[0], view.total[0], first) is first
+    assert ledger(view, second) is second
+
+
+def test_missing_cells_are_hatched():
+    heat = np.ones((3, 4))
+    heat[1, 2] = np.nan
+    (patch,) = heatmap_overlay(Image.new("RGB", (40, 30)), heat).patches
+    assert patch.get_bbox().bounds == (20, 10, 10, 10)
+    assert patch.get_hatch()
+
+
+def test_pictures_of_an_overview_share_one_scale(make_view):
+    view = make_view(2, "one", shape="square")
+    view = replace(view, total=(np.full((6, 6), 0.02), np.full((6, 6), 0.01)))
+    cells = [ax.images[1].get_array() for ax in overview(view).axes if len(ax.images) == 2][:2]
+    assert cells[0][..., 3].max() == pytest.approx(2 * cells[1][..., 3].max())
+
+
+def test_without_a_chinese_font_tokens_stand_as_numbers(make_view, monkeypatch):
+    monkeypatch.setattr(figures, "CJK_FONTS", ())
+    figures.font_family.cache_clear()
+    figures._known_characters.cache_clear()
+    try:
+        view = make_view(1, "chinese", title="图片里有什么？")
+        assert [text.get_text() for text in ledger(view).get_xticklabels()] == [f"#{k + 1}" for k in range(8)]
+        texts = [text.get_text() for text in overview(view).texts]
+        assert "Tokens in a script without an installed font stand as their numbers (#1, #2, ...)." in texts
+        png(view)  # and no glyph warning, which would be an error
+    finally:
+        figures.font_family.cache_clear()
+        figures._known_characters.cache_clear()
+
+
+def test_method_and_honesty_stand_in_the_overview(make_view):
+    view = make_view(2, "words")
+    text = " ".join(text.get_text() for text in overview(view).texts)
+    assert f"Drawn: {view.method}" in text
+    assert view.honesty in text
+    assert view.notes[0] in text
+
+
+def test_what_a_long_answer_leaves_out_is_said(make_view):
+    tokens = tuple(f" w{k}" for k in range(200))
+    text = " ".join(text.get_text() for text in overview(make_view(1, tokens)).texts)
+    assert "The bars show the first 128 of 200 tokens." in text
+
+
+def test_pyplot_is_never_touched(make_view, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would now fail
+    png(make_view(2, "words"))
+
+
+def test_the_same_view_gives_the_same_png(make_view):
+    assert png(make_view(2, "words")) == png(make_view(2, "words"))
+
+
+def test_png_is_compact(make_view):
+    assert len(png(make_view(4, "words"))) < 80_000  # measured 30 kB
+
+
+def test_without_matplotlib_the_way_out_is_named(make_view, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match="pip install matplotlib"):
+        png(make_view(1, "one"))

@@ -1,0 +1,57 @@
+"""See how a vision-language model uses several pictures at once.
+
+>>> import vila_lab
+>>> lab = vila_lab.load()  # the embedded model; or a hub id, or a folder
+>>> folder = vila_lab.demo_images()
+>>> answer = lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+>>> answer.text
+'Microsoft.'
+>>> answer.ledger().shape  # a row per token; image_1, image_2, prompt, answer, sink
+(3, 5)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import nvila  # noqa: F401 - makes transformers' Auto classes know the family
+
+__version__ = "0.1.0"
+
+# Names are looked up on first use, so that `import vila_lab` costs little beyond what the reader asked for.
+_HOMES = {
+    "Answer": "answer",
+    "Prompt": "prompt",
+    "Session": "session",
+    "Token": "answer",
+    "TokenMap": "tokenmap",
+    "VilaLabError": "errors",
+    "demo_images": "tiny",
+    "load": "session",
+    "loaded": "session",
+    "open": "answer",
+}
+_RENAMED = {"open": "open_answer"}
+
+__all__ = ["Answer", "Prompt", "Session", "Token", "TokenMap", "VilaLabError", "__version__", "demo_images", "load", "loaded", "open"]  # noqa: F822
+
+if TYPE_CHECKING:
+    from .answer import Answer, Token
+    from .answer import open_answer as open
+    from .errors import VilaLabError
+    from .prompt import Prompt
+    from .session import Session, load, loaded
+    from .tiny import demo_images
+    from .tokenmap import TokenMap
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vila_lab' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), _RENAMED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+

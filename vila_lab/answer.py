@@ -1,0 +1,392 @@
+"""Answer: what the model said, and lazily where every token of it was read. Knows no model, only what was captured."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .capture import Tape
+from .capture.sinks import sink_positions
+from .errors import CaptureError, OptionError, PictureError
+from .scores import Alternative
+from .tokenmap import TokenMap
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+FORMAT = 1
+ATTENTION_IS_NOT_CAUSE = "Attention shows where the model read, not why it answered as it did."
+
+
+@dataclass(frozen=True)
+class Token:
+    """A generated token.
+
+    Attributes
+    ----------
+    text
+        Its characters; empty for the token that ends the answer, and for one that holds only part of a character
+        (the characters stand at the token that completes them).
+    id
+        Its id in the vocabulary.
+    logprob
+        Natural logarithm of its probability under the model, before any temperature.
+    position
+        Its place in the sequence, prompt included. The row before it chose it.
+    alternatives
+        The five most probable tokens at this place, as (text, id, logprob), best first.
+    stop
+        Whether it ended the answer.
+    """
+
+    text: str
+    id: int
+    logprob: float
+    position: int
+    alternatives: tuple[tuple[str, int, float], ...] = ()
+    stop: bool = False
+
+    @property
+    def probability(self) -> float:
+        return float(np.exp(self.logprob))
+
+
+class Answer:
+    """An answer and everything that can be asked about it.
+
+    Made by `Session.ask`; not meant to be constructed by hand.
+
+    Attributes
+    ----------
+    text : str
+        What the model said.
+    tokens : tuple of Token
+        The generated tokens, the one that ended the answer included.
+    images : tuple of PIL images
+        The pictures, in order.
+    token_map : TokenMap
+        What every position of prompt and answer is.
+    parts : tuple
+        The prompt as it was asked: texts, and the index of a picture where it stood.
+    notes : tuple of str
+        What a reader must know: a first frame taken, an orientation ignored, an answer cut at its limit.
+    model : str
+        Name of the model that answered.
+    """
+
+    def __init__(
+        self,
+        *,
+        text: str,
+        tokens: Sequence[Token],
+        images: Sequence[Image.Image],
+        token_map: TokenMap,
+        parts: Sequence[str | int],
+        notes: Sequence[str],
+        model: str,
+        norms: NDArray[np.float32],
+        tape: Tape | None,
+    ) -> None:
+        self.text = text
+        self.tokens = tuple(tokens)
+        self.images = tuple(images)
+        self.token_map = token_map
+        self.parts = tuple(parts)
+        self.notes = tuple(notes)
+        self.model = model
+        self._norms = norms
+        self._tape = tape
+        self._layer_means: NDArray[np.float32] | None = None
+        self._looked_at = time.monotonic()
+        self._offloaded = False
+
+    def __repr__(self) -> str:
+        return f"Answer({self.text!r}, {len(self.tokens)} tokens, {len(self.images)} pictures)"
+
+    # ---- attention -----------------------------------------------------------------------------------------------
+
+    def attention(self, layer: int | None = None, head: int | None = None) -> xr.DataArray:
+        """Exact attention weights of the rows that chose the answer's tokens, computed now.
+
+        Parameters
+        ----------
+        layer, head
+            One layer or one head, counted from 0 (negative from the end); None for all.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32, dims (token, layer, head, position). Row k belongs to ``tokens[k]``; it was computed at the
+            position before that token, so the columns from the token on are 0.
+        """
+        import xarray as xr
+
+        tape = self._require_tape()
+        layers = [self._index(layer, tape.n_layers, "layer")] if layer is not None else list(range(tape.n_layers))
+        heads = [self._index(head, tape.n_heads, "head")] if head is not None else list(range(tape.n_heads))
+        rows = self._rows()
+        values = np.zeros((len(rows), len(layers), len(heads), len(self.token_map)), np.float32)
+        for place, index in enumerate(layers):
+            values[:, place, :, : tape.length] = tape.weights(index, rows, heads).cpu().numpy()
+        return xr.DataArray(
+            values,
+            dims=("token", "layer", "head", "position"),
+            coords={
+                "token": np.arange(len(rows)),
+                "layer": layers,
+                "head": heads,
+                "position": np.arange(values.shape[-1]),
+                "text": ("token", [token.text for token in self.tokens]),
+            },
+            name="attention",
+        )
+
+    def layer_means(self) -> NDArray[np.float32]:
+        """Attention averaged over the heads of each layer, kept once computed.  # (tokens, layers, T)"""
+        if self._layer_means is None:
+            tape = self._require_tape()
+            rows = self._rows()
+            means = np.zeros((len(rows), tape.n_layers, len(self.token_map)), np.float32)
+            for layer in range(tape.n_layers):
+                means[:, layer, : tape.length] = tape.weights(layer, rows).mean(1).cpu().numpy()
+            self._layer_means = means
+        return self._layer_means
+
+    def mean_attention(self) -> NDArray[np.float32]:
+        """Attention averaged over all layers and heads.  # (tokens, T)"""
+        return np.asarray(self.layer_means().mean(1))
+
+    @property
+    def sinks(self) -> NDArray[np.int64]:
+        """Positions that are looked at whatever they hold: the first, and those whose residual norm in the middle of
+        the decoder is more than five times the median (see `vila_lab.capture.sinks` for the sources)."""
+        return sink_positions(self._norms)
+
+    @property
+    def method(self) -> str:
+        """What `ledger` and `heatmap` draw, in words."""
+        layers = self.layer_means().shape[1]
+        return f"attention, mean over all {layers} layers and their heads, sinks set apart"
+
+    def ledger(self) -> pd.DataFrame:
+        """Where each token was read: shares of attention, one row per generated token, each summing to 1.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``image_1`` to ``image_n`` (visual tokens of each picture), ``prompt`` (all other positions of the
+            prompt), ``answer`` (tokens generated before), ``sink`` (see `sinks`); the index holds the tokens' numbers
+            and texts.
+        """
+        import pandas as pd
+
+        groups = [*(f"image_{k + 1}" for k in range(len(self.images))), "prompt", "answer"]
+        table = self.token_map.indicator(groups)
+        table[self.sinks] = 0
+        sink = np.zeros((len(table), 1), np.float32)
+        sink[self.sinks] = 1
+        shares = self.mean_attention().astype(np.float64) @ np.concatenate([table, sink], 1)
+        shares /= shares.sum(1, keepdims=True)
+        index = pd.MultiIndex.from_arrays([range(len(self.tokens)), [t.text for t in self.tokens]], names=["token", "text"])
+        return pd.DataFrame(shares, index=index, columns=[*groups, "sink"])
+
+    def heatmap(self, image: int = 0, token: int | None = None, method: str = "attention") -> NDArray[np.float64]:
+        """How much of a token's attention lies where in a picture.
+
+        Parameters
+        ----------
+        image
+            Which picture, counted from 0.
+        token
+            Which generated token, counted from 0 (negative from the end); None for the mean over the answer's tokens.
+        method
+            "attention".
+
+        Returns
+        -------
+        (rows, cols) array
+            Over the ORIGINAL picture's geometry, whatever the tiling; it sums to the picture's share in `ledger`.
+        """
+        if method != "attention":
+            raise OptionError(f"unknown method {method!r}; known: attention")
+        values = self.mean_attention().astype(np.float64)
+        values[:, self.sinks] = 0
+        chosen = values[self._index(token, len(self.tokens), "token")] if token is not None else values[self._said()].mean(0)
+        return self.token_map.heatmap(chosen, image)
+
+    def _said(self) -> list[int]:
+        """Tokens that say something: all but the one that ended the answer (that one if there is no other)."""
+        said = [k for k, token in enumerate(self.tokens) if not token.stop]
+        return said or list(range(len(self.tokens)))
+
+    def _rows(self) -> list[int]:
+        tape = self._require_tape()
+        return [tape.row_of(token.position - 1) for token in self.tokens]
+
+    def _require_tape(self) -> Tape:
+        if self._tape is None:
+            raise CaptureError("this answer's queries and keys were released; ask again to look at what was not computed before")
+        self._looked_at = time.monotonic()
+        return self._tape
+
+    def _index(self, value: int, count: int, what: str) -> int:
+        if not -count <= value < count:
+            raise OptionError(f"there is no {what} {value}: this answer has {count}, counted from 0")
+        return value % count
+
+    # ---- memory --------------------------------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of queries and keys that this answer keeps."""
+        return 0 if self._tape is None else self._tape.nbytes
+
+    @property
+    def on_device(self) -> bool:
+        """Whether they are where they were computed, and not in the host's memory."""
+        return self._tape is not None and not self._offloaded
+
+    @property
+    def looked_at(self) -> float:
+        """When queries and keys were last needed, on the monotonic clock."""
+        return self._looked_at
+
+    def offload(self) -> None:
+        """Move queries and keys to the host's memory; everything still works."""
+        if self._tape is not None:
+            self._tape.to("cpu")
+            self._offloaded = True
+
+    def release(self) -> None:
+        """Let go of queries and keys. The text, the tokens and whatever was computed already stay."""
+        self._tape = None
+
+    # ---- showing -------------------------------------------------------------------------------------------------
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from .view import mimebundle, view_of
+
+        return mimebundle(view_of(self))
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the answer as one self-contained page that works offline."""
+        from .view import page, view_of
+
+        return page(view_of(self), path)
+
+    # ---- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back."""
+        import torch
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        arrays = {f"map.{name}": getattr(self.token_map, name) for name in ("kind", "picture", "tile", "scale", "box", "span")}
+        arrays |= {f"image.{k}": np.frombuffer(_png(image), np.uint8) for k, image in enumerate(self.images)}
+        arrays["norms"] = self._norms
+        if self._tape is not None or self._layer_means is not None:
+            arrays["layer_means"] = self.layer_means()
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+        tape_header = None
+        if self._tape is not None:
+            tape_header, tape_tensors = self._tape.export()
+            tensors |= {f"tape.{name}": value for name, value in tape_tensors.items()}
+        header = {
+            "format": FORMAT,
+            "text": self.text,
+            "tokens": [asdict(token) for token in self.tokens],
+            "parts": self.parts,
+            "notes": self.notes,
+            "model": self.model,
+            "prompt": self.token_map.text,
+            "sizes": self.token_map.sizes,
+            "tape": tape_header,
+        }
+        save_file(tensors, path, metadata={"vila_lab": json.dumps(header, ensure_ascii=False)})
+        return path
+
+
+def open_answer(path: str | Path) -> Answer:
+    """Read an answer that `Answer.save` wrote; no model is needed to look at it.
+
+    Raises
+    ------
+    PictureError
+        If the file is no saved answer.
+    FileNotFoundError
+        If there is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no saved answer at {str(path)!r}; answer.save(path) writes one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("vila_lab", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, ValueError) as error:
+        raise PictureError(f"{path.name} is not a saved answer ({error}); answer.save(path) writes one") from error
+    if header is None or header.get("format") != FORMAT:
+        raise PictureError(f"{path.name} is not a saved answer of format {FORMAT}; answer.save(path) writes one")
+    taped = {name.removeprefix("tape."): tensors.pop(name) for name in list(tensors) if name.startswith("tape.")}
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    images = [Image.open(io.BytesIO(arrays[f"image.{k}"].tobytes())).convert("RGB") for k in range(len(header["sizes"]))]
+    names = ("kind", "picture", "tile", "scale", "box", "span")
+    fields = {name: arrays[f"map.{name}"] for name in names}
+    answer = Answer(
+        text=header["text"],
+        tokens=[_token(entry) for entry in header["tokens"]],
+        images=images,
+        token_map=TokenMap(**fields, text=header["prompt"], sizes=tuple((w, h) for w, h in header["sizes"])),
+        parts=header["parts"],
+        notes=header["notes"],
+        model=header["model"],
+        norms=arrays["norms"],
+        tape=Tape.restore(header["tape"], taped) if header["tape"] is not None else None,
+    )
+    answer._layer_means = arrays.get("layer_means")
+    return answer
+
+
+def _token(entry: dict[str, Any]) -> Token:
+    return Token(**{**entry, "alternatives": tuple((text, int(i), float(p)) for text, i, p in entry["alternatives"])})
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def token_texts(decode: Any, ids: Sequence[int]) -> list[str]:
+    """The characters that each id adds; an id that holds part of a character adds nothing until it is complete.
+
+    >>> token_texts(lambda ids: bytes(ids).decode(errors="replace"), [72, 0xE7, 0x8C, 0xAB])
+    ['H', '', '', '猫']
+    """
+    texts: list[str] = []
+    shown = ""
+    for end in range(1, len(ids) + 1):
+        whole = decode(list(ids[:end]))
+        if whole.endswith("\ufffd") and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(whole[len(shown) :])
+        shown = whole
+    return texts
+
+
+def alternatives_as_text(decode: Any, found: Sequence[Alternative]) -> tuple[tuple[str, int, float], ...]:
+    return tuple((decode([entry.id]), entry.id, entry.logprob) for entry in found)

@@ -1,0 +1,70 @@
+"""Attention sinks: positions that are looked at whatever they hold. Knows norms and positions, no pictures.
+
+The first position collects attention in every trained decoder (Xiao et al. 2023, "Efficient Streaming Language Models
+with Attention Sinks"). Further sinks, visual tokens among them, show in the residual stream by a norm far above all
+others (Sun et al. 2024, "Massive Activations in Large Language Models"; Kang et al. 2025, "See What You Are Told: Visual
+Attention Sink in Large Multimodal Models").
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+MASSIVE = 5.0  # times the median norm
+
+
+class ResidualNorms:
+    """Records the residual norm of every position after one layer, while a model generates.
+
+    Parameters
+    ----------
+    layer
+        A decoder layer; the one in the middle of the stack is the usual choice.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self._steps: list[Tensor] = []
+        self._handle: RemovableHandle | None = None
+
+    def __enter__(self) -> ResidualNorms:
+        self._steps = []
+        self._handle = self._layer.register_forward_hook(self._record)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _record(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        self._steps.append(torch.linalg.vector_norm(hidden[0].float(), dim=-1))  # (rows,)
+
+    def values(self) -> NDArray[np.float32]:
+        """The norms in order of position.  # (T,)"""
+        if not self._steps:
+            return np.zeros(0, np.float32)
+        return torch.cat([step.detach() for step in self._steps]).cpu().numpy().astype(np.float32)
+
+
+def sink_positions(norms: NDArray[np.float32], massive: float = MASSIVE) -> NDArray[np.int64]:
+    """The first position, and every position whose norm is more than ``massive`` times the median norm.
+
+    >>> sink_positions(np.array([1.0, 1.1, 40.0, 0.9], np.float32))
+    array([0, 2])
+    """
+    if not norms.size:
+        return np.zeros(0, np.int64)
+    found = norms > massive * np.median(norms)
+    found[0] = True
+    return np.flatnonzero(found)

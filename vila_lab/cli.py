@@ -1,0 +1,136 @@
+"""The command line: one question per call, in vila-infer's words. Knows the session, no numerics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import OptionError, VilaLabError
+
+if TYPE_CHECKING:
+    from .answer import Answer
+
+DEMO_TEXT = "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
+DEMO_MEDIA = ("g.png", "m.png", "a.png", "n.png")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. An error the user can mend is one line on stderr and status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (VilaLabError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    return status
+
+
+def _fail(message: str, status: int = 2) -> int:
+    sys.stderr.write(f"vila-lab: {' '.join(message.split())}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vila-lab", description="See how a vision-language model uses several pictures at once.")
+    parser.add_argument("--version", action="version", version=f"vila-lab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    infer = commands.add_parser("infer", help="ask a model about pictures", description="Ask a model about pictures: all pictures first, then the text.")
+    infer.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
+    infer.add_argument("-c", "--conv-mode", default="auto", help="auto (default), vicuna_v1, llama_3, hermes-2 or plain")
+    infer.add_argument("--text", help="the question")
+    infer.add_argument("--media", nargs="+", default=[], metavar="FILE", help="pictures, in order: files or URLs")
+    infer.set_defaults(run=_infer)
+
+    demo = commands.add_parser("demo", help="the four-picture example on the embedded model, as a page")
+    demo.set_defaults(run=_demo)
+
+    for command, page in ((infer, None), (demo, "vila-lab-demo.html")):
+        command.add_argument("--html", metavar="PAGE", default=page, help="write the answer as one self-contained page")
+        command.add_argument("--json", action="store_true", help="print answer, tokens and ledger as JSON")
+    infer.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: 256 or what fits)")
+    infer.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    infer.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
+    return parser
+
+
+def _infer(options: argparse.Namespace) -> int:
+    if not options.text and not options.media:
+        raise OptionError("there is nothing to ask: give --text, --media, or both")
+    for name in options.media:
+        if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            raise OptionError(f"{name} is a video, and videos are not read yet: give pictures, for example some of its frames")
+    media = [_picture(name) for name in options.media]
+    _say(f"loading {options.model_path or 'the embedded model'} ...")
+    answer = _session(options).ask(
+        options.text or "", images=media or None, conv_mode=options.conv_mode, max_new_tokens=options.max_new_tokens
+    )
+    return _show(answer, options)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .session import load
+    from .tiny import demo_images
+
+    started = time.perf_counter()
+    answer = load().ask(DEMO_TEXT, images=[demo_images() / name for name in DEMO_MEDIA])
+    _say(f"{DEMO_TEXT} ...")
+    status = _show(answer, options)
+    _say(f"the embedded model answered in {time.perf_counter() - started:.1f} s; open the page in a browser")
+    return status
+
+
+def _session(options: argparse.Namespace) -> Any:
+    from .session import load
+
+    return load(options.model_path, device=options.device, dtype=options.dtype)
+
+
+def _picture(name: str) -> str | Path:
+    """A medium is a picture whatever its name looks like."""
+    return name if "://" in name or name.startswith("data:") else Path(name)
+
+
+def _show(answer: Answer, options: argparse.Namespace) -> int:
+    if options.json:
+        sys.stdout.write(json.dumps(as_json(answer), ensure_ascii=False, indent=2) + "\n")
+    else:
+        sys.stdout.write(answer.text + "\n")
+        for note in answer.notes:
+            _say(f"note: {note}")
+    if options.html:
+        page = answer.to_html(options.html)
+        _say(f"page: {page.resolve()}")
+    return 0
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """Answer, tokens and ledger as plain values."""
+    ledger = answer.ledger()
+    return {
+        "text": answer.text,
+        "model": answer.model,
+        "method": answer.method,
+        "notes": list(answer.notes),
+        "tokens": [
+            {"text": token.text, "id": token.id, "logprob": round(token.logprob, 6), "position": token.position, "stop": token.stop}
+            for token in answer.tokens
+        ],
+        "ledger": {"columns": list(ledger.columns), "rows": [[round(float(v), 6) for v in row] for row in ledger.to_numpy()]},
+    }
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Log-probability and best alternatives of every generated token, read while generating. Knows no pictures.
+
+One row of logits is held at a time, so a long answer from a large vocabulary costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that could have come: id and natural log-probability."""
+
+    id: int
+    logprob: float
+
+
+class TokenScores(LogitsProcessor):
+    """A logits processor that changes nothing and remembers.
+
+    It must stand behind the processors that forbid tokens and before those that reshape the distribution for sampling
+    (transformers puts a processor given to ``generate`` there), so the probabilities are the model's own.
+    """
+
+    def __init__(self, best: int = 5) -> None:
+        self._best = best
+        self._logprobs: Tensor | None = None
+        self._chosen: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._ids: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        if self._logprobs is not None:
+            self._chosen.append(self._logprobs[input_ids[0, -1]])
+        self._logprobs = torch.log_softmax(scores[0].float(), -1)  # (V,)
+        values, ids = self._logprobs.topk(min(self._best, scores.shape[-1]))
+        self._values.append(values)
+        self._ids.append(ids)
+        return scores
+
+    def finish(self, last_id: int) -> tuple[list[float], list[tuple[Alternative, ...]]]:
+        """Per generated token its log-probability and the best alternatives, best first."""
+        if self._logprobs is None:
+            return [], []
+        chosen = torch.stack([*self._chosen, self._logprobs[last_id]]).tolist()
+        values, ids = torch.stack(self._values).tolist(), torch.stack(self._ids).tolist()
+        self._logprobs = None
+        return chosen, [
+            tuple(Alternative(i, v) for v, i in zip(row_values, row_ids, strict=True)) for row_values, row_ids in zip(values, ids, strict=True)
+        ]

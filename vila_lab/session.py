@@ -1,0 +1,316 @@
+"""Session: a model that stays resident in the kernel, and the registry of those that do. Knows families only by their seam.
+
+The registry is the package's one global: `load` with the same arguments gives the same session, so that running a
+notebook's cells again loads nothing twice.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from .answer import Answer, Token, alternatives_as_text, token_texts
+from .capture import Capture
+from .capture.sinks import ResidualNorms
+from .errors import ContextTooLong, OptionError
+from .families import Family, load_family
+from .families.base import Prepared
+from .prompt import Picture, Prompt
+from .scores import TokenScores
+
+EMBEDDED = "embedded"
+DEFAULT_NEW_TOKENS = 256
+CAPTURE_BUDGET = 2**30  # bytes of queries and keys on the device, all answers of a session together
+SAMPLING = ("temperature", "top_p", "top_k", "seed")
+
+_sessions: dict[tuple[Any, ...], Session] = {}
+_registry_lock = threading.RLock()
+
+
+class Session:
+    """A resident model that answers questions about pictures.
+
+    Made by `load`. One question runs at a time; questions from other threads wait their turn.
+
+    Attributes
+    ----------
+    name : str
+        What was loaded: "embedded", a hub id or a folder.
+    family : Family
+        The model behind its family's seam.
+    capture_budget : int
+        Bytes of queries and keys that answers may keep on the device; beyond it the answers that were looked at least
+        recently move theirs to the host's memory.
+    """
+
+    def __init__(self, family: Family, name: str, *, capture_budget: int = CAPTURE_BUDGET) -> None:
+        self.family = family
+        self.name = name
+        self.capture_budget = capture_budget
+        self._lock = threading.Lock()
+        self._answers: list[weakref.ref[Answer]] = []
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model; changing it changes the answers."""
+        return self.family.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.family.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.model.parameters())
+        return f"Session({self.name!r}, {size / 1e6:.1f} M parameters on {self.device})"
+
+    def ask(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        max_new_tokens: int | None = None,
+        conv_mode: str = "auto",
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        tile_all_images: bool = False,
+        apply_exif: bool = False,
+    ) -> Answer:
+        """Ask about pictures, and keep what is needed to see where the answer came from.
+
+        Parameters
+        ----------
+        prompt
+            A question, or a list of texts and pictures in order. A string that names an image file, a path, a PIL image,
+            an array and an image URL are pictures; every other string is text.
+        images
+            Pictures to put before the text, as ``vila-infer`` does; then ``prompt`` is text only.
+        max_new_tokens
+            Longest answer; by default 256 or what the context still holds.
+        conv_mode
+            Conversation template: auto, vicuna_v1, llama_3, hermes-2 or plain.
+        do_sample, temperature, top_p, top_k, seed
+            Sampling instead of the reference's greedy decoding.
+        tile_all_images
+            Cut every picture into tiles where the model does so for a single one; the reference does not.
+        apply_exif
+            Turn pictures as their EXIF data says; the reference ignores it.
+
+        Returns
+        -------
+        Answer
+
+        Raises
+        ------
+        PromptError, PictureError, PictureNotFound
+            If a part cannot be used.
+        ContextTooLong
+            If prompt and answer do not fit, before anything is computed.
+        OptionError
+            If an option is unknown.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> from vila_lab.tiny import demo_images
+        >>> answer = vila_lab.load().ask("What is in image 2?", images=[demo_images() / "g.png", demo_images() / "m.png"])
+        >>> answer.text
+        'Microsoft.'
+        """
+        parts = Prompt.of(prompt, images=images, apply_exif=apply_exif)
+        with self._lock:
+            prepared = self.family.prepare(parts, conv_mode=conv_mode, tile_all_images=tile_all_images)
+            config = self.family.generation_config(prepared.conv_mode)
+            config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))
+            config.max_length = None
+            _set_sampling(config, do_sample, {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed})
+            answer = self._generate(parts, prepared, config)
+            self._answers.append(weakref.ref(answer))
+            self._keep_budget()
+        return answer
+
+    def _room(self, prepared: Prepared, wanted: int | None, pictures: int) -> int:
+        """How many tokens the answer may have."""
+        length = len(prepared.token_map)
+        room = self.family.context_length - length
+        if wanted is not None and wanted < 1:
+            raise OptionError(f"max_new_tokens must be at least 1, not {wanted}")
+        if room < (wanted or 1):
+            raise ContextTooLong(
+                f"the prompt has {length} positions ({len(prepared.token_map.positions('images'))} of them for {pictures} pictures) and the answer "
+                f"needs {wanted or 1}, but {self.name} holds {self.family.context_length}: give fewer pictures or a lower max_new_tokens"
+            )
+        return wanted or min(DEFAULT_NEW_TOKENS, room)
+
+    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig) -> Answer:
+        scores = TokenScores()
+        layers = self.family.decoder_layers
+        with Capture(self.model) as tape, ResidualNorms(layers[len(layers) // 2]) as norms:
+            sequence = self.model.generate(**prepared.inputs, generation_config=config, logits_processor=[scores])
+        length = len(prepared.token_map)
+        ids = sequence[0, length:].tolist()
+        tape.finish(tokens=len(ids), prompt_length=length)
+        tokens = self._tokens(ids, config, scores, length)
+        notes = [f"picture {k}: {note}" for k, picture in enumerate(prompt.pictures, 1) for note in picture.notes]
+        if not tokens[-1].stop:
+            notes.append(f"the answer was cut at {len(ids)} tokens; max_new_tokens sets the limit")
+        return Answer(
+            text=self.family.decode(ids),
+            tokens=tokens,
+            images=prompt.images,
+            token_map=prepared.token_map.with_answer(len(ids)),
+            parts=_parts(prompt),
+            notes=notes,
+            model=self.name,
+            norms=norms.values(),
+            tape=tape,
+        )
+
+    def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:
+        stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        logprobs, best = scores.finish(ids[-1])
+
+        def decode(some: Sequence[int]) -> str:
+            return str(self.tokenizer.decode(some, skip_special_tokens=True))
+
+        return [
+            Token(text, token, logprob, length + k, alternatives_as_text(self.tokenizer.decode, found), stop=token in stops)
+            for k, (text, token, logprob, found) in enumerate(zip(token_texts(decode, ids), ids, logprobs, best, strict=True))
+        ]
+
+    def _keep_budget(self) -> None:
+        """Move queries and keys of the answers looked at least recently to the host until the rest fits."""
+        if self.device.type == "cpu":
+            return
+        alive = [answer for answer in (ref() for ref in self._answers) if answer is not None]
+        self._answers = [weakref.ref(answer) for answer in alive]
+        resident = sorted((a for a in alive if a.on_device), key=lambda a: a.looked_at)
+        held = sum(answer.nbytes for answer in resident)
+        for answer in resident:
+            if held <= self.capture_budget:
+                return
+            held -= answer.nbytes
+            answer.offload()
+
+    def unload(self) -> None:
+        """Let the model go: it leaves the registry, and its memory is freed once nothing else refers to it."""
+        with _registry_lock:
+            for key in [key for key, session in _sessions.items() if session is self]:
+                del _sessions[key]
+        del self.family
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _parts(prompt: Prompt) -> list[str | int]:
+    """The prompt as asked: texts, and where a picture stood its index."""
+    parts: list[str | int] = []
+    for part in prompt.parts:
+        parts.append(sum(isinstance(p, int) for p in parts) if isinstance(part, Picture) else part)
+    return parts
+
+
+def _set_sampling(config: GenerationConfig, do_sample: bool, options: dict[str, Any]) -> None:
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and not do_sample:
+        raise OptionError(f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer")
+    if not do_sample:
+        return
+    config.do_sample = True
+    for name, value in given.items():
+        if name != "seed":
+            setattr(config, name, value)
+    if "seed" in given:
+        torch.manual_seed(int(given["seed"]))
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: Any = None,
+    quantization: str | None = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    capture_budget: int = CAPTURE_BUDGET,
+) -> Session:
+    """Load a model and keep it resident. The same call again gives the same session.
+
+    Parameters
+    ----------
+    source
+        A hub id such as ``"Efficient-Large-Model/NVILA-8B"`` or a folder, in any published layout of the family; None
+        for the small embedded model.
+    device
+        "cpu", "cuda", "cuda:1", "mps"; by default a GPU where there is one, and the CPU for the embedded model.
+    dtype
+        "float32", "float16", "bfloat16" or "auto" (as stored); by default float32 on the CPU and as stored elsewhere.
+    device_map, quantization, attn_implementation, revision
+        Passed on; see `vila_lab.nvila.checkpoint.load_checkpoint`.
+    capture_budget
+        See `Session`.
+
+    Raises
+    ------
+    CheckpointNotFound, CheckpointError, DeviceError, OptionError, MissingExtra
+        One sentence that says what is wrong and the way out.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> vila_lab.load() is vila_lab.load()
+    True
+    """
+    if source is None:
+        from .tiny import weights_folder
+
+        place, name = weights_folder(), EMBEDDED
+    else:
+        place, name = Path(source).expanduser() if Path(source).expanduser().exists() else source, str(source)
+    if device is None and device_map is None:
+        device = "cuda" if source is not None and torch.cuda.is_available() else "cpu"
+    if dtype is None:
+        dtype = "float32" if device == "cpu" and quantization is None else "auto"
+    key = (str(place), device, str(dtype), repr(device_map), quantization, attn_implementation, revision)
+    with _registry_lock:
+        if key not in _sessions:
+            family = load_family(
+                place,
+                device=device,
+                dtype=dtype,
+                device_map=device_map,
+                quantization=quantization,
+                attn_implementation=attn_implementation,
+                revision=revision,
+            )
+            _sessions[key] = Session(family, name)
+        session = _sessions[key]
+        session.capture_budget = capture_budget
+    return session
+
+
+def loaded() -> list[Session]:
+    """The sessions that are resident now.
+
+    >>> import vila_lab
+    >>> vila_lab.load() in vila_lab.loaded()
+    True
+    """
+    with _registry_lock:
+        return list(_sessions.values())
