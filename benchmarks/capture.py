@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ def decoder(vocabulary: int = 4096) -> PreTrainedModel:
         vocab_size=vocabulary, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
         num_key_value_heads=2, max_position_embeddings=32768, tie_word_embeddings=True,
     )  # fmt: skip
-    return Qwen2ForCausalLM(config).eval()
+    model: PreTrainedModel = Qwen2ForCausalLM(config)
+    model.eval()
+    return model
 
 
 class Clock:
@@ -80,7 +82,8 @@ def run(model: PreTrainedModel, variant: str, size: int, tokens: int) -> dict[st
         options |= {"output_attentions": True, "return_dict_in_generate": True}
     with recording(model, variant) as tape:
         clock = Clock()
-        out = model.generate(
+        generate: Any = model.generate  # not every PreTrainedModel has it, so its type says nothing
+        out = generate(
             ids, attention_mask=torch.ones_like(ids), logits_processor=LogitsProcessorList([clock]), **options
         )
     steps = [after - before for before, after in zip(clock.ticks[1:], clock.ticks[2:], strict=False)]
@@ -98,11 +101,13 @@ def run(model: PreTrainedModel, variant: str, size: int, tokens: int) -> dict[st
     }  # fmt: skip
 
 
-def times(model: PreTrainedModel, size: int, tokens: int, repeats: int, eager_repeats: int) -> dict[str, Any]:
+def times(
+    model: PreTrainedModel, size: int, tokens: int, repeats: int, eager_repeats: int, variants: Sequence[str] = VARIANTS
+) -> dict[str, Any]:
     """All variants, interleaved; medians and ratios to plain."""
-    runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
     for repeat in range(repeats):
-        for variant in VARIANTS:
+        for variant in variants:
             if variant != "eager" or repeat < eager_repeats:
                 runs[variant].append(run(model, variant, size, tokens))
     plain = runs["plain"]
@@ -160,7 +165,7 @@ def embedded(tokens: int, repeats: int) -> dict[str, Any] | str:
 
         model = vila_lab.load().model
     except (AttributeError, ImportError, VilaLabError) as error:
-        return f"not measured: {error}"
+        return f"not measured: {type(error).__name__}"
     size = min(512, model.config.get_text_config().max_position_embeddings - tokens)
     run(model, "plain", size, 2)
     return {"size": size, "variants": times(model, size, tokens, repeats, repeats)}
@@ -193,6 +198,10 @@ def main() -> None:
         default=4096,
         help="largest prompt for eager attention, whose memory grows with its square",
     )
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="plain is needed as the reference"
+    )
+    parser.add_argument("--no-peak", action="store_true", help="skip the memory runs, which take as long as the times")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument(
         "--peak", choices=VARIANTS, help="measure one variant's peak memory and print it (used by the benchmark itself)"
@@ -216,14 +225,19 @@ def main() -> None:
     run(model, "plain", 64, 3)
     for size in arguments.sizes:
         eager_repeats = arguments.eager_repeats if size <= arguments.eager_up_to else 0
-        variants = times(model, size, arguments.tokens, arguments.repeats, eager_repeats)
-        found = peaks(size, list(variants))
+        variants = times(model, size, arguments.tokens, arguments.repeats, eager_repeats, arguments.variants)
+        report["sizes"][str(size)] = variants
+        write(report, arguments.output)  # the peaks take as long again; an interrupt should not cost the times
+        found = {} if arguments.no_peak else peaks(size, list(variants))
         for variant, growth in found.items():
             variants[variant] |= {"peak": growth, "peak_ratio": growth / found["plain"]}
-        report["sizes"][str(size)] = variants
+        write(report, arguments.output)
         print(table(f"\n{size} prompt tokens, {arguments.tokens} generated", variants), flush=True)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ class Answer:
         arrays["norms"] = self._norms
         if self._tape is not None or self._layer_means is not None:
             arrays["layer_means"] = self.layer_means()
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
         tape_header = None
         if self._tape is not None:
             tape_header, tape_tensors = self._tape.export()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import flash_attention_mask
 
-from vila_lab.capture import Capture
+from vila_lab.capture import Capture, group_indicator
 
 TOKENS = 6
 EAGER_ONLY = {"gemma2", "gpt_oss"}  # soft-cap and sinks: sdpa has no such kernel
@@ -104,3 +106,43 @@ def test_batch_items_are_kept_apart(make, generate, eager_rows):
     reference = eager_rows(model, out[:, :-1])
     for item in range(3):
         torch.testing.assert_close(tape.weights(2, item=item), reference[2][item, tape.positions], rtol=0, atol=EXACT)
+
+
+def column_attention(module, query, key, value, attention_mask, scaling, sliding_window=None, **kwargs):
+    """What flash kernels take: one bool per column, with causality and the window implied. Plain torch, any machine."""
+    rows, columns = query.shape[2], key.shape[2]
+    distance = torch.arange(columns - rows, columns)[:, None] - torch.arange(columns)
+    visible = (distance >= 0) & (distance < (sliding_window or columns))
+    if attention_mask is not None:
+        visible = visible & attention_mask[:, None, None, :].bool()
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("test_columns", column_attention)
+AttentionMaskInterface.register("test_columns", flash_attention_mask)
+
+
+@pytest.mark.parametrize("rows", ["answer", "all"])
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("family", ["qwen2", "mistral"])
+def test_bases_whose_masks_leave_causality_to_the_kernel(family, padding, rows, make, generate, prompt):
+    model = make(family, "test_columns")
+    mask = torch.ones_like(prompt)
+    mask[:, :padding] = 0
+    groups = torch.arange(17) // 6
+    plain = generate(model, prompt, TOKENS, attention_mask=mask)
+    with Capture(model, rows=rows, groups=groups) as tape:
+        ids = generate(model, prompt, TOKENS, attention_mask=mask)
+    assert torch.equal(ids, plain)
+    seen = [row for row, position in enumerate(tape.finish(TOKENS).positions.tolist()) if position >= padding]
+    full = torch.cat([mask, mask.new_ones(1, TOKENS - 1)], dim=1)
+    for layer, reference in enumerate(_padded_reference(model, ids[:, :-1], full)):
+        expected = reference[0, tape.positions[seen]]
+        torch.testing.assert_close(
+            tape.weights(layer, seen), expected, rtol=0, atol=STORED if family == "mistral" else EXACT
+        )
+        mass = reference[0, padding:17, :, :17] @ group_indicator(groups)
+        torch.testing.assert_close(tape.mass(layer)[padding:], mass, rtol=0, atol=EXACT)

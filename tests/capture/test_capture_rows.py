@@ -42,16 +42,19 @@ def truth(query, key, scaling, visible=None, bias=None, softcap=None, sinks=None
     rows=st.integers(1, 6),
     earlier=st.integers(0, 5),
     kv_heads=st.sampled_from([1, 2, 4]),
+    window=st.sampled_from([None, 1, 3, 20]),
     softcap=st.sampled_from([None, 1.5]),
     with_sinks=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_rows_equal_the_written_out_softmax(rows, earlier, kv_heads, softcap, with_sinks, seed):
+def test_rows_equal_the_written_out_softmax(rows, earlier, kv_heads, window, softcap, with_sinks, seed):
     query, key = case(rows, rows + earlier, kv_heads=kv_heads, seed=seed)
     positions = torch.arange(rows) + earlier
     visible = torch.arange(rows + earlier) <= positions[:, None]
+    if window is not None:
+        visible &= torch.arange(rows + earlier) > positions[:, None] - window
     sinks = torch.randn(4, generator=torch.Generator().manual_seed(seed)) if with_sinks else None
-    weights = attention_rows(query, key, scaling=0.5, positions=positions, softcap=softcap, sinks=sinks)
+    weights = attention_rows(query, key, scaling=0.5, positions=positions, window=window, softcap=softcap, sinks=sinks)
     expected = truth(query, key, 0.5, visible, softcap=softcap, sinks=sinks)
     torch.testing.assert_close(weights.double(), expected, rtol=0, atol=1e-6)
     assert (weights[..., ~visible] == 0).all(), "hidden columns are exactly zero"
@@ -111,6 +114,8 @@ VARIANTS = {
     "bool mask": {"mask": torch.ones(7, 7, dtype=torch.bool).tril()[None, None]},
     "additive mask": {"mask": torch.full((7, 7), -1e38).triu(1)[None, None]},
     "softcap": {"start": 0, "softcap": 1.0},
+    "window": {"start": 0, "window": 3},
+    "window wider than the prompt": {"start": 0, "window": 9},
     "sinks": {"start": 0, "sinks": torch.tensor([0.0, 1.0, -1.0, 2.0])},
 }
 

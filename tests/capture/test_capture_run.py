@@ -407,13 +407,15 @@ def test_a_static_cache_costs_no_mask(model, generate, prompt):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2", "gpt_oss"])
-@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 5}], ids=["whole", "chunks"])
+@pytest.mark.parametrize(
+    "options", [{}, {"prefill_chunk_size": 5}, {"prefill_chunk_size": 16}], ids=["whole", "chunks", "one row left over"]
+)
 def test_mass_of_every_prompt_row(family, options, make, generate, eager_rows, prompt):
     model = make(family)
     groups = torch.tensor([-1, 0, 0, 0, 1, 1, -1, 2, 2, 2, 2, 0, -1, 1, 1, 2, -1])
     with Capture(model, groups=groups) as tape:
         ids = generate(model, prompt, TOKENS, **options)
-    assert tape.finish(TOKENS).mass_rows.tolist() == [[row, row + 1] for row in range(17)]
+    assert tape.finish(TOKENS, 17).mass_rows.tolist() == [[row, row + 1] for row in range(17)]
     for layer, reference in enumerate(eager_rows(model, ids[:, :-1])):
         expected = reference[0, :17, :, :17] @ group_indicator(groups)  # (T, H, n)
         torch.testing.assert_close(tape.mass(layer), expected, rtol=0, atol=1e-5)
@@ -462,6 +464,7 @@ def test_rows_and_heads_can_be_chosen(model, generate, prompt):
         tape.weights(-2, rows=[-1, 0], heads=[3, 1]), everything[[-1, 0]][:, [3, 1]], rtol=0, atol=1e-7
     )
     torch.testing.assert_close(tape.weights(1, rows=2, heads=0), everything[2:3, :1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(tape.weights(1, rows=torch.tensor([2, 3])), everything[2:4], rtol=0, atol=1e-6)
     for call, named in [
         (lambda: tape.weights(3), "layer 3 was not recorded"),
         (lambda: tape.weights(0, rows=6), "row 6 does not exist; there are 6"),

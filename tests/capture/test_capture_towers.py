@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     CLIPVisionConfig,
     LlavaConfig,
@@ -21,6 +22,7 @@ from vila_lab.errors import CaptureError, OptionError
 from vila_lab.nvila.checkpoint import load_checkpoint
 
 CHECKPOINTS = Path(__file__).parents[1] / "goldens" / "checkpoints"
+PICTURES = CHECKPOINTS.parent / "images"
 VISION = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 12, "patch_size": 4,
 }  # fmt: skip
@@ -79,6 +81,14 @@ def test_tiles_are_the_batch_axis_of_a_vision_tower(attn, pixels):
         tape.finish(1)
 
 
+def test_a_tower_without_pictures_is_noticed(both):
+    def text_only():
+        both.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, do_sample=False, pad_token_id=0)
+
+    with pytest.raises(CaptureError, match="at least one picture"), Capture(both, towers=["text", "vision"]):
+        text_only()
+
+
 def test_tiles_of_different_sizes_are_refused(pixels):
     model = SiglipVisionModel(SiglipVisionConfig(**VISION)).eval()
 
@@ -122,18 +132,23 @@ def test_nvila_checkpoints(name):
     """The decoder and the tower of each checkpoint layout, found without knowing the family."""
     if name is None:
         pytest.skip("the golden checkpoints are not in this checkout")
-    model, _ = load_checkpoint(CHECKPOINTS / name, dtype="float32")
-    text, ids = model.language_model, torch.arange(3, 20)[None]
-    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    plain = model.generate(ids, **options)
-    with Capture(model) as tape:
-        out = model.generate(ids, **options)
+    model, processor = load_checkpoint(CHECKPOINTS / name, dtype="float32")
+    pictures = [Image.open(PICTURES / "a_land.png").convert("RGB"), Image.open(PICTURES / "c_sq.png").convert("RGB")]
+    inputs = processor([*pictures, "What changed?"])
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    plain = model.generate(**inputs, **options)
+    with Capture(model, towers=["text", "vision"]) as tape:
+        out = model.generate(**inputs, **options)
     assert torch.equal(out, plain)
-    assert tape.finish(4, ids.shape[1]).n_layers == text.config.num_hidden_layers
-    assert {site.tower for site in find_sites(model)} == {"text", "vision"}
-    text.set_attn_implementation("eager")
+    assert tape.finish(4, out.shape[1] - 4).n_layers == model.language_model.config.num_hidden_layers
+    tower = tape.tower_tape("vision")
+    assert tower.n_items == inputs["pixel_values"].shape[0]
+    sums = tower.weights(0, item=-1).sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-6)
+    model.language_model.set_attn_implementation("eager")
     with torch.no_grad():
-        reference = text(out[:, :-1], output_attentions=True, use_cache=False).attentions
+        extra = {key: value for key, value in inputs.items() if key not in ("input_ids", "attention_mask")}
+        reference = model(input_ids=out[:, :-1], **extra, output_attentions=True, use_cache=False).attentions
     for layer in tape.layers:
         expected = reference[layer][0].transpose(0, 1)[tape.positions]
         torch.testing.assert_close(tape.weights(layer), expected, rtol=0, atol=EXACT)

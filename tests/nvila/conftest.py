@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,16 @@ CHECKPOINTS = ("nvila-dynamic_s2", "nvila-lite", "nvila-resize", "VILA1.5-3b-tin
 
 
 def picture(name: str) -> Image.Image:
-    return Image.open(GOLDENS / "images" / name)
+    with Image.open(GOLDENS / "images" / name) as image:
+        image.load()
+        return image
 
 
 def parts_of(case: Case) -> list[Any]:
     return [picture(part) if part.endswith((".png", ".jpg")) else part for part in case.parts]
 
 
-@lru_cache(maxsize=None)
+@cache
 def loaded(name: str) -> tuple[Any, Any]:
     """Model and processor of a tiny checkpoint, with eager attention; shared, so tests leave them as they are."""
     from vila_lab.nvila.checkpoint import load_checkpoint
@@ -150,7 +152,9 @@ def _to_single_file(root: Path, model_type: str) -> None:
         tensors |= {f"{prefix}.{key}": value for key, value in load_file(root / part / "model.safetensors").items()}
     for file in (root / "llm").glob("*token*"):
         shutil.copy(file, root / file.name)
-    shutil.copy(root / "vision_tower" / "preprocessor_config.json", root)
+    auto_map = {"AutoProcessor": "auto_processor.NVILAProcessor"}
+    processor = {"processor_class": "NVILAProcessor", "auto_map": auto_map}
+    (root / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")
     for part in ("llm", "vision_tower", "mm_projector"):
         shutil.rmtree(root / part)
     save_file(tensors, root / "model.safetensors", metadata={"format": "pt"})

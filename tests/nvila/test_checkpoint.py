@@ -68,13 +68,25 @@ def test_saved_is_the_original_layout(name: str, load: Any, goldens: Path, tmp_p
         before, after = (load_file(root / part / "model.safetensors") for root in (source, tmp_path))
         assert after.keys() == {key for key in before if ".head." not in key}
         assert all(torch.equal(after[key], before[key]) for key in after)
-        old, new = (json.loads((root / part / "config.json").read_text(encoding="utf-8")) for root in (source, tmp_path))
+        old, new = (
+            json.loads((root / part / "config.json").read_text(encoding="utf-8")) for root in (source, tmp_path)
+        )
         ignored = {"transformers_version", "_name_or_path", "torch_dtype", "rope_scaling"}
         kept = {key: value for key, value in old.items() if key not in ignored and value is not None}
-        assert {key: new.get(key) for key in kept if key not in DEFAULTED} == {k: v for k, v in kept.items() if k not in DEFAULTED}
+        assert {key: new.get(key) for key in kept if key not in DEFAULTED} == {
+            k: v for k, v in kept.items() if k not in DEFAULTED
+        }
     root = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     original = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    for key in ("architectures", "model_type", "hidden_size", "mm_hidden_size", "image_aspect_ratio", "dynamic_s2", "image_encoder"):
+    for key in (
+        "architectures",
+        "model_type",
+        "hidden_size",
+        "mm_hidden_size",
+        "image_aspect_ratio",
+        "dynamic_s2",
+        "image_encoder",
+    ):
         assert root[key] == original[key], key
     assert (tmp_path / "vision_tower" / "preprocessor_config.json").is_file()
     tokenizer = json.loads((tmp_path / "llm" / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -130,7 +142,9 @@ def test_sharded_weights(load: Any, open_picture: Any, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "llm" / "model.safetensors.index.json").is_file()
     again = load_checkpoint(tmp_path, attn_implementation="eager")
-    assert torch.equal(answers(*again, open_picture("a_land.png"))[0], answers(model, processor, open_picture("a_land.png"))[0])
+    assert torch.equal(
+        answers(*again, open_picture("a_land.png"))[0], answers(model, processor, open_picture("a_land.png"))[0]
+    )
     next((tmp_path / "llm").glob("model-00002*")).unlink()
     with pytest.raises(CheckpointError, match="lacks llm/model-00002"):
         load_checkpoint(tmp_path)
@@ -170,6 +184,25 @@ def test_chat_template_that_the_root_names(copy_of: Any, edit_json: Any, load: A
     edit_json(root / "config.json", chat_template="gone")
     with pytest.raises(CheckpointError, match=r"'gone', and gone\.jinja is not in the folder"):
         load_checkpoint(root)
+
+
+def test_older_name_of_dtype(goldens: Path) -> None:
+    from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
+
+    root = goldens / "checkpoints" / "nvila-lite"
+    assert NVILAForConditionalGeneration.from_pretrained(root, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert NVILAForConditionalGeneration.from_pretrained(root, dtype="float16").dtype == torch.float16
+
+
+def test_projector_that_a_single_file_does_not_name(as_layout: Any, load: Any, open_picture: Any) -> None:
+    """A Lite checkpoint with the 2 x 2 projector: its shapes tell, and the map of positions follows."""
+    root = as_layout("nvila-resize", "hf:nvila_lite")
+    model, processor = load_checkpoint(root)
+    assert model.config.mm_projector_type == "mlp_downsample"
+    batch, layout = processor.prepare([open_picture("a_land.png"), open_picture("b_port.png"), "Q"])
+    assert [(block.rows, block.cols) for block in layout.blocks] == [(4, 4), (4, 4)]
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, load("nvila-resize")[0](**batch).logits, atol=5e-5, rtol=0)
 
 
 def test_renamed_folder_of_vila_15_loads(copy_of: Any, load: Any) -> None:
@@ -263,7 +296,9 @@ def test_places_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"quantization": "2bit"}, OptionError, "choose one of 4bit, 8bit"),
     ],
 )
-def test_options_that_cannot_be_used(goldens: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_options_that_cannot_be_used(
+    goldens: Path, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         load_checkpoint(goldens / "checkpoints" / "nvila-lite", **options)
 
@@ -294,13 +329,15 @@ def test_auto_classes(as_layout: Any, load: Any, open_picture: Any) -> None:
         assert torch.equal(other, logits)
 
 
-def test_importing_the_family_is_cheap_and_registers(goldens: Path) -> None:
+def test_importing_the_family_is_cheap_and_registers(goldens: Path, as_layout: Any) -> None:
     """In a fresh interpreter: no torch on import, and the Auto classes know the family whichever comes first."""
     code = f"""
 import sys, vila_lab.nvila
 import vila_lab.nvila.layout
 assert not {{"torch", "transformers"}} & set(sys.modules), "import is heavy"
-from transformers import GenerationMixin, AutoModelForImageTextToText
+from transformers import AutoProcessor, GenerationMixin, AutoModelForImageTextToText
+processor = AutoProcessor.from_pretrained({str(as_layout("nvila-lite", "hf:nvila_lite"))!r})
+assert type(processor).__module__ == "vila_lab.nvila.processing_nvila"
 model = AutoModelForImageTextToText.from_pretrained({str(goldens / "checkpoints" / "nvila-lite")!r})
 assert type(model).__module__ == "vila_lab.nvila.modeling_nvila"
 """

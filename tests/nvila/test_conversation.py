@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from vila_lab.errors import OptionError, PromptError
-from vila_lab.nvila.conversation import CHAT_TEMPLATES, TEMPLATES, Turn, mode_of_checkpoint, render, stop_token_ids, turn_starts
+from vila_lab.nvila.conversation import (
+    CHAT_TEMPLATES,
+    TEMPLATES,
+    Turn,
+    mode_of_checkpoint,
+    render,
+    stop_token_ids,
+    turn_starts,
+)
 from vila_lab.nvila.prompting import LiteralMediaTokenWarning, assemble, pictures_of, without_media_tokens
 
 
@@ -47,7 +55,9 @@ CHATML = ("<|im_start|>", "<|im_end|>")
         (Vocabulary("<s>"), "llama", None, "VILA1.5-40b", "hermes-2"),
     ],
 )
-def test_template_of_a_checkpoint(tokenizer: Any, decoder: str, written_by: str | None, name: str, expected: str) -> None:
+def test_template_of_a_checkpoint(
+    tokenizer: Any, decoder: str, written_by: str | None, name: str, expected: str
+) -> None:
     assert mode_of_checkpoint(tokenizer, decoder=decoder, written_by=written_by, name=name) == expected
 
 
@@ -63,7 +73,10 @@ LLAMA_3_PROMPT = (
     [
         ("llama_3", LLAMA_3_PROMPT),
         ("plain", "<image>Why?\n"),
-        ("hermes-2", "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>Why?<|im_end|><|im_start|>assistant\n"),
+        (
+            "hermes-2",
+            "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>Why?<|im_end|><|im_start|>assistant\n",
+        ),
         ("vicuna_v1", TEMPLATES["vicuna_v1"].system_text + " USER: <image>Why? ASSISTANT:"),
     ],
 )
@@ -144,6 +157,8 @@ def test_unusable_prompts(parts: Any, words: str) -> None:
 
 def test_unknown_mode_lists_the_known(load: Any) -> None:
     _, processor = load("nvila-lite")
-    with pytest.raises(OptionError, match=r"'chatml' is unknown; choose one of auto, vicuna_v1, v1, llama_3, hermes-2, plain"):
+    with pytest.raises(
+        OptionError, match=r"'chatml' is unknown; choose one of auto, vicuna_v1, v1, llama_3, hermes-2, plain"
+    ):
         processor.prepare(["Hi"], conv_mode="chatml")
     assert processor.resolve_conv_mode("v1") == "vicuna_v1"

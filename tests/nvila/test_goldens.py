@@ -97,6 +97,15 @@ def test_generation(golden: Any, prepared: Any, attention: str) -> None:
 def test_generation_settings(golden: Any, prepared: Any) -> None:
     _, _, notes = golden
     ours, theirs = prepared[0].generation_config, notes["generation_config"]
-    for key in ("do_sample", "num_beams", "temperature", "top_p", "repetition_penalty", "max_length", "pad_token_id", "bos_token_id"):
+    for key in (
+        "do_sample",
+        "num_beams",
+        "temperature",
+        "top_p",
+        "repetition_penalty",
+        "max_length",
+        "pad_token_id",
+        "bos_token_id",
+    ):
         assert getattr(ours, key) == theirs[key], key
     assert ours.eos_token_id == theirs["eos_token_id"] == notes["tokenizer"]["stop_token_ids"]

@@ -50,7 +50,8 @@ def test_half_precision(goldens: Any, asked: Any, dtype: torch.dtype) -> None:
     with torch.no_grad():
         exact, rounded = full(**batch).logits[0, -1], model(**batch).logits[0, -1]
     assert rounded.dtype == dtype
-    assert (rounded.float() - exact).abs().max() < (0.1 if dtype == torch.float16 else 0.6)  # measured 0.02 and 0.15 at scale 13
+    tolerance = 0.05 if dtype == torch.float16 else 0.5  # measured 0.011 and 0.135 at scale 12.3
+    assert (rounded.float() - exact).abs().max() < tolerance
     assert model.generate(**batch, max_new_tokens=2).shape[1] == batch["input_ids"].shape[1] + 2
 
 
@@ -69,7 +70,11 @@ def test_cache_changes_nothing(asked: Any) -> None:
 
 def test_left_padded_batch_answers_as_each_alone(load: Any, open_picture: Any) -> None:
     model, processor = load("nvila-dynamic_s2")
-    prompts = [[open_picture("a_land.png"), "What?"], [open_picture("b_port.png"), "First", open_picture("a_land.png"), "Second, and why?"], ["No"]]
+    prompts = [
+        [open_picture("a_land.png"), "What?"],
+        [open_picture("b_port.png"), "First", open_picture("a_land.png"), "Second, and why?"],
+        ["No"],
+    ]
     texts = [processor.layout(parts).text for parts in prompts]
     images = [[p for p in parts if not isinstance(p, str)] for parts in prompts]
     batch = processor(text=texts, images=images)
@@ -153,7 +158,11 @@ def test_decodable_vocabulary_is_not_restricted(load: Any) -> None:
 def test_attention_implementation_reaches_both_parts(goldens: Any) -> None:
     model, _ = load_checkpoint(goldens / "checkpoints" / "nvila-resize", attn_implementation="eager")
     parts = [model.language_model.model.layers[0].self_attn, model.vision_tower.encoder.layers[0].self_attn]
-    for asked, expected in (("sdpa", ["sdpa", "sdpa"]), ({"text_config": "eager"}, ["eager", "sdpa"]), ("eager", ["eager", "eager"])):
+    for asked, expected in (
+        ("sdpa", ["sdpa", "sdpa"]),
+        ({"text_config": "eager"}, ["eager", "sdpa"]),
+        ("eager", ["eager", "eager"]),
+    ):
         model.set_attn_implementation(asked)
         assert [part.config._attn_implementation for part in parts] == expected
 
@@ -180,8 +189,17 @@ def test_wrong_number_of_places(asked: Any) -> None:
 def test_from_scratch_with_a_config_alone() -> None:
     text = {"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
             "num_key_value_heads": 1, "vocab_size": 50, "tie_word_embeddings": True}  # fmt: skip
-    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
-    config = NVILAConfig(text, vision, image_aspect_ratio="dynamic_s2", s2_resize_output_to_scale_idx=-1, image_token_id=60)
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+    }
+    config = NVILAConfig(
+        text, vision, image_aspect_ratio="dynamic_s2", s2_resize_output_to_scale_idx=-1, image_token_id=60
+    )
     assert config.s2_scales == [28, 56, 84]
     assert NVILAConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     model = NVILAForConditionalGeneration(config)

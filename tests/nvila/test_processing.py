@@ -29,13 +29,17 @@ def check_layout(processor: Any, batch: Any, layout: Any) -> None:
     np.testing.assert_array_equal(visual, ids == processor.image_token_id)
     assert not visual[layout.separators].any()
     rest = np.setdiff1d(np.flatnonzero(~visual), layout.separators)
-    np.testing.assert_array_equal(ids[rest], [t for t in processor.tokenizer(layout.text).input_ids if t != processor.image_token_id])
+    np.testing.assert_array_equal(
+        ids[rest], [t for t in processor.tokenizer(layout.text).input_ids if t != processor.image_token_id]
+    )
     assert (np.diff(layout.offsets[:, 0]) >= 0).all()
 
 
 def test_layout_agrees(golden: Any, golden_parts: list[Any], load: Any) -> None:
     _, processor = load(golden[0].checkpoint)
-    batch, layout = processor.prepare([p.replace("<image>", "") if isinstance(p, str) else p for p in golden_parts], golden[0].conv_mode)
+    batch, layout = processor.prepare(
+        [p.replace("<image>", "") if isinstance(p, str) else p for p in golden_parts], golden[0].conv_mode
+    )
     check_layout(processor, batch, layout)
     assert len(layout.blocks) == layout.text.count("<image>")
     assert len(layout.separators) == len(layout.blocks)
@@ -71,7 +75,9 @@ def test_tile_all_images(load: Any, open_picture: Any) -> None:
         assert [b.picture for b in layout.blocks] == [k for k, (_, each) in enumerate(alone) for _ in each.blocks]
         with torch.no_grad():
             together = model.get_image_features(batch["pixel_values"], batch["block_sizes"])
-            apart = [f for each, _ in alone for f in model.get_image_features(each["pixel_values"], each["block_sizes"])]
+            apart = [
+                f for each, _ in alone for f in model.get_image_features(each["pixel_values"], each["block_sizes"])
+            ]
         for mine, other in zip(together, apart, strict=True):
             torch.testing.assert_close(mine, other)
 

@@ -46,7 +46,9 @@ def test_type_is_read_off_the_shapes(kind: str) -> None:
     found = projector_kind(shapes, 6)
     assert found is not None
     assert found[1] == 6
-    assert found[0] == ("mlp_downsample" if kind == "mlp_downsample_2x2_fix" else kind)  # these two are the same function
+    assert found[0] == (
+        "mlp_downsample" if kind == "mlp_downsample_2x2_fix" else kind
+    )  # these two are the same function
 
 
 @pytest.mark.parametrize("kind", ["mlp_downsample_fix", "resampler", "mlpx_gelu", ""])

@@ -45,7 +45,23 @@ def test_worked_choices(size: tuple[int, int], multiscale: tuple[int, int], dyna
 
 
 def test_order_of_equal_areas() -> None:
-    expected = [(3, 3), (9, 1), (1, 9), (10, 1), (1, 10), (2, 5), (5, 2), (11, 1), (1, 11), (1, 12), (6, 2), (12, 1), (3, 4), (4, 3), (2, 6)]
+    expected = [
+        (3, 3),
+        (9, 1),
+        (1, 9),
+        (10, 1),
+        (1, 10),
+        (2, 5),
+        (5, 2),
+        (11, 1),
+        (1, 11),
+        (1, 12),
+        (6, 2),
+        (12, 1),
+        (3, 4),
+        (4, 3),
+        (2, 6),
+    ]
     assert list(candidate_grids(9, 12)) == expected
 
 

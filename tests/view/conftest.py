@@ -11,7 +11,22 @@ from PIL import Image, ImageDraw
 from vila_lab.view import AnswerView
 
 SHAPES = {"square": (240, 240), "wide": (480, 160), "tall": (130, 390)}
-WORDS = ("The", " red", " circle", " is", " in", " picture", " two", ",", " the", " square", " in", " picture", " one", ".")
+WORDS = (
+    "The",
+    " red",
+    " circle",
+    " is",
+    " in",
+    " picture",
+    " two",
+    ",",
+    " the",
+    " square",
+    " in",
+    " picture",
+    " one",
+    ".",
+)
 TOKENS = {
     "none": (),
     "one": ("Yes",),
@@ -19,9 +34,23 @@ TOKENS = {
     "many": tuple(WORDS[k % len(WORDS)] for k in range(64)),
     "chinese": ("图", "片", "一", "中", "有", "一只", "猫", "。"),
     "arabic": ("في", " الصورة", " الأولى", " قطة", "."),
-    "hostile": ("</script>", "<img src=x onerror=alert(1)>", " $x^2$", "\n", "", "&amp;\u2028", "\"'", "\ufffd", "\udc80", "🦖", "-->"),
+    "hostile": (
+        "</script>",
+        "<img src=x onerror=alert(1)>",
+        " $x^2$",
+        "\n",
+        "",
+        "&amp;\u2028",
+        "\"'",
+        "\ufffd",
+        "\udc80",
+        "🦖",
+        "-->",
+    ),
 }
-HONESTY = "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
+HONESTY = (
+    "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
+)
 
 
 @pytest.fixture

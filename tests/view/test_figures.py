@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from vila_lab.errors import MissingExtra
 from vila_lab.view import figures, heatmap_overlay, ledger, overview, png
+from vila_lab.view.html import viewer_source
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,14 @@ def test_bars_of_a_token_sum_to_one(make_view):
     ax = ledger(view)
     shares = np.array([[path.get_extents().height for path in bars.get_paths()] for bars in ax.collections]).T
     np.testing.assert_allclose(shares, view.ledger, atol=1e-12)
-    assert [bars.get_label() for bars in ax.collections] == ["picture 1", "picture 2", "picture 3", "prompt", "answer", "sink"]
+    assert [bars.get_label() for bars in ax.collections] == [
+        "picture 1",
+        "picture 2",
+        "picture 3",
+        "prompt",
+        "answer",
+        "sink",
+    ]
 
 
 def test_ledger_draws_a_slice_and_what_was_not_captured(make_view):
@@ -121,11 +130,25 @@ def test_the_same_view_gives_the_same_png(make_view):
     assert png(make_view(2, "words")) == png(make_view(2, "words"))
 
 
-def test_png_is_compact(make_view):
-    assert len(png(make_view(4, "words"))) < 80_000  # measured 30 kB
+def test_png_is_exact_where_small_and_compact_where_not(make_view):
+    view = make_view(4, "words")
+    rng = np.random.default_rng(0)
+    noise = tuple(Image.fromarray(rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)) for _ in range(4))
+    for one, mode in ((view, "RGB"), (replace(view, images=noise), "P")):
+        data = png(one)
+        assert Image.open(io.BytesIO(data)).mode == mode
+        assert len(data) < 350_000  # measured 66 kB and 194 kB
 
 
 def test_without_matplotlib_the_way_out_is_named(make_view, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtra, match="pip install matplotlib"):
         png(make_view(1, "one"))
+
+
+def test_page_and_figure_have_the_same_colours():
+    source = viewer_source()
+    for name, colours in (("PICTURE_COLOURS", figures.PICTURE_COLOURS), ("BLUE_RED", figures.BLUE_RED)):
+        (line,) = [line for line in source.splitlines() if line.startswith(f"const {name}")]
+        assert tuple(f"#{colour}" for colour in re.findall(r"\b[0-9a-f]{6}\b", line)) == colours
+    assert f"const STRONGEST_CELL = {figures.STRONGEST_CELL};" in source

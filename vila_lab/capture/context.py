@@ -200,7 +200,6 @@ class Capture:
             positions,
             recorder.seen,
             steps=[step.length for step in recorder.steps],
-            start=recorder.steps[0].start,
             extra=extra,
             mass_rows=recorder.mass_rows,
         )

@@ -34,14 +34,23 @@ def decoder_layers(recorder: DecoderRecorder) -> dict[int, LayerTape]:
 
 
 def tower_layers(recorder: TowerRecorder) -> tuple[dict[int, LayerTape], int]:
-    """Join the calls of every layer along the batch axis; also the number of rows."""
+    """Join the calls of every layer along the batch axis; also the number of rows.
+
+    Layers that never ran are left out: models that read a tower's second-to-last hidden state do not run the last layer.
+
+    Raises
+    ------
+    CaptureError
+        If no layer ran, or one ran more often than another.
+    """
+    ran = {layer: reel for layer, reel in recorder.reels.items() if reel.queries}
+    if not ran:
+        raise CaptureError("nothing was recorded of the vision tower: give the model at least one picture.")
+    calls = len(next(iter(ran.values())).queries)
     layers = {}
-    calls = len(next(iter(recorder.reels.values())).queries)
-    for layer, reel in recorder.reels.items():
-        if not reel.queries or len(reel.queries) != calls:
-            raise CaptureError(
-                f"layer {layer} of the vision tower recorded {len(reel.queries)} calls; give the model at least one picture."
-            )
+    for layer, reel in ran.items():
+        if len(reel.queries) != calls:
+            raise CaptureError(f"layer {layer} of the vision tower recorded {len(reel.queries)} of {calls} calls.")
         query, key = _join(reel.queries, 0), _join(reel.keys, 0)
         layers[layer] = LayerTape(query=query, key=key, causal=False, scaling=reel.scaling)
     return layers, query.shape[2]

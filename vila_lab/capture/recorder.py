@@ -76,7 +76,7 @@ _record_uncompiled = uncompiled(_record)
 AttentionInterface.register(ATTENTION, tape_attention)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """One forward of the decoder: the positions it covers and the rows that are kept of it.
 
@@ -91,6 +91,7 @@ class Step:
     start: int
     length: int
     rows: tuple[int, ...] | None
+    _index: dict[torch.device, Tensor] = field(default_factory=dict)
 
     @property
     def stop(self) -> int:
@@ -101,13 +102,22 @@ class Step:
         rows = range(self.length) if self.rows is None else self.rows
         return [self.start + row for row in rows]
 
+    def index(self, device: torch.device) -> Tensor:
+        """The kept rows on a device, copied there once for all layers: each copy waits for the device."""
+        if device not in self._index:
+            rows = range(self.length) if self.rows is None else self.rows
+            self._index[device] = torch.tensor(list(rows), device=device)
+        return self._index[device]
+
+    @property
+    def keeps_last_only(self) -> bool:
+        return self.rows == (self.length - 1,)
+
     def pick(self, tensor: Tensor) -> Tensor:
         """The kept rows of a tensor whose rows are axis 2."""
         if self.rows is None or self.length == 1:
             return tensor
-        if self.rows == (self.length - 1,):
-            return tensor[:, :, -1:]
-        return tensor.index_select(2, torch.tensor(self.rows, device=tensor.device))
+        return tensor[:, :, -1:] if self.keeps_last_only else tensor.index_select(2, self.index(tensor.device))
 
 
 @dataclass
@@ -234,10 +244,11 @@ class DecoderRecorder:
         # A static cache hands out its whole buffer (longer than what was seen), a sliding one only its last keys.
         offset = max(0, step.stop - key.shape[2])
         seen = key[:, :, : step.stop - offset]
-        if self.indicator is not None and self._is_prompt(step):
-            self._record_mass(reel, step, query, seen, mask, offset)
+        window = kwargs.get("sliding_window")
+        if self._wants_mass(step):
+            self._record_mass(reel, step, query, seen, mask, offset, window)
         if reel.live:
-            self._record_live(reel, step, query, seen, mask, offset, kwargs.get("sliding_window"))
+            self._record_live(reel, step, query, seen, mask, offset, window)
             return
         if offset:
             raise CaptureError(
@@ -248,26 +259,24 @@ class DecoderRecorder:
         reel.queries.append(step.pick(query).clone())
         reel.masks.append(None if mask is None else self._keep_mask(mask, step))
 
-    def _is_prompt(self, step: Step) -> bool:
-        return step.length > 1 or not self.steps
+    def _wants_mass(self, step: Step) -> bool:
+        """Groups are given for the prompt's positions, so they also say where the prompt ends."""
+        return self.indicator is not None and step.start < self.indicator.shape[0]
 
     def _open(self, length: int) -> Step:
         if self.steps and self.steps[-1].length == 1 and length > 1:
             raise CaptureError(
-                f"a forward of {length} rows followed a decoding step (assisted decoding?); capture supports greedy search and sampling."
+                f"a forward of {length} rows followed a decoding step (assisted decoding?); "
+                "capture supports greedy search and sampling."
             )
-        start = self.seen
-        if self.rows == "all":
-            return Step(start, length, None)
-        extra = (
-            {row - start for row in self.rows if start <= row < start + length}
-            if isinstance(self.rows, frozenset)
-            else set()
-        )
-        step = Step(start, length, tuple(sorted(extra | {length - 1})))
-        if self.indicator is not None and self._is_prompt(step) and self.indicator.shape[0] < step.stop:
+        start, stop = self.seen, self.seen + length
+        extra = self.rows if isinstance(self.rows, frozenset) else frozenset()
+        kept = sorted({row - start for row in extra if start <= row < stop} | {length - 1})
+        step = Step(start, length, None if self.rows == "all" else tuple(kept))
+        groups = 0 if self.indicator is None else self.indicator.shape[0]
+        if groups and groups < stop and (length > 1 or not self.steps):
             raise OptionError(
-                f"groups name {self.indicator.shape[0]} positions, but the prompt has at least {step.stop}; "
+                f"groups name {groups} positions, but the prompt has at least {stop}; "
                 "give one group per prompt position (-1: none)."
             )
         return step
@@ -315,19 +324,19 @@ class DecoderRecorder:
     def _record_live(
         self, reel: Reel, step: Step, query: Tensor, key: Tensor, mask: Tensor | None, offset: int, window: int | None
     ) -> None:
+        """Store the weights of the kept rows; `key` begins at column `offset`."""
         first = offset
-        if window is not None and len(step.positions) == 1:
-            first = max(offset, step.positions[0] + 1 - window)
-        key = key[:, :, first - offset :]
-        rows = None if mask is None else _mask_rows(mask, step, step.stop - offset)[..., first - offset :]
-        causal = reel.causal and mask is None and step.length > 1
-        positions = torch.tensor(step.positions, device=query.device) - first if causal else None
+        if window is not None and step.keeps_last_only:
+            first = max(offset, step.stop - window)  # what lies before the window is zero
+        implied = mask is None or mask.ndim == 2  # the causal limit and the window are not in the mask
+        limited = reel.causal and implied and not step.keeps_last_only  # the last row sees all keys there are
         weights = attention_rows(
             step.pick(query),
-            key,
+            key[:, :, first - offset :],
             scaling=reel.scaling,
-            mask=rows,
-            positions=positions,
+            mask=None if mask is None else _mask_rows(mask, step, step.stop - offset)[..., first - offset :],
+            positions=step.index(query.device) + (step.start - first) if limited else None,
+            window=window if limited else None,
             softcap=reel.softcap,
             sinks=reel.sinks,
         )
@@ -336,19 +345,21 @@ class DecoderRecorder:
         reel.live_first.append(first)
 
     def _record_mass(
-        self, reel: Reel, step: Step, query: Tensor, key: Tensor, mask: Tensor | None, offset: int
+        self, reel: Reel, step: Step, query: Tensor, key: Tensor, mask: Tensor | None, offset: int, window: int | None
     ) -> None:
+        """Store the group mass of all rows; `key` begins at column `offset`."""
         assert self.indicator is not None
         if self.indicator.device != query.device:
             self.indicator = self.indicator.to(query.device)
-        causal = reel.causal and (mask is None or mask.ndim == 2)
+        limited = reel.causal and (mask is None or mask.ndim == 2)
         mass = group_mass(
             query,
             key,
             self.indicator[offset : step.stop],
             scaling=reel.scaling,
             mask=None if mask is None else mask[..., : key.shape[2]],
-            start=step.start - offset if causal else None,
+            start=step.start - offset if limited else None,
+            window=window if limited else None,
             softcap=reel.softcap,
             sinks=reel.sinks,
         )  # (B, H, r, n)
@@ -359,10 +370,8 @@ class DecoderRecorder:
     @property
     def mass_rows(self) -> list[tuple[int, int]]:
         """First and one-past-last position of each row of the recorded mass."""
-        if self.indicator is None:
-            return []
-        prompt = [step for index, step in enumerate(self.steps) if step.length > 1 or index == 0]
         block = self.mass_block
+        prompt = [step for step in self.steps if self._wants_mass(step)]
         return [(row, min(row + block, step.stop)) for step in prompt for row in range(step.start, step.stop, block)]
 
 
@@ -407,7 +416,7 @@ class TowerReel:
 def _mask_rows(mask: Tensor, step: Step, columns: int) -> Tensor:
     """The kept rows of a step's mask, cut to the columns that exist, as (B|1, H|1, r|1, columns)."""
     if mask.ndim == 2:  # one bool per column, as flash attention wants it: causality is implied
-        positions = torch.tensor(step.positions, device=mask.device)
+        positions = step.index(mask.device) + step.start
         later = torch.arange(step.stop - columns, step.stop, device=mask.device) > positions[:, None]  # (r, columns)
         return expand_mask(mask[:, :columns]) & ~later
     rows = mask if mask.shape[2] == 1 else step.pick(mask)

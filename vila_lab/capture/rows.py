@@ -6,6 +6,8 @@ the attention mass of column groups comes from `group_mass`. Both work in float3
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ def attention_rows(
     scaling: float,
     mask: Tensor | None = None,
     positions: Tensor | None = None,
+    window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
@@ -42,6 +45,8 @@ def attention_rows(
         Bool (True: may be seen) or additive float, broadcastable to (B, H, R, K), or one bool per column, (B, K).
     positions : Tensor, optional, (R,)
         Column of each row itself: later columns are hidden. None: no causal limit beyond `mask`.
+    window : int, optional
+        With `positions`: a row sees only the last `window` columns up to itself (sliding-window attention).
     softcap : float, optional
         Scores become ``softcap * tanh(scores / softcap)`` before masking (Gemma 2).
     sinks : Tensor, optional, (H,)
@@ -65,10 +70,16 @@ def attention_rows(
             [0.5000, 0.5000, 0.0000]])
     """
     if query.ndim == 3 and key.ndim == 3:
-        rows = attention_rows(
-            query[None], key[None], scaling=scaling, mask=mask, positions=positions, softcap=softcap, sinks=sinks
-        )
-        return rows[0]
+        return attention_rows(
+            query[None],
+            key[None],
+            scaling=scaling,
+            mask=mask,
+            positions=positions,
+            window=window,
+            softcap=softcap,
+            sinks=sinks,
+        )[0]
     batch, heads, rows_count, columns = _shape(query, key)
     dtype = torch.promote_types(query.dtype, torch.float32)
     grouped = query.to(dtype).reshape(batch, key.shape[1], -1, query.shape[3])  # (B, Hkv, H/Hkv*R, D)
@@ -77,8 +88,9 @@ def attention_rows(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if positions is not None:
-        later = torch.arange(columns, device=scores.device) > positions.to(scores.device)[:, None]  # (R, K)
-        scores = scores.masked_fill(later, -torch.inf)
+        distance = positions.to(scores.device)[:, None] - torch.arange(columns, device=scores.device)  # (R, K)
+        hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+        scores = scores.masked_fill(hidden, -torch.inf)
     if mask is not None:
         scores = _apply_mask(scores, mask)
     if sinks is None:
@@ -100,6 +112,7 @@ def group_mass(
     scaling: float,
     mask: Tensor | None = None,
     start: int | None = None,
+    window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
     chunk_scores: int = CHUNK_SCORES,
@@ -112,7 +125,7 @@ def group_mass(
 
     Parameters
     ----------
-    query, key, scaling, mask, softcap, sinks
+    query, key, scaling, mask, window, softcap, sinks
         As in `attention_rows`, batched.
     groups : Tensor, (K,) integer or (K, n)
         Group of each column (-1: none), or the indicator (or any weighting) of n groups.
@@ -137,11 +150,13 @@ def group_mass(
         raise OptionError(
             f"groups name {indicator.shape[0]} columns, but there are {key.shape[2]} keys; give one group per key."
         )
-    plain = softcap is None and sinks is None and indicator.shape[1] <= FUSED_PIECES * query.shape[3]
+    open_window = start is None or window is None or window >= key.shape[2]
+    plain = open_window and softcap is None and sinks is None and indicator.shape[1] <= FUSED_PIECES * query.shape[3]
     fused = _fused_mass(query, key, indicator, scaling, mask, start) if plain else None
     if fused is not None:
         return fused
-    return _chunked_mass(query, key, indicator, scaling, mask, start, softcap, sinks, chunk_scores)
+    options = {"scaling": scaling, "window": window, "softcap": softcap, "sinks": sinks}
+    return _chunked_mass(query, key, indicator, mask, start, chunk_scores, options)
 
 
 def group_indicator(groups: Tensor) -> Tensor:
@@ -251,12 +266,10 @@ def _chunked_mass(
     query: Tensor,
     key: Tensor,
     indicator: Tensor,
-    scaling: float,
     mask: Tensor | None,
     start: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
     chunk_scores: int,
+    options: dict[str, Any],
 ) -> Tensor:
     batch, heads, rows, columns = _shape(query, key)
     step = max(1, chunk_scores // (batch * heads * columns))
@@ -266,8 +279,6 @@ def _chunked_mass(
         last = min(first + step, rows)
         positions = None if start is None else torch.arange(start + first, start + last, device=query.device)
         part = mask if mask is None or mask.shape[2] == 1 else mask[:, :, first:last]
-        weights = attention_rows(
-            query[:, :, first:last], key, scaling=scaling, mask=part, positions=positions, softcap=softcap, sinks=sinks
-        )
+        weights = attention_rows(query[:, :, first:last], key, mask=part, positions=positions, **options)
         pieces.append(weights @ indicator.to(weights.dtype))
     return torch.cat(pieces, dim=2)  # (B, H, R, n)

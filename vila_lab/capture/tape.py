@@ -99,12 +99,15 @@ class LayerTape:
             if isinstance(value, Tensor):
                 yield item.name, value
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop all other rows."""
+    def keep_rows(self, rows: Tensor, done: dict[int, tuple[Tensor, Tensor]]) -> None:
+        """Drop all other rows. `done` goes from layer to layer and holds what is cut already: shared masks stay shared."""
         for name in ("query", "live", "mask"):
             value = getattr(self, name)
-            if value is not None and (name != "mask" or value.shape[2] > 1):
-                setattr(self, name, value[:, :, rows.to(value.device)])
+            if value is None or (name == "mask" and value.shape[2] == 1):
+                continue
+            if id(value) not in done:
+                done[id(value)] = value, value[:, :, rows.to(value.device)]
+            setattr(self, name, done[id(value)][1])
         self.first = None if self.first is None else self.first[rows]
 
 
@@ -133,7 +136,6 @@ class Tape:
         self.length = 0
         self._layers: dict[int, LayerTape] = {}
         self._steps: list[int] = []
-        self._start = 0
         self._extra: frozenset[int] | None = frozenset()
         self._state = "the capture has not ended yet; ask after the with block"
         self._siblings = {} if siblings is None else siblings
@@ -146,19 +148,18 @@ class Tape:
         length: int,
         *,
         steps: Sequence[int] = (),
-        start: int = 0,
         extra: frozenset[int] | None = None,
         mass_rows: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Take over what was recorded; called by the capture when it ends.
 
-        steps holds the number of rows of each forward and start the position of the first of them; extra are the positions
-        that were asked for beside the answer's (None: all).
+        steps holds the number of rows of each forward; extra are the positions that were asked for beside the answer's
+        (None: all).
         """
         self._layers, self.length = layers, length
         self.positions = torch.tensor(positions, dtype=torch.int64)
         self.mass_rows = torch.tensor(mass_rows, dtype=torch.int64).reshape(-1, 2)
-        self._steps, self._start, self._extra = list(steps), start, extra
+        self._steps, self._extra = list(steps), extra
         self._state = ""
 
     def fail(self, why: str) -> None:
@@ -325,8 +326,9 @@ class Tape:
                 if position in answer or position in self._extra
             ]
             if len(keep) < self.n_rows:
+                done: dict[int, tuple[Tensor, Tensor]] = {}
                 for data in self._layers.values():
-                    data.keep_rows(torch.tensor(keep))
+                    data.keep_rows(torch.tensor(keep), done)
                 self.positions = self.positions[keep]
         return self
 
@@ -413,7 +415,6 @@ class Tape:
             "positions": self.positions.tolist(),
             "mass_rows": self.mass_rows.tolist(),
             "steps": self._steps,
-            "start": self._start,
             "extra": None if self._extra is None else sorted(self._extra),
         }
 
@@ -430,7 +431,6 @@ class Tape:
             entry["positions"],
             entry["length"],
             steps=entry["steps"],
-            start=entry["start"],
             extra=extra,
             mass_rows=[(first, stop) for first, stop in entry["mass_rows"]],
         )
@@ -474,7 +474,7 @@ def _index(wanted: int | Sequence[int] | None, count: int, what: str) -> Tensor:
     """Indices as a checked, non-negative tensor."""
     if wanted is None:
         return torch.arange(count)
-    values = [wanted] if isinstance(wanted, int) else [int(value) for value in wanted]
+    values = [int(value) for value in wanted] if isinstance(wanted, Iterable) else [int(wanted)]
     for value in values:
         if not -count <= value < count:
             raise OptionError(f"{what} {value} does not exist; there are {count}.")

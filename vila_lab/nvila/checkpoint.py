@@ -83,9 +83,13 @@ def _check_device(device: str) -> None:
     except RuntimeError as error:
         raise DeviceError(f"Device {device!r} is not a device name; use cpu, cuda, cuda:0 or mps.") from error
     if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"Device {device!r} is asked for, but this machine (or this build of torch) has no CUDA; use device='cpu'.")
+        raise DeviceError(
+            f"Device {device!r} is asked for, but this machine (or this build of torch) has no CUDA; use device='cpu'."
+        )
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"Device {device!r} is asked for, but there are only {torch.cuda.device_count()} CUDA devices.")
+        raise DeviceError(
+            f"Device {device!r} is asked for, but there are only {torch.cuda.device_count()} CUDA devices."
+        )
     if wanted.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("Device 'mps' is asked for, but this machine has no Apple GPU; use device='cpu'.")
 

@@ -24,7 +24,11 @@ NOT_WRITTEN = {
     "id2label", "label2id", "problem_type",
 }  # fmt: skip
 HF_DEFAULTS: dict[str, dict[str, Any]] = {
-    "nvila": {"image_aspect_ratio": "dynamic_s2", "mm_projector_type": "mlp_downsample", "s2_resize_output_to_scale_idx": -1},
+    "nvila": {
+        "image_aspect_ratio": "dynamic_s2",
+        "mm_projector_type": "mlp_downsample",
+        "s2_resize_output_to_scale_idx": -1,
+    },
     "nvila_lite": {"image_aspect_ratio": "dynamic", "mm_projector_type": "mlp_downsample_3x3_fix"},
     "vila": {"image_aspect_ratio": "dynamic", "mm_projector_type": "mlp_downsample_3x3_fix"},
 }
@@ -127,7 +131,9 @@ class NVILAConfig(PreTrainedConfig):
         return TokenGrid(int(self.vision_config.patch_size), merge_of(self.mm_projector_type), self.legacy_transposed)
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read any layout, given a folder, a hub id or the path of a ``config.json``."""
         revision = kwargs.pop("revision", None)
         path = Path(pretrained_model_name_or_path)
@@ -141,7 +147,9 @@ class NVILAConfig(PreTrainedConfig):
         if "text_config" not in config_dict:
             source = kwargs.get("name_or_path")
             revision = kwargs.pop("revision", None)
-            config_dict = standard_config_dict(config_dict, find_checkpoint(source, revision=revision, weights=False) if source else None)
+            config_dict = standard_config_dict(
+                config_dict, find_checkpoint(source, revision=revision, weights=False) if source else None
+            )
         elif config_dict.get("model_type", cls.model_type) != cls.model_type:
             config_dict = standard_config_dict(config_dict, None)
         config_dict = {key: value for key, value in config_dict.items() if key != "model_type"}
@@ -184,7 +192,9 @@ class NVILAConfig(PreTrainedConfig):
         for name, key in zip(("llm", "vision_tower", "mm_projector"), PART_KEYS, strict=True):
             write_json(root / name / "config.json", content[key])
         if push_to_hub:
-            raise CheckpointError("Saving straight to the hub is not supported; save to a folder and upload it with huggingface_hub.")
+            raise CheckpointError(
+                "Saving straight to the hub is not supported; save to a folder and upload it with huggingface_hub."
+            )
 
 
 class _OtherName(NVILAConfig):
@@ -236,7 +246,9 @@ def standard_config_dict(config: Mapping[str, Any], folder: CheckpointFolder | N
         raw["text_config"] = _part_dict(config, folder, "llm", "llm_cfg")
         raw["vision_config"] = _part_dict(config, folder, "vision_tower", "vision_tower_cfg")
         projector = _part_dict(config, folder, "mm_projector", "mm_projector_cfg")
-        raw["mm_projector_type"] = projector.get("mm_projector_type") or raw.get("mm_projector_type") or "mlp_downsample"
+        raw["mm_projector_type"] = (
+            projector.get("mm_projector_type") or raw.get("mm_projector_type") or "mlp_downsample"
+        )
     else:
         defaults = HF_DEFAULTS.get(str(raw.get("model_type")), {})
         raw = {**defaults, **{key: value for key, value in raw.items() if value is not None}}
@@ -281,14 +293,24 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     vision = raw["vision_config"]
     tower = str((vision.get("architectures") or [vision.get("model_type", "")])[0]).lower()
     if raw.get("ps3") or vision.get("ps3") or "ps3" in tower:
-        raise CheckpointError("PS3 checkpoints (high-resolution selection) are not supported; use an NVILA or VILA1.5 checkpoint without PS3.")
+        raise CheckpointError(
+            "PS3 checkpoints (high-resolution selection) are not supported; use an NVILA or VILA1.5 checkpoint without PS3."
+        )
     if raw.get("s2") and not raw.get("dynamic_s2"):
-        raise CheckpointError("Plain s2 checkpoints are not supported; use the dynamic_s2, dynamic or resize variant of the model.")
-    quantization = (raw.get("quantization_config") or raw["text_config"].get("quantization_config") or {}).get("quant_method")
+        raise CheckpointError(
+            "Plain s2 checkpoints are not supported; use the dynamic_s2, dynamic or resize variant of the model."
+        )
+    quantization = (raw.get("quantization_config") or raw["text_config"].get("quantization_config") or {}).get(
+        "quant_method"
+    )
     if quantization == "awq":
-        raise CheckpointError("AWQ checkpoints are not supported; load the unquantised checkpoint, with quantization='4bit' if memory is short.")
+        raise CheckpointError(
+            "AWQ checkpoints are not supported; load the unquantised checkpoint, with quantization='4bit' if memory is short."
+        )
     if "siglip" not in tower or "siglip2" in tower:
-        raise CheckpointError(f"Vision tower type {tower or 'unknown'!r} is not supported; supported is SiglipVisionModel.")
+        raise CheckpointError(
+            f"Vision tower type {tower or 'unknown'!r} is not supported; supported is SiglipVisionModel."
+        )
     decoder = raw["text_config"].get("model_type")
     if not decoder:
         raise CheckpointError("llm/config.json names no model_type; copy it from where the checkpoint came from.")
@@ -305,7 +327,9 @@ def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, default: str) -
     try:
         return AutoConfig.for_model(kind, **content)
     except ValueError as error:
-        raise CheckpointError(f"Model type {kind!r} of a part of the checkpoint is not known to the installed transformers.") from error
+        raise CheckpointError(
+            f"Model type {kind!r} of a part of the checkpoint is not known to the installed transformers."
+        ) from error
 
 
 def _scales(value: tuple[int, ...] | list[int] | str | None, image_size: int) -> list[int]:

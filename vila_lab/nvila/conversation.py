@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from vila_lab.errors import OptionError, PromptError
@@ -117,7 +118,10 @@ NAME_HINTS = (
     ("llama-3", "llama_3"),
     ("llama3", "llama_3"),
 )
-FIRST_WITH_CHAT_TEMPLATE = (4, 40)  # VILA1.5 was written by 4.36 and answers to its own templates, whatever its tokenizer brings
+FIRST_WITH_CHAT_TEMPLATE = (
+    4,
+    40,
+)  # VILA1.5 was written by 4.36 and answers to its own templates, whatever its tokenizer brings
 
 
 def check_mode(mode: str) -> str:
@@ -186,7 +190,9 @@ def render(tokenizer: Any, turns: Sequence[Turn], mode: str, *, add_generation_p
     if mode != AUTO:
         return TEMPLATES[mode].render(turns, add_generation_prompt=add_generation_prompt)
     text = _apply_chat_template(tokenizer, turns, add_generation_prompt, as_parts=False)
-    if any(turn.text and turn.text.strip() not in text for turn in turns):  # templates of "-hf" files expect lists of parts
+    if any(
+        turn.text and turn.text.strip() not in text for turn in turns
+    ):  # templates of "-hf" files expect lists of parts
         text = _apply_chat_template(tokenizer, turns, add_generation_prompt, as_parts=True)
     return text
 
@@ -195,7 +201,8 @@ def _apply_chat_template(tokenizer: Any, turns: Sequence[Turn], add_generation_p
     from jinja2.exceptions import TemplateError
 
     messages = [
-        {"role": turn.role, "content": [{"type": "text", "text": turn.text}] if as_parts else turn.text} for turn in turns
+        {"role": turn.role, "content": [{"type": "text", "text": turn.text}] if as_parts else turn.text}
+        for turn in turns
     ]
     try:
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
@@ -240,5 +247,5 @@ def stop_token_ids(tokenizer: Any, mode: str) -> list[int]:
     turns = [Turn("user", "question"), Turn("assistant", SENTINEL)] * 2
     ids = tokenizer(render(tokenizer, turns, mode, add_generation_prompt=False)).input_ids
     sentinel = tokenizer.convert_tokens_to_ids(SENTINEL)
-    stops |= {after for before, after in zip(ids[:-1], ids[1:], strict=True) if before == sentinel}
+    stops |= {after for before, after in pairwise(ids) if before == sentinel}
     return sorted(stop for stop in stops if stop is not None)

@@ -82,7 +82,9 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, weights:
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         raise CheckpointError(f"{source} has model type {model_type!r}; this loader reads {', '.join(MODEL_TYPES)}.")
-    has_parts = (root / "llm").is_dir() or any(isinstance(config.get(key), str) for key in ("llm_cfg", "vision_tower_cfg"))
+    has_parts = (root / "llm").is_dir() or any(
+        isinstance(config.get(key), str) for key in ("llm_cfg", "vision_tower_cfg")
+    )
     return CheckpointFolder(root, config, split=has_parts)
 
 
@@ -93,18 +95,30 @@ def _local_or_snapshot(source: str | Path, revision: str | None, weights: bool) 
     if path.exists():
         raise CheckpointError(f"{source} is a file; name the folder of the checkpoint instead.")
     if not _looks_like_hub_id(source):
-        raise CheckpointNotFound(f"There is no checkpoint folder {source}; give an existing folder or a hub id such as owner/name.")
+        raise CheckpointNotFound(
+            f"There is no checkpoint folder {source}; give an existing folder or a hub id such as owner/name."
+        )
     return _snapshot(str(source), revision, weights)
 
 
 def _looks_like_hub_id(source: str | Path) -> bool:
     text = str(source)
-    return isinstance(source, str) and text.count("/") == 1 and not text.startswith((".", "/", "~", "-")) and not text.endswith("/")
+    return (
+        isinstance(source, str)
+        and text.count("/") == 1
+        and not text.startswith((".", "/", "~", "-"))
+        and not text.endswith("/")
+    )
 
 
 def _snapshot(repo_id: str, revision: str | None, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     patterns = [*CONFIG_FILES, *(WEIGHT_FILES if weights else ())]
     try:
@@ -112,7 +126,9 @@ def _snapshot(repo_id: str, revision: str | None, weights: bool) -> Path:
     except RevisionNotFoundError as error:
         raise CheckpointNotFound(f"{repo_id} has no revision {revision!r} on the hub; name one that it has.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise CheckpointNotFound(f"{repo_id} is neither a folder here nor a repository you can read on the hub.") from error
+        raise CheckpointNotFound(
+            f"{repo_id} is neither a folder here nor a repository you can read on the hub."
+        ) from error
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
         raise CheckpointNotFound(
             f"{repo_id} is not a folder here, and the hub cannot be reached to fetch it; give a local folder or go online."
@@ -124,9 +140,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"The checkpoint lacks {path.parent.name}/{path.name}; copy it from where the checkpoint came from.") from error
+        raise CheckpointError(
+            f"The checkpoint lacks {path.parent.name}/{path.name}; copy it from where the checkpoint came from."
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path.parent.name}/{path.name} is not valid JSON ({error}); fetch the file again.") from error
+        raise CheckpointError(
+            f"{path.parent.name}/{path.name} is not valid JSON ({error}); fetch the file again."
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.parent.name}/{path.name} should hold a JSON object; fetch the file again.")
     return content

@@ -78,7 +78,9 @@ class NVILAImageProcessor(BaseImageProcessor):
         multiscale = self.image_aspect_ratio == "dynamic_s2"
         scales = tuple(self.s2_scales) if multiscale else ()
         side = self.size["height"]
-        return TilingOptions(self.image_aspect_ratio, side, self.min_tiles, self.max_tiles, scales, self.s2_resize_output_to_scale_idx)
+        return TilingOptions(
+            self.image_aspect_ratio, side, self.min_tiles, self.max_tiles, scales, self.s2_resize_output_to_scale_idx
+        )
 
     def preprocess(
         self, images: Any, *, tiled: bool | None = None, return_tensors: str | None = None, **kwargs: Any
@@ -110,7 +112,7 @@ class NVILAImageProcessor(BaseImageProcessor):
         data = {"pixel_values": pixel_values, "block_sizes": np.array(block_sizes, dtype=np.int64).reshape(-1, 2)}
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         return self.preprocess(images, *args, **kwargs)
 
     def cut(self, picture: Image.Image, *, tiled: bool) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
@@ -141,12 +143,14 @@ class NVILAImageProcessor(BaseImageProcessor):
         return square
 
     def _normalise(self, tile: Image.Image) -> np.ndarray:
-        values = (np.asarray(tile) * self.rescale_factor).astype(np.float32)  # the product is float64, as in the reference
+        values = (np.asarray(tile) * self.rescale_factor).astype(
+            np.float32
+        )  # the product is float64, as in the reference
         mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
         return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Read the image processor of a checkpoint in any layout; a folder, or a hub id."""
         folder = find_checkpoint(pretrained_model_name_or_path, revision=kwargs.pop("revision", None), weights=False)
         return cls.from_folder(folder, NVILAConfig.from_pretrained(folder.root))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,16 +124,24 @@ def picture_blocks(
     crops = plan_crops(width, height, options, tiled=tiled)
     if tiled and options.is_multiscale:
         chosen = crops[options.output_scale]
-        return [_whole_block(picture, chosen.columns, chosen.rows, chosen.scale, (0.0, 0.0, float(width), float(height)), options, grid)]
+        return [
+            _whole_block(
+                picture,
+                chosen.columns,
+                chosen.rows,
+                chosen.scale,
+                (0.0, 0.0, float(width), float(height)),
+                options,
+                grid,
+            )
+        ]
     blocks: list[BlockGeometry] = []
     for crop in crops:
         frame = picture_box(width, height, options)
         whole = _whole_block(picture, crop.columns, crop.rows, crop.scale, frame, options, grid)
         blocks.extend(_split_tiles(whole, crop.tiles, first_tile=len(blocks)))
     clip = np.array([width, height, width, height], dtype=np.float64)
-    return [
-        BlockGeometry(b.picture, b.scale, b.rows, b.cols, np.clip(b.boxes, 0.0, clip), b.tiles) for b in blocks
-    ]
+    return [BlockGeometry(b.picture, b.scale, b.rows, b.cols, np.clip(b.boxes, 0.0, clip), b.tiles) for b in blocks]
 
 
 def _whole_block(
@@ -154,9 +163,18 @@ def _whole_block(
 
 def _split_tiles(block: BlockGeometry, tiles: int, first_tile: int) -> list[BlockGeometry]:
     if tiles == 1:
-        return [BlockGeometry(block.picture, block.scale, block.rows, block.cols, block.boxes, block.tiles + first_tile)]
-    side = int(round((block.tokens / tiles) ** 0.5))
+        return [
+            BlockGeometry(block.picture, block.scale, block.rows, block.cols, block.boxes, block.tiles + first_tile)
+        ]
+    side = math.isqrt(block.tokens // tiles)
     return [
-        BlockGeometry(block.picture, block.scale, side, side, block.boxes[block.tiles == k], block.tiles[block.tiles == k] + first_tile)
+        BlockGeometry(
+            block.picture,
+            block.scale,
+            side,
+            side,
+            block.boxes[block.tiles == k],
+            block.tiles[block.tiles == k] + first_tile,
+        )
         for k in range(tiles)
     ]

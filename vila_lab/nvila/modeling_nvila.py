@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from vila_lab.nvila.weights import CheckpointTensors, match_names
 __all__ = ["NVILAForConditionalGeneration", "NVILAPreTrainedModel", "build_projector"]
 
 IGNORED_LABEL = -100
+TOWER_PREFIX = "vision_model."  # in the files of the tower; transformers' present class has one level less
 SLOW_TO_LOAD = 100_000_000  # parameters
 
 
@@ -44,7 +46,7 @@ class NVILAPreTrainedModel(PreTrainedModel):
     config: NVILAConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _no_split_modules = ["SiglipEncoderLayer", "SiglipVisionEmbeddings", "Projector"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -72,7 +74,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             config.mm_projector_type, config.mm_hidden_size, config.hidden_size, transposed=config.legacy_transposed
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         embeddings: nn.Module = self.language_model.get_input_embeddings()
@@ -87,6 +89,11 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
+
+    @property
+    def _image_token_id(self) -> int:
+        token = self.config.image_token_id
+        return -1 if token is None else token
 
     # -- vision ---------------------------------------------------------------------------------------------------
 
@@ -110,7 +117,9 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             hidden = layer(hidden, attention_mask=None)
         return hidden
 
-    def get_image_features(self, pixel_values: Tensor, block_sizes: Tensor | None = None, **kwargs: Any) -> list[Tensor]:
+    def get_image_features(
+        self, pixel_values: Tensor, block_sizes: Tensor | None = None, **kwargs: Any
+    ) -> list[Tensor]:
         """Visual tokens of each ``<image>`` block.
 
         Parameters
@@ -150,7 +159,8 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         """Bring all scales of one picture to one map, project it tile by tile, read it row by row over the picture."""
         scales = self.config.tiling.scales
         if rows == 0:
-            return self.mm_projector(features.repeat(1, 1, len(scales)))[0]
+            single: Tensor = self.mm_projector(features.repeat(1, 1, len(scales)))
+            return single[0]
         squares = [self.config.tiling.square_tiles(k) for k in range(len(scales) - 1)]
         grids = [*((n, n) for n in squares), (rows, columns)]
         maps = []
@@ -184,10 +194,10 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         ValueError
             The number of visual tokens differs from the number of places for them.
         """
-        is_visual = input_ids == self.config.image_token_id
-        embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_visual, 0))
+        is_visual = torch.eq(input_ids, self._image_token_id)
+        embeddings: Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_visual, 0))
         if pixel_values is None or len(pixel_values) == 0:
-            return torch.as_tensor(embeddings)
+            return embeddings
         features = torch.cat(self.get_image_features(pixel_values, block_sizes)).to(embeddings.device, embeddings.dtype)
         places = is_visual.to(embeddings.device).unsqueeze(-1).expand_as(embeddings)
         if places.sum() != features.numel():
@@ -231,7 +241,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.embed(input_ids, pixel_values, block_sizes)
         if labels is not None:
-            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORED_LABEL)
+            labels = labels.masked_fill(torch.eq(labels, self._image_token_id), IGNORED_LABEL)
         output: CausalLMOutputWithPast = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -245,7 +255,9 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         return output
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
+    def generate(  # type: ignore[override]
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
         """Answer a prompt; see transformers' ``generate`` for all options. Greedy unless told otherwise.
 
         The pictures are embedded once, before the first step: that way every kind of decoding repeats and cuts one
@@ -257,27 +269,32 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             kwargs["inputs_embeds"] = self.embed(ids, pixel_values, block_sizes)
         if ids is not None:
             kwargs["input_ids"] = ids
-        return super().generate(generation_config=generation_config, **kwargs)
+        return super().generate(generation_config=generation_config, **kwargs)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Pictures enter only with the prompt; afterwards they are in the cache."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
         )
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             inputs["pixel_values"] = inputs["block_sizes"] = None
         return inputs
 
-    def _prepare_generated_length(self, generation_config: Any, has_default_max_length: bool, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_generated_length(
+        self, generation_config: Any, has_default_max_length: bool, *args: Any, **kwargs: Any
+    ) -> Any:
         """The checkpoint's length limit is a default: asking for ``max_new_tokens`` is not at odds with it."""
         is_default = has_default_max_length or generation_config.max_new_tokens is not None
-        return super()._prepare_generated_length(generation_config, is_default, *args, **kwargs)
+        return super()._prepare_generated_length(generation_config, is_default, *args, **kwargs)  # type: ignore[misc]
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         """Processors that look at earlier ids (repetition penalty) must not meet ids outside the vocabulary."""
-        processors = super()._get_logits_processor(*args, **kwargs)
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
         return _WithinVocabulary(processors, int(self.config.text_config.vocab_size))
 
     # -- files ----------------------------------------------------------------------------------------------------
@@ -302,18 +319,27 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         folder = find_checkpoint(pretrained_model_name_or_path, revision=kwargs.pop("revision", None))
         config = kwargs.pop("config", None)
         processor = kwargs.pop("processor", None)
-        for key in ("cache_dir", "force_download", "local_files_only", "token", "subfolder", "use_safetensors", "_from_auto"):
+        for key in (
+            "cache_dir",
+            "force_download",
+            "local_files_only",
+            "token",
+            "subfolder",
+            "use_safetensors",
+            "_from_auto",
+        ):
             kwargs.pop(key, None)
         with CheckpointTensors(folder) as tensors:
-            if not isinstance(config, NVILAConfig):
-                config = NVILAConfig.from_pretrained(folder.root)
+            config = deepcopy(config) if isinstance(config, NVILAConfig) else NVILAConfig.from_pretrained(folder.root)
             config.mm_projector_type = _projector_type(folder, config, tensors)
             if processor is None:
                 processor = NVILAProcessor.from_folder(folder, config, name=str(pretrained_model_name_or_path))
+            processor.grid = config.token_grid  # the projector's type may only now be known
             config.image_token_id = processor.image_token_id
             config.conv_mode = processor.conv_mode
-            if kwargs.get("dtype", kwargs.pop("torch_dtype", "auto")) in ("auto", None):
-                kwargs["dtype"] = tensors.dtype
+            older_name = kwargs.pop("torch_dtype", None)
+            dtype = kwargs.pop("dtype", None) or older_name or "auto"
+            kwargs["dtype"] = tensors.dtype if dtype == "auto" else dtype
             with torch.device("meta"):
                 skeleton = cls(config)
             expected = {name: tuple(value.shape) for name, value in skeleton.state_dict().items()}
@@ -333,18 +359,27 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
         if getattr(self, "hf_quantizer", None) is not None:
-            raise CheckpointError("A quantised model cannot be saved in this layout; load it without quantization and save that.")
+            raise CheckpointError(
+                "A quantised model cannot be saved in this layout; load it without quantization and save that."
+            )
         root = Path(save_directory)
         self.language_model.generation_config = _plain_generation_config(self.generation_config)
         with _progress_bar(self.num_parameters()):
             self.language_model.save_pretrained(root / "llm", **kwargs)
-            self.vision_tower.save_pretrained(root / "vision_tower", **kwargs)
-        (root / "mm_projector").mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.mm_projector.state_dict().items()}
-        save_file(tensors, root / "mm_projector" / "model.safetensors", metadata={"format": "pt"})
-        for part, config in ((self.language_model, self.config.text_config), (self.vision_tower, self.config.vision_config)):
+        _save_tensors(root / "vision_tower", self.vision_tower.state_dict(), prefix=TOWER_PREFIX)
+        _save_tensors(root / "mm_projector", self.mm_projector.state_dict())
+        for part, config in (
+            (self.language_model, self.config.text_config),
+            (self.vision_tower, self.config.vision_config),
+        ):
             config.architectures, config.dtype = [type(part).__name__], part.dtype
         self.config.save_pretrained(root)
+
+
+def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {prefix + name.removeprefix(prefix): value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @contextmanager
@@ -373,13 +408,17 @@ class _WithinVocabulary(LogitsProcessorList):
         return super().__call__(input_ids.masked_fill(input_ids >= self.vocab_size, 0), scores, **kwargs)
 
 
-def _merge_tiles(features: Tensor, rows: int, columns: int) -> Tensor:  # (rows * columns, g * g, C) -> (rows * g, columns * g, C)
+def _merge_tiles(
+    features: Tensor, rows: int, columns: int
+) -> Tensor:  # (rows * columns, g * g, C) -> (rows * g, columns * g, C)
     side = int(features.shape[1] ** 0.5)
     tiles = features.reshape(rows, columns, side, side, -1)
     return tiles.permute(0, 2, 1, 3, 4).reshape(rows * side, columns * side, -1)
 
 
-def _split_tiles(merged: Tensor, rows: int, columns: int) -> Tensor:  # (rows * g, columns * g, C) -> (rows * columns, g * g, C)
+def _split_tiles(
+    merged: Tensor, rows: int, columns: int
+) -> Tensor:  # (rows * g, columns * g, C) -> (rows * columns, g * g, C)
     height, width, channels = merged.shape
     tiles = merged.reshape(rows, height // rows, columns, width // columns, channels)
     return tiles.permute(0, 2, 1, 3, 4).reshape(rows * columns, -1, channels)
@@ -402,10 +441,11 @@ def _projector_type(folder: CheckpointFolder, config: NVILAConfig, tensors: Chec
 
 def _plain_generation_config(config: GenerationConfig) -> GenerationConfig:
     return GenerationConfig(
-        do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, bos_token_id=config.bos_token_id
+        do_sample=False,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
     )
-
-
 
 
 AutoModelForImageTextToText.register(NVILAConfig, NVILAForConditionalGeneration, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ from vila_lab.nvila.prompting import (
     MEDIA_TOKENS,
     LiteralMediaTokenWarning,
     assemble,
-    is_messages,
     pictures_of,
 )
 
 __all__ = ["LiteralMediaTokenWarning", "NVILAProcessor"]
 
-OLD_TOKENIZER_CLASS = {"TokenizersBackend": "PreTrainedTokenizerFast"}  # the name that readers before transformers 5 know
+OLD_TOKENIZER_CLASS = {
+    "TokenizersBackend": "PreTrainedTokenizerFast"
+}  # the name that readers before transformers 5 know
 
 
 class NVILAProcessor(ProcessorMixin):
@@ -67,14 +69,16 @@ class NVILAProcessor(ProcessorMixin):
         conv_mode: str | None = None,
         chat_template: str | None = None,
     ) -> None:
-        tokenizer.add_tokens([token for token in MEDIA_TOKENS if token not in tokenizer.get_vocab()], special_tokens=True)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+        tokenizer.add_tokens(
+            [token for token in MEDIA_TOKENS if token not in tokenizer.get_vocab()], special_tokens=True
+        )
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)  # type: ignore[no-untyped-call]
         self.grid = grid or TokenGrid(patch=14, merge=2)
         self.start_tokens = start_tokens
         self.end_tokens = end_tokens
         self.conv_mode = check_mode(conv_mode or mode_of_checkpoint(tokenizer, decoder=""))
         self.image_token = IMAGE_TOKEN
-        self.image_token_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        self.image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
 
     # -- conversation ---------------------------------------------------------------------------------------------
 
@@ -133,7 +137,10 @@ class NVILAProcessor(ProcessorMixin):
         text = render(self.tokenizer, turns, mode)
         starts = turn_starts(self.tokenizer, turns, mode, text)
         spans = [
-            (start + a, start + b) for start, turn in zip(starts, assembled, strict=True) if start >= 0 for a, b in turn.spans
+            (start + a, start + b)
+            for start, turn in zip(starts, assembled, strict=True)
+            if start >= 0
+            for a, b in turn.spans
         ]
         layout = self._expand(text, [block for blocks in geometry for block in blocks], spans)
         return self._features(layout.input_ids, pictures, tiled, return_tensors), layout
@@ -163,7 +170,9 @@ class NVILAProcessor(ProcessorMixin):
     def _expand(self, text: str, geometry: Sequence[BlockGeometry], spans: list[tuple[int, int]]) -> PromptLayout:
         ids, offsets = self._tokenise(text)
         if (markers := ids.count(self.image_token_id)) != len(geometry):
-            raise PromptError(f"The text has {markers} {IMAGE_TOKEN} markers for {len(geometry)} blocks of visual tokens; give one marker per picture.")
+            raise PromptError(
+                f"The text has {markers} {IMAGE_TOKEN} markers for {len(geometry)} blocks of visual tokens; give one marker per picture."
+            )
         before, after = self._separator_ids(self.start_tokens), self._separator_ids(self.end_tokens)
         new_ids: list[int] = []
         new_offsets: list[tuple[int, int]] = []
@@ -199,7 +208,10 @@ class NVILAProcessor(ProcessorMixin):
     def _features(
         self, input_ids: np.ndarray, pictures: Sequence[Image.Image], tiled: bool, return_tensors: str | None
     ) -> BatchFeature:
-        data: dict[str, Any] = {"input_ids": input_ids[None], "attention_mask": np.ones((1, len(input_ids)), dtype=np.int64)}
+        data: dict[str, Any] = {
+            "input_ids": input_ids[None],
+            "attention_mask": np.ones((1, len(input_ids)), dtype=np.int64),
+        }
         if pictures:
             data |= self.image_processor(list(pictures), tiled=tiled)
         return BatchFeature(data, tensor_type=return_tensors)
@@ -271,7 +283,7 @@ class NVILAProcessor(ProcessorMixin):
                 data[key] = np.concatenate(found)
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self,
         conversation: Any,
         chat_template: str | None = None,
@@ -298,7 +310,9 @@ class NVILAProcessor(ProcessorMixin):
         stand_in = Image.new("RGB", (1, 1))
         messages = [{**message, "content": _with_stand_ins(message["content"], stand_in)} for message in conversation]
         turns = [turn.turn for turn in assemble(messages, lambda _: IMAGE_TOKEN)]
-        return render(self.tokenizer, turns, self.resolve_conv_mode(conv_mode), add_generation_prompt=add_generation_prompt)
+        return render(
+            self.tokenizer, turns, self.resolve_conv_mode(conv_mode), add_generation_prompt=add_generation_prompt
+        )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -307,7 +321,7 @@ class NVILAProcessor(ProcessorMixin):
     # -- files ----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> NVILAProcessor:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> NVILAProcessor:  # type: ignore[override]
         """Read the processor of a checkpoint in any layout; a folder, or a hub id.
 
         Raises
@@ -327,7 +341,10 @@ class NVILAProcessor(ProcessorMixin):
         if template := _named_chat_template(folder):
             tokenizer.chat_template = template
         mode = config.conv_mode or mode_of_checkpoint(
-            tokenizer, decoder=decoder, written_by=getattr(config, "source_transformers_version", None), name=name or str(folder.root)
+            tokenizer,
+            decoder=decoder,
+            written_by=getattr(config, "source_transformers_version", None),
+            name=name or str(folder.root),
         )
         if mode == AUTO and not tokenizer.chat_template:
             tokenizer.chat_template = built_in_chat_template(tokenizer, decoder)
@@ -341,8 +358,11 @@ class NVILAProcessor(ProcessorMixin):
             conv_mode=mode,
         )
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:  # type: ignore[override]
-        """Write tokenizer and chat template to ``llm/`` and the image processor to ``vision_tower/``."""
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Write tokenizer and chat template to ``llm/`` and the image processor to ``vision_tower/``.
+
+        Tiling and conversation mode are in the root ``config.json``, which the model's `save_pretrained` writes.
+        """
         root = Path(save_directory)
         written = list(self.tokenizer.save_pretrained(root / "llm", save_jinja_files=False))
         _use_older_names(root / "llm" / "tokenizer_config.json")
@@ -353,24 +373,36 @@ class NVILAProcessor(ProcessorMixin):
 
 def _load_tokenizer(folder: CheckpointFolder) -> PreTrainedTokenizerBase:
     place = folder.llm
-    if not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")):
-        raise CheckpointError(f"The checkpoint has no tokenizer in {place.name}/; copy tokenizer.json and tokenizer_config.json there.")
+    if not any(
+        (place / name).is_file()
+        for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    ):
+        raise CheckpointError(
+            f"The checkpoint has no tokenizer in {place.name}/; copy tokenizer.json and tokenizer_config.json there."
+        )
     try:
-        if (place / "tokenizer.json").is_file():  # AutoTokenizer would rebuild it by the decoder's type; the file is meant as written
-            return PreTrainedTokenizerFast.from_pretrained(place, padding_side="right")
-        tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", trust_remote_code=False)
+        if (
+            place / "tokenizer.json"
+        ).is_file():  # AutoTokenizer would rebuild it by the decoder's type; the file is meant as written
+            tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(place, padding_side="right")
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", trust_remote_code=False)
     except ImportError as error:
-        raise MissingExtra("This checkpoint's tokenizer needs sentencepiece: pip install sentencepiece protobuf") from error
+        raise MissingExtra(
+            "This checkpoint's tokenizer needs sentencepiece: pip install sentencepiece protobuf"
+        ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"The tokenizer in {place.name}/ cannot be read: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise CheckpointError(f"The tokenizer in {place.name}/ is of a kind that the installed transformers cannot read.")
+        raise CheckpointError(
+            f"The tokenizer in {place.name}/ is of a kind that the installed transformers cannot read."
+        )
     return tokenizer
 
 
 def _use_older_names(path: Path) -> None:
     content = read_json(path)
-    name = content.get("tokenizer_class")
+    name = str(content.get("tokenizer_class"))
     write_json(path, content | {"tokenizer_class": OLD_TOKENIZER_CLASS.get(name, name)})
 
 
@@ -386,7 +418,9 @@ def _named_chat_template(folder: CheckpointFolder) -> str | None:
         return CHAT_TEMPLATES[name]
     if "{" in name:
         return name
-    raise CheckpointError(f"config.json names the chat template {name!r}, and {name}.jinja is not in the folder; copy it there.")
+    raise CheckpointError(
+        f"config.json names the chat template {name!r}, and {name}.jinja is not in the folder; copy it there."
+    )
 
 
 def _offsets_by_search(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -410,18 +444,26 @@ def _pad(values: np.ndarray, length: int, side: str, fill: int) -> np.ndarray:
 def _share_out(images: Any, texts: Sequence[str]) -> list[list[Image.Image]]:
     """Pictures per text, by nesting if there is any, otherwise by the markers in each text."""
     markers = [text.count(IMAGE_TOKEN) for text in texts]
-    nested = isinstance(images, list | tuple) and len(images) == len(texts) and all(isinstance(item, list | tuple) for item in images)
+    nested = (
+        isinstance(images, list | tuple)
+        and len(images) == len(texts)
+        and all(isinstance(item, list | tuple) for item in images)
+    )
     if nested:
         shares = [flatten_pictures(item) for item in images]
     else:
         pictures = flatten_pictures(images)
         if len(pictures) != sum(markers):
-            raise PromptError(f"There are {len(pictures)} pictures for {sum(markers)} {IMAGE_TOKEN} markers; give one marker per picture.")
+            raise PromptError(
+                f"There are {len(pictures)} pictures for {sum(markers)} {IMAGE_TOKEN} markers; give one marker per picture."
+            )
         bounds = np.cumsum([0, *markers])
-        shares = [pictures[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        shares = [pictures[a:b] for a, b in pairwise(bounds)]
     for number, (share, count) in enumerate(zip(shares, markers, strict=True), start=1):
         if len(share) != count:
-            raise PromptError(f"Text {number} has {count} {IMAGE_TOKEN} markers and {len(share)} pictures; give one marker per picture.")
+            raise PromptError(
+                f"Text {number} has {count} {IMAGE_TOKEN} markers and {len(share)} pictures; give one marker per picture."
+            )
     return shares
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,7 @@ def _mlp_depth(kind: str) -> int:
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
-    for before, after in zip(widths[1:-1], widths[2:], strict=True):
+    for before, after in pairwise(widths[1:]):
         layers += [nn.GELU(), nn.Linear(before, after)]
     return nn.Sequential(*layers)
 
@@ -153,7 +154,9 @@ def projector_kind(shapes: Mapping[str, tuple[int, ...]], vision_width: int) -> 
         if rest or mm % vision_width:
             continue
         with torch.device("meta"):
-            expected = _down_sampled(kind, mm, shapes.get("layers.2.weight", (0,))[0] if n == 2 else _last_width(shapes), False)
+            expected = _down_sampled(
+                kind, mm, shapes.get("layers.2.weight", (0,))[0] if n == 2 else _last_width(shapes), False
+            )
         if {f"layers.{name}": tuple(p.shape) for name, p in expected.named_parameters()} == dict(shapes):
             return kind, mm
     return None

@@ -52,8 +52,11 @@ class AssembledTurn:
 
 def is_messages(parts: Any) -> bool:
     """Whether this is a list of messages with roles rather than the parts of one turn."""
-    return isinstance(parts, Sequence) and not isinstance(parts, str) and bool(parts) and all(
-        isinstance(item, Mapping) and ("role" in item or "from" in item) for item in parts
+    return (
+        isinstance(parts, Sequence)
+        and not isinstance(parts, str)
+        and bool(parts)
+        and all(isinstance(item, Mapping) and ("role" in item or "from" in item) for item in parts)
     )
 
 
@@ -146,7 +149,9 @@ def _typed_part(item: Mapping[str, Any]) -> str | Image.Image:
         return str(item["text"])
     picture = next((item[key] for key in PICTURE_KEYS if item.get(key) is not None), None)
     if item.get("type") != "image" or picture is None:
-        raise PromptError(f"A part of type {item.get('type')!r} holds no usable text or picture; use type 'text' with 'text' or type 'image' with 'image'.")
+        raise PromptError(
+            f"A part of type {item.get('type')!r} holds no usable text or picture; use type 'text' with 'text' or type 'image' with 'image'."
+        )
     return _open(Path(picture)) if isinstance(picture, str) else _part(picture)
 
 

@@ -158,8 +158,12 @@ def cell_boxes(columns: int, rows: int, size: int, patch: int, merge: int, *, tr
     """
     patches = size // patch
     edges = np.minimum(np.arange(0, patches + merge, merge), patches)[: -(-patches // merge) + 1] * patch  # (G + 1,)
-    x0, x1 = (np.add.outer(np.arange(columns) * size, side).reshape(-1) / (columns * size) for side in (edges[:-1], edges[1:]))
-    y0, y1 = (np.add.outer(np.arange(rows) * size, side).reshape(-1) / (rows * size) for side in (edges[:-1], edges[1:]))
+    x0, x1 = (
+        np.add.outer(np.arange(columns) * size, side).reshape(-1) / (columns * size) for side in (edges[:-1], edges[1:])
+    )
+    y0, y1 = (
+        np.add.outer(np.arange(rows) * size, side).reshape(-1) / (rows * size) for side in (edges[:-1], edges[1:])
+    )
     height, width = len(y0), len(x0)
     boxes = np.stack(
         [

@@ -53,7 +53,9 @@ class CheckpointTensors:
     def __enter__(self) -> CheckpointTensors:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.slices = {}
         self._stack.close()
 
@@ -75,16 +77,22 @@ class CheckpointTensors:
             try:
                 file = self._stack.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{place.name}/{path.name} is damaged ({error}); fetch the file again.") from error
+                raise CheckpointError(
+                    f"{place.name}/{path.name} is damaged ({error}); fetch the file again."
+                ) from error
             for key in file.keys():  # noqa: SIM118 - the file object is no mapping
                 self.slices[f"{prefix}.{key}" if prefix else _from_single_file(key)] = file.get_slice(key)
 
     def _refuse_unsupported(self) -> None:
         for name in self.slices:
             if name.endswith(QUANTISED):
-                raise CheckpointError("AWQ checkpoints are not supported; load the unquantised checkpoint, with quantization='4bit' if memory is short.")
+                raise CheckpointError(
+                    "AWQ checkpoints are not supported; load the unquantised checkpoint, with quantization='4bit' if memory is short."
+                )
             if any(part in name for part in PS3):
-                raise CheckpointError("PS3 checkpoints (high-resolution selection) are not supported; use a checkpoint without PS3.")
+                raise CheckpointError(
+                    "PS3 checkpoints (high-resolution selection) are not supported; use a checkpoint without PS3."
+                )
 
 
 def _from_single_file(key: str) -> str:
@@ -96,7 +104,9 @@ def _weight_files(place: Path, *, optional: bool) -> list[Path]:
     if index.is_file():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
         if missing := [name for name in names if not (place / name).is_file()]:
-            raise CheckpointError(f"The checkpoint lacks {place.name}/{missing[0]}, which its index names; fetch that file.")
+            raise CheckpointError(
+                f"The checkpoint lacks {place.name}/{missing[0]}, which its index names; fetch that file."
+            )
         return [place / name for name in names]
     if files := sorted(place.glob("*.safetensors")):
         return files
@@ -138,6 +148,8 @@ def match_names(
                 continue
             raise CheckpointError(f"The checkpoint lacks the tensor {name}; it is incomplete or of another model.")
         if tuple(part.get_shape()) != shape:
-            raise CheckpointError(f"The tensor {name} has shape {tuple(part.get_shape())} where the configuration asks for {shape}.")
+            raise CheckpointError(
+                f"The tensor {name} has shape {tuple(part.get_shape())} where the configuration asks for {shape}."
+            )
         found[name] = part
     return found

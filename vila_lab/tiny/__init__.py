@@ -12,4 +12,6 @@ def weights_folder() -> Path:
 
 def demo_images() -> Path:
     """The folder of demo pictures: four company marks and six drawn scenes, with their boxes in ``boxes.json``."""
-    return Path(__file__).parents[2] / "demo_images"
+    package = Path(__file__).parents[1]
+    inside = package / "demo_images"  # of an installed wheel; a checkout has it beside the package
+    return inside if inside.is_dir() else package.parent / "demo_images"

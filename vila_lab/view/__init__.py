@@ -7,4 +7,15 @@ from .html import fragment, mimebundle, page, page_text
 from .of_answer import view_of
 from .payload import AnswerView
 
-__all__ = ["AnswerView", "fragment", "heatmap_overlay", "ledger", "mimebundle", "overview", "page", "page_text", "png", "view_of"]
+__all__ = [
+    "AnswerView",
+    "fragment",
+    "heatmap_overlay",
+    "ledger",
+    "mimebundle",
+    "overview",
+    "page",
+    "page_text",
+    "png",
+    "view_of",
+]

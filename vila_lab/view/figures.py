@@ -32,10 +32,12 @@ CJK_FONTS = (
 )  # fmt: skip
 INK, SOFT_INK = "#1b1d21", "#55585e"
 DPI = 110
+EXACT_PNG = 150_000  # bytes up to which a PNG keeps all its colours
 GAP = 0.18  # inches between pictures
 SLOT_RATIOS = 0.36, 2.2  # a picture narrower or wider than this does not fill its place in a line
 ROW_TOKENS = 32  # tokens in one row of the overview's ledger
 MAX_ROWS = 4  # rows of the overview's ledger; what is left out is said
+BLUE_RED = ("#3d9bff", "#7ab8ff", "#b8d8ff", "#f7f7f7", "#ffc9b8", "#ff9a7a", "#ff5f3c")  # signed: zero in the middle
 STRONGEST_CELL = 0.88  # opacity of the cell at the top of the scale; half the number is half the opacity
 
 
@@ -71,7 +73,9 @@ def ledger(
     lost = across[np.isnan(rows).any(axis=1)]
     if lost.size:
         bars = _bars(lost, np.zeros(lost.size), np.ones(lost.size))
-        hatched = PolyCollection(bars, facecolor="none", edgecolor="#999999", hatch="////", linewidth=0, label="not captured")
+        hatched = PolyCollection(
+            bars, facecolor="none", edgecolor="#999999", hatch="////", linewidth=0, label="not captured"
+        )
         ax.add_collection(hatched, autolim=False)
     labels = [_token_label(token, start + k) for k, token in enumerate(tokens)]
     slanted = _slanted(labels, places)
@@ -121,7 +125,9 @@ def heatmap_overlay(
     ax.imshow(cell_colours(heat, top, signed), extent=box, interpolation="nearest")
     high, wide = image.height / heat.shape[0], image.width / heat.shape[1]
     for row, col in np.argwhere(np.isnan(heat)):
-        ax.add_patch(Rectangle((col * wide, row * high), wide, high, fill=False, hatch="////", edgecolor="white", linewidth=0))
+        ax.add_patch(
+            Rectangle((col * wide, row * high), wide, high, fill=False, hatch="////", edgecolor="white", linewidth=0)
+        )
     ax.set_axis_off()
     return ax
 
@@ -129,12 +135,17 @@ def heatmap_overlay(
 def cell_colours(heat: NDArray[np.float64], top: float, signed: bool) -> NDArray[np.float64]:
     """Colour and opacity of every cell on a scale that ends at ``top``. Shape (..., 4), values 0 to 1."""
     import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
 
     share = np.nan_to_num(np.clip(heat / top, -1 if signed else 0, 1))
-    place = (share + 1) / 2 if signed else (1 + 2 * share) / 3  # purple would not show on a dimmed picture
-    rgba = matplotlib.colormaps["RdBu_r" if signed else "viridis"](place)
+    if signed:
+        rgba = np.array(LinearSegmentedColormap.from_list("blue_red", BLUE_RED)((share + 1) / 2))
+    else:
+        rgba = np.array(
+            matplotlib.colormaps["viridis"]((1 + 2 * share) / 3)
+        )  # purple would not show on a dimmed picture
     rgba[..., 3] = STRONGEST_CELL * np.abs(share)
-    return np.asarray(rgba)
+    return rgba
 
 
 def overview(view: AnswerView) -> Figure:
@@ -159,7 +170,9 @@ def overview(view: AnswerView) -> Figure:
 def render(view: AnswerView) -> Image.Image:
     """The overview as pixels, RGB."""
     buffer = io.BytesIO()
-    overview(view).savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, facecolor="white", pil_kwargs={"compress_level": 1})
+    overview(view).savefig(
+        buffer, format="png", dpi=DPI, metadata={"Software": None}, facecolor="white", pil_kwargs={"compress_level": 1}
+    )
     return Image.open(buffer).convert("RGB")
 
 
@@ -169,9 +182,13 @@ def png(view: AnswerView) -> bytes:
 
 
 def compact(picture: Image.Image) -> bytes:
-    """A PNG of at most 256 colours: a third of the bytes, and no colour moves far (median cut would lose the scale's end)."""
+    """A PNG without metadata: exact where that is small, otherwise dithered to the 256 colours that cover most of its range."""
     buffer = io.BytesIO()
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", compress_level=7)
+    if buffer.tell() > EXACT_PNG:
+        palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE)  # median cut would lose the end of the scale
+        buffer = io.BytesIO()
+        picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -227,18 +244,39 @@ def _pictures(sheet: _Sheet, view: AnswerView, lines: Sequence[Sequence[tuple[in
         left = sheet.margin
         for k, width, height in line:
             style = {"facecolor": _picture_colour(k), "edgecolor": "none", "boxstyle": "round,pad=0.25"}
-            sheet.text(left + 0.05, sheet.top, str(k + 1), fontsize=9, fontweight="bold", color=_ink_on(_picture_colour(k)), bbox=style)
+            sheet.text(
+                left + 0.05,
+                sheet.top,
+                str(k + 1),
+                fontsize=9,
+                fontweight="bold",
+                color=_ink_on(_picture_colour(k)),
+                bbox=style,
+            )
             sheet.text(left + 0.28, sheet.top, percent(shares[k]), fontsize=10, color=INK)
-            heatmap_overlay(view.images[k], view.total[k], sheet.axes(left, sheet.top + 0.24, width, height), vmax=top_value, signed=view.signed)
+            heatmap_overlay(
+                view.images[k],
+                view.total[k],
+                sheet.axes(left, sheet.top + 0.24, width, height),
+                vmax=top_value,
+                signed=view.signed,
+            )
             left += max(width, SLOT_RATIOS[0] * height) + GAP
         sheet.skip(max(high for _, _, high in line) + 0.42)
     if not lines:
         sheet.write(["No pictures were part of this question."], 0.3, size=10, colour=SOFT_INK)
         return
-    left = sheet.text(sheet.margin, sheet.top, f"{-top_value:.3g}" if view.signed else "0", fontsize=8.6, color=SOFT_INK) + 0.08
+    left = (
+        sheet.text(sheet.margin, sheet.top, f"{-top_value:.3g}" if view.signed else "0", fontsize=8.6, color=SOFT_INK)
+        + 0.08
+    )
     bar = sheet.axes(left, sheet.top + 0.02, 1.5, 0.11)
     bar.imshow(np.full((1, 1, 3), 1 / 3), aspect="auto", extent=(0, 1, 0, 1))
-    bar.imshow(cell_colours(np.linspace(-1 if view.signed else 0, 1, 128)[None], 1.0, view.signed), aspect="auto", extent=(0, 1, 0, 1))
+    bar.imshow(
+        cell_colours(np.linspace(-1 if view.signed else 0, 1, 128)[None], 1.0, view.signed),
+        aspect="auto",
+        extent=(0, 1, 0, 1),
+    )
     bar.set_axis_off()
     text = f"{top_value:.3g} per cell, all answer tokens together, one scale for all pictures"
     sheet.text(left + 1.58, sheet.top, text, fontsize=8.6, color=SOFT_INK)
@@ -379,7 +417,7 @@ def _dimmed(image: Image.Image) -> NDArray[np.float64]:
     """The picture nearly grey and darker, so that painted cells stand out on any picture. Values 0 to 1."""
     small = shrink(image, 384)
     colour, grey = np.asarray(small) / 255, np.asarray(small.convert("L"))[..., None] / 255
-    return np.asarray(0.58 * (0.25 * colour + 0.75 * grey))
+    return np.asarray(0.65 * (0.35 * colour + 0.65 * grey))
 
 
 def _axes(size: tuple[float, float], box: tuple[float, float, float, float]) -> Axes:

@@ -31,7 +31,9 @@ def page_text(view: AnswerView) -> str:
 
     The policy allows exactly one script, by its hash, so that nothing in the answer could ever run.
     """
-    identity, script = _script(view, f"{viewer_source()}\ndocument.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';")
+    identity, script = _script(
+        view, f"{viewer_source()}\ndocument.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';"
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     title = " ".join((view.title or view.text or "An answer").split())

@@ -21,8 +21,8 @@ from PIL import Image
 from ..errors import CaptureError, PictureError, PromptError
 
 MISSING = 255  # the level of a cell that has no number
-LEVELS = (254, 126, 62, 30, 14)  # steps of the scale, tried from fine to coarse until the cells fit their budget
-CELL_BUDGET = 150_000  # base64 characters for the cells of all pictures and tokens
+LEVELS = (254, 126, 62, 30, 14, 6)  # steps of the scale, tried from fine to coarse until the cells fit their budget
+CELL_BUDGET = 150_000  # base64 characters for all cells; a longer answer gets half a character for each
 PICTURE_BUDGET = 96_000  # base64 characters for all pictures
 PICTURE_STEPS = ((384, 80), (320, 72), (256, 66), (224, 50), (192, 30))  # (longest side, WebP quality), best first
 ROW_TOLERANCE = 5e-3  # a ledger row summed in half precision misses 1 by less than this
@@ -149,21 +149,29 @@ class AnswerView:
             if min(image.size) < 1:
                 raise PictureError(f"{where}: the picture is empty, its size is {image.size}")
             if total.ndim != 2 or total.size == 0:
-                raise CaptureError(f"{where}: total has shape {total.shape}; (rows, cols) with at least one cell is needed")
+                raise CaptureError(
+                    f"{where}: total has shape {total.shape}; (rows, cols) with at least one cell is needed"
+                )
             wanted = (len(self.tokens), *total.shape)
             if heat.shape != wanted:
-                raise CaptureError(f"{where}: its heatmaps have shape {heat.shape}; {len(self.tokens)} tokens and total need {wanted}")
+                raise CaptureError(
+                    f"{where}: its heatmaps have shape {heat.shape}; {len(self.tokens)} tokens and total need {wanted}"
+                )
             if np.isinf(heat).any() or np.isinf(total).any():
                 raise CaptureError(f"{where}: a cell is infinite; give NaN for a cell without a number")
 
     def _check_ledger(self) -> None:
         wanted = tuple(f"image_{k + 1}" for k in range(len(self.images)))
         if self.columns[: len(wanted)] != wanted or any(c.startswith("image_") for c in self.columns[len(wanted) :]):
-            raise CaptureError(f"columns are {', '.join(self.columns) or 'empty'}; {_count(len(wanted), 'picture')} need {_first(wanted)} and then the rest")
+            raise CaptureError(
+                f"columns are {', '.join(self.columns) or 'empty'}; {_count(len(wanted), 'picture')} need {_first(wanted)} and then the rest"
+            )
         if len(set(self.columns)) != len(self.columns):
             raise CaptureError(f"columns name one thing twice: {', '.join(self.columns)}")
         if self.ledger.shape != (len(self.tokens), len(self.columns)):
-            raise CaptureError(f"ledger has shape {self.ledger.shape}; {len(self.tokens)} tokens and the columns need {(len(self.tokens), len(self.columns))}")
+            raise CaptureError(
+                f"ledger has shape {self.ledger.shape}; {len(self.tokens)} tokens and the columns need {(len(self.tokens), len(self.columns))}"
+            )
         for k, row in enumerate(self.ledger):
             if np.isnan(row).all() and row.size:
                 continue
@@ -246,11 +254,12 @@ def pack_cells(view: AnswerView) -> tuple[str, int]:
     The order is: picture by picture (n_tokens, rows, cols), then picture by picture the total (rows, cols).
     """
     scale, total_scale, signed = peak(view.heatmaps), peak(view.total), view.signed
+    budget = max(CELL_BUDGET, sum(heat.size for heat in view.heatmaps) // 2)
     for levels in LEVELS:
         parts = [quantise(heat, scale, levels, signed) for heat in view.heatmaps]
         parts += [quantise(total, total_scale, levels, signed) for total in view.total]
         block = _base64(zlib.compress(b"".join(part.tobytes() for part in parts), 9))
-        if len(block) <= CELL_BUDGET:
+        if len(block) <= budget:
             break
     return block, levels
 

@@ -3,13 +3,14 @@
 // One ES module for three hosts: a notebook cell and an offline page inline it, a widget imports it. `mount` draws into
 // a shadow root, so no style leaks in or out. What a user or a model wrote becomes text nodes and attributes, never markup.
 
-// Okabe-Ito (its colours tell apart with any colour vision), and one wine red for an eighth picture.
+// Okabe-Ito, told apart with any colour vision, and a wine red for an eighth picture.
 const PICTURE_COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255"];
 const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // its upper two thirds: purple would not show on a dimmed picture
-const BLUE_RED = "053061 2a71b2 6bacd1 c2ddec f7f6f6 fbccb4 e48066 ba2832 67001f"; // signed: white is zero
+const BLUE_RED = "3d9bff 7ab8ff b8d8ff f7f7f7 ffc9b8 ff9a7a ff5f3c"; // signed: zero in the middle, and no dark ends
 const MISSING = 255;
 const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this, on white and on black
 const STRONGEST_CELL = 0.88; // opacity of the cell at the top of the scale; half the number is half the opacity
+const BRIGHTEST = 10; // a token's own scale is at most so much finer than the answer's: who hardly read stays faint
 const ALL = -1;
 
 const CSS = `
@@ -28,6 +29,7 @@ const CSS = `
   font-variant-numeric: tabular-nums; }
 h3 { font-size: 12px; font-weight: 600; color: var(--soft); margin: 0 0 4px; letter-spacing: .02em; }
 p { margin: 0; }
+b { font-weight: 600; }
 .left { display: grid; gap: 18px; align-content: start; min-width: 0; }
 .right { min-width: 0; }
 .prompt { font-size: 16px; line-height: 1.6; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -39,28 +41,27 @@ p { margin: 0; }
 .chip > span { display: block; padding: 2px 5px 1px; border-radius: 4px 4px 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .chip sup { font-size: 10px; line-height: 1; margin-inline-start: 2px; vertical-align: 5px; font-weight: 600; }
 .chip i { display: block; height: 22px; border-radius: 0 0 3px 3px; }
+.chip.now, .chip.pinned { position: relative; z-index: 1; }
 .chip.now { box-shadow: 0 0 0 2px var(--fg); border-radius: 4px; }
 .chip.pinned { box-shadow: 0 0 0 3px var(--accent); border-radius: 4px; }
 .chip:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 4px; }
 .read { display: grid; gap: 8px; }
 .read-head { display: flex; gap: 10px; align-items: center; justify-content: space-between; min-height: 30px; }
-.read-head b { font-weight: 600; overflow-wrap: anywhere; }
+.read-head b { overflow-wrap: anywhere; }
 button { font: inherit; font-size: 13px; color: var(--fg); background: transparent; border: 1px solid var(--line);
   border-radius: 6px; padding: 2px 10px; cursor: pointer; white-space: nowrap; }
-button:hover { border-color: var(--soft); }
 button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 button[hidden] { display: inline-block; visibility: hidden; }
 .bar { height: 12px; border-radius: 3px; }
-.legend { display: flex; flex-wrap: wrap; gap: 3px 18px; list-style: none; margin: 0; padding: 0; font-size: 13px; }
+.legend { display: grid; grid-template-columns: repeat(auto-fill, minmax(135px, 1fr)); gap: 3px 6px; list-style: none; margin: 0; padding: 0; font-size: 13px; }
 .legend li { display: flex; align-items: center; gap: 6px; }
 .legend i { width: 11px; height: 11px; border-radius: 2px; flex: none; }
 .legend span { min-width: 3.6em; text-align: end; }
 .pictures { --zoom: 1; display: flex; flex-wrap: wrap; gap: 18px 16px; align-items: flex-start; }
 figure { margin: 0; max-width: 100%; min-width: 0; }
 figcaption { display: flex; align-items: center; gap: 4px; margin-bottom: 5px; font-size: 14px; white-space: nowrap; }
-figcaption b { font-weight: 600; }
 .stack { position: relative; line-height: 0; border-radius: 3px; overflow: hidden; background: #777; }
-.stack img { width: 100%; height: 100%; filter: grayscale(calc(.75 * var(--overlay))) brightness(calc(1 - .42 * var(--overlay))); }
+.stack img { width: 100%; height: 100%; filter: grayscale(calc(.65 * var(--overlay))) brightness(calc(1 - .35 * var(--overlay))); }
 .stack canvas { position: absolute; inset: 0; width: 100%; height: 100%; opacity: var(--overlay); image-rendering: pixelated; }
 .share { height: 4px; margin-top: 5px; background: var(--rest2); border-radius: 2px; overflow: hidden; }
 .share i { display: block; height: 100%; }
@@ -73,7 +74,7 @@ input { accent-color: var(--soft); margin: 0; }
 input[type="range"] { width: 90px; }
 footer { font-size: 13px; color: var(--soft); display: grid; gap: 2px; border-top: 1px solid var(--line); padding-top: 10px; overflow-wrap: anywhere; }
 footer p { max-width: 110ch; }
-footer b { color: var(--fg); font-weight: 600; }
+footer b { color: var(--fg); }
 .empty { color: var(--soft); font-size: 15px; }
 .aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 @container (min-width: 1400px) {
@@ -83,15 +84,12 @@ footer b { color: var(--fg); font-weight: 600; }
 @container (min-width: 1560px) {
   .pictures { --zoom: 1.15; }
 }
-@media (prefers-reduced-motion: no-preference) { .share i { transition: width .12s; } }
 @media (forced-colors: active) { .chip.now { outline: 2px solid Highlight; } .bar, i, .badge { forced-color-adjust: none; } }
 `;
 
 /**
- * Draw a payload (see payload.py) into an element, in place of what it holds.
- *
- * `onSelect(index)` is called when the reader pins a token, with -1 for all tokens together.
- * Returns `{ select(index), destroy() }`.
+ * Draw a payload (see payload.py) into an element, in place of what it holds; returns `{ select(index), destroy() }`.
+ * `onSelect(index)` hears which token the reader pins, -1 for all together.
  */
 export async function mount(host, payload, { onSelect = () => {} } = {}) {
   const cells = await inflate(payload.cells);
@@ -100,7 +98,7 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(CSS);
   root.adoptedStyleSheets = [sheet]; // allowed under any content security policy, unlike a style element
-  const view = element("div", { className: "view" });
+  const view = element("div", { className: payload.images.length ? "view both" : "view" });
   const state = { hovered: ALL, focused: ALL, pinned: ALL };
 
   const answer = answerPart(payload);
@@ -108,7 +106,6 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
   const pictures = picturesPart(payload, heat);
   const aloud = element("div", { className: "aloud", "aria-live": "polite" });
   view.append(element("div", { className: "left" }, promptPart(payload), answer.node, reading.node), pictures.node, footerPart(payload), aloud);
-  view.classList.toggle("both", payload.images.length > 0);
   root.replaceChildren(view);
   host.replaceChildren(); // the static picture has done its work
 
@@ -128,7 +125,7 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
   const { list, chips } = answer;
   const indexOf = (event) => chips.indexOf(event.target.closest(".chip"));
   list.addEventListener("pointerover", (event) => {
-    if (event.pointerType === "touch") return; // a finger has no hover: its tap pins
+    if (event.pointerType === "touch") return; // a finger's tap pins
     state.hovered = indexOf(event);
     show();
   });
@@ -151,7 +148,7 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
     event.stopPropagation(); // or the notebook takes the arrow keys
     if (action.toggle) return select(index === state.pinned ? ALL : index);
     if (action.clear) return select(ALL);
-    state.hovered = ALL; // the keys speak, wherever the pointer rests
+    state.hovered = ALL; // the keys win over a resting pointer
     chips[action.focus].focus();
     show();
   });
@@ -160,7 +157,7 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
   return { select, destroy: () => root.replaceChildren() };
 }
 
-/** What a key does on token `index` of `count`: `{focus}`, `{toggle}`, `{clear}`, or nothing. */
+/** What a key does on token `index`: `{focus}`, `{toggle}`, `{clear}`, or nothing. */
 function keyAction(event, index, count, rightToLeft) {
   if (event.ctrlKey || event.metaKey || event.altKey || index === ALL) return null;
   const forward = { focus: Math.min(index + 1, count - 1) };
@@ -194,12 +191,12 @@ function answerPart(payload) {
     bar.style.background = stacked(payload, ledger[index], "to top");
     const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, bar);
     chip.setAttribute("aria-label", describe(payload, index));
-    chip.classList.toggle("ends", /^\s/.test(tokens[index + 1] ?? "")); // a space at the end of a word, where lines may break
+    chip.classList.toggle("ends", /^\s/.test(tokens[index + 1] ?? "")); // where lines may break
     list.append(chip);
     if (token.includes("\n")) list.append(element("br"));
     return chip;
   });
-  const body = tokens.length ? list : element("p", { className: "empty" }, "The answer is empty: the model produced no tokens.");
+  const body = tokens.length ? list : element("p", { className: "empty" }, "The answer is empty: no tokens.");
   const show = (index, pinned) => chips.forEach((chip, k) => {
     chip.classList.toggle("now", k === index);
     chip.classList.toggle("pinned", k === pinned);
@@ -227,15 +224,13 @@ function readingPart(payload) {
     numbers.forEach((number, k) => { number.textContent = percent(shares?.[k]); });
   };
   const head = element("div", { className: "read-head" }, name, button);
-  const node = element("section", { className: "read" }, head, bar, legend);
-  node.hidden = !tokens.length;
-  return { node, button, show };
+  return { node: tokens.length ? element("section", { className: "read" }, head, bar, legend) : "", button, show };
 }
 
 function picturesPart(payload, heat) {
-  const { images } = payload;
+  const { images, tokens } = payload;
   if (!images.length) {
-    return { node: element("p", { className: "empty" }, "No pictures were part of this question, so there is no heatmap."), show() {} };
+    return { node: element("p", { className: "empty" }, "No pictures were part of this question: no heatmap."), show() {} };
   }
   const high = rowHeight(images);
   const readout = element("output");
@@ -261,17 +256,17 @@ function picturesPart(payload, heat) {
   });
 
   const gallery = element("div", { className: "pictures" }, ...cards.map(({ figure }) => figure));
-  const slider = element("input", { type: "range", min: 0, max: 100, value: 100 });
+  const slider = element("input", { type: "range", min: 0, max: 100, value: tokens.length ? 100 : 0 });
   const fade = () => gallery.style.setProperty("--overlay", slider.value / 100);
   slider.addEventListener("input", fade);
   slider.addEventListener("keydown", (event) => event.stopPropagation());
-  const own = element("input", { type: "checkbox" });
-  own.addEventListener("change", () => show(shown));
+  const same = element("input", { type: "checkbox" });
+  same.addEventListener("change", () => show(shown));
   const ramp = element("div", { className: "ramp" });
   ramp.style.background = `linear-gradient(to right, ${rampStops(payload)}) #555`;
   const scale = element("div", { className: "scale" },
     element("div", {}, ends.low, ramp, ends.high, "per cell, one scale for all pictures"),
-    element("label", {}, own, "Scale to this token"),
+    element("label", {}, same, "Same scale for all tokens"),
     element("label", {}, "Overlay", slider), readout);
   if (payload.missing) scale.insertBefore(element("div", {}, element("div", { className: "hatch" }), "no number"), readout);
   fade();
@@ -279,12 +274,13 @@ function picturesPart(payload, heat) {
   const show = (index) => {
     shown = index;
     const shares = sharesOf(payload, index);
-    const colours = colourTable(payload, own.checked ? heat.reach(index) : 1);
-    const top = heat.scale(index) * colours.top;
+    const part = same.checked ? 1 : Math.max(heat.reach(index), 1 / BRIGHTEST);
+    const colours = colourTable(payload, part);
+    const top = heat.scale(index) * part;
     ends.low.textContent = number(payload.signed ? -top : 0);
     ends.high.textContent = number(top);
     cards.forEach(({ canvas, share, fill }, k) => {
-      paint(canvas, images[k], heat.levels(index, k), colours.words, payload.missing);
+      paint(canvas, images[k], heat.levels(index, k), colours, payload.missing);
       canvas.setAttribute("aria-label", `Heatmap on picture ${k + 1}: ${percent(shares?.[k])}`);
       share.textContent = percent(shares?.[k]);
       fill.style.width = `${100 * (shares?.[k] ?? 0)}%`;
@@ -294,8 +290,7 @@ function picturesPart(payload, heat) {
 }
 
 function footerPart({ method, honesty, notes }) {
-  const drawn = element("p", {}, element("b", {}, "Drawn: "), method);
-  return element("footer", {}, drawn, ...[honesty, ...notes].filter(Boolean).map((line) => element("p", { dir: "auto" }, line)));
+  return element("footer", {}, element("p", {}, element("b", {}, "Drawn: "), method), ...[honesty, ...notes].filter(Boolean).map((line) => element("p", { dir: "auto" }, line)));
 }
 
 /** Slices of the cells: picture by picture (token, row, column), then picture by picture the total. */
@@ -310,7 +305,7 @@ function heatmaps(payload, cells) {
   return {
     scale: (index) => (index === ALL ? totalScale : scale),
     levels: (index, k) => cells.subarray(from(index, k), from(index, k) + sizes[k]),
-    text(index, k, cell) { // about: the number was rounded to one of the levels
+    text(index, k, cell) { // about: it was rounded to a level
       const level = cells[from(index, k) + cell];
       if (level === MISSING) return "no number";
       return `about ${number(this.scale(index) * (signed ? (2 * level) / levels - 1 : level / levels))}`;
@@ -343,22 +338,21 @@ function paint(canvas, { rows, cols }, levels, colours, missing) {
   context.putImageData(pixels, 0, 0);
 }
 
-/** The colour of every level as the 32-bit words of a canvas, on a scale that ends at `top` of the shared one. */
+/** The colour of every level, as canvas words, on a scale that ends at the part `top` of the shared one. */
 function colourTable(payload, top) {
   const ramp = stops(payload);
   const { levels, signed } = payload;
-  const end = top || 1;
   const bytes = new Uint8ClampedArray(4 * (levels + 1));
   for (let level = 0; level <= levels; level++) {
-    const share = Math.min(1, Math.max(0, signed ? 0.5 + (level / levels - 0.5) / end : level / levels / end));
+    const share = Math.min(1, Math.max(0, signed ? 0.5 + (level / levels - 0.5) / top : level / levels / top));
     const low = Math.min(Math.floor(share * (ramp.length - 1)), ramp.length - 2);
     const past = share * (ramp.length - 1) - low;
     bytes.set([...ramp[low].map((c, i) => c + past * (ramp[low + 1][i] - c)), 255 * opacity(payload, share)], 4 * level);
   }
-  return { words: new Uint32Array(bytes.buffer), top: end };
+  return new Uint32Array(bytes.buffer);
 }
 
-/** Opacity at a place of the scale (0 to 1): none at zero, which is the middle of a signed scale. */
+/** Opacity at a place of the scale (0 to 1): none at zero. */
 const opacity = ({ signed }, share) => STRONGEST_CELL * (signed ? Math.abs(2 * share - 1) : share);
 const rampStops = (payload) => stops(payload).map((rgb, k, all) => `rgba(${rgb}, ${opacity(payload, k / (all.length - 1)).toFixed(3)})`);
 const stops = ({ signed }) => (signed ? BLUE_RED : VIRIDIS).split(" ").map(channels);
@@ -378,10 +372,10 @@ function rowHeight(images) {
   return Math.max(120, Math.min(high, images.length === 1 ? 330 : 240));
 }
 
-/** Shape of the slot a picture stands in; a very wide or very tall picture does not fill its slot. */
+/** Shape of a picture's slot, which a very wide or very tall one does not fill. */
 const slotRatio = ({ width, height }) => Math.max(0.36, Math.min(width / height, 2.2));
 
-/** All pictures of a row equally high: growing and shrinking in proportion to their shapes. */
+/** Pictures of a row are equally high: they grow and shrink in proportion to their shapes. */
 function layOut(figure, stack, { width, height }, high) {
   const ratio = slotRatio({ width, height });
   const wide = `${(high * ratio).toFixed(1)}px * var(--zoom)`;
@@ -391,7 +385,7 @@ function layOut(figure, stack, { width, height }, high) {
   stack.style.aspectRatio = `${width} / ${height}`;
 }
 
-/** Pictures have colours; what is left of the prompt, the answer and the sink has greys. */
+/** Pictures have colours, the rest greys. */
 function columnColour({ images }, k) {
   return k < images.length ? colour(k) : `var(--rest${Math.min(k - images.length, 2)})`;
 }
@@ -421,13 +415,13 @@ function describe(payload, index) {
   return `${name}: ${shares ? columns.map((column, k) => `${columnName(column)} ${percent(shares[k])}`).join(", ") : "no shares captured"}`;
 }
 
-/** A token as it can be seen: without the space before a word, which the gap between chips shows. */
+/** A token as it can be seen; the space before a word shows as a gap between chips. */
 function visible(token) {
   const shown = token.replace(/\n/g, "⏎").replace(/\t/g, "⇥");
   return shown.trim() || shown.replace(/\s/g, "␣") || "∅";
 }
 
-/** Direction of the whole answer by its first strong letter: single chips would each decide for themselves. */
+/** Direction of the whole answer, by its first letter: chips would each decide for themselves. */
 function direction(tokens) {
   const first = tokens.join("").match(/\p{L}/u)?.[0] ?? "";
   return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/.test(first) ? "rtl" : "ltr";
