@@ -68,11 +68,12 @@ def _infer(options: argparse.Namespace) -> int:
     for name in options.media:
         if Path(name).suffix.lower() in VIDEO_SUFFIXES:
             raise OptionError(f"{name} is a video, and videos are not read yet: give pictures, for example some of its frames")
+    from .prompt import Prompt
+
     media = [_picture(name) for name in options.media]
+    prompt = Prompt.of(options.text or "", images=media or None)  # a misspelt file is told before a model is loaded
     _say(f"loading {options.model_path or 'the embedded model'} ...")
-    answer = _session(options).ask(
-        options.text or "", images=media or None, conv_mode=options.conv_mode, max_new_tokens=options.max_new_tokens
-    )
+    answer = _session(options).ask(prompt, conv_mode=options.conv_mode, max_new_tokens=options.max_new_tokens)
     return _show(answer, options)
 
 

@@ -107,7 +107,7 @@ export async function mount(host, payload, { onSelect = () => {} } = {}) {
   const aloud = element("div", { className: "aloud", "aria-live": "polite" });
   view.append(element("div", { className: "left" }, promptPart(payload), answer.node, reading.node), pictures.node, footerPart(payload), aloud);
   root.replaceChildren(view);
-  host.replaceChildren(); // the static picture has done its work
+  host.replaceChildren();
 
   const current = () => [state.hovered, state.focused, state.pinned].find((index) => index !== ALL) ?? ALL;
   const show = () => {
