@@ -36,7 +36,9 @@ def test_weights_are_those_of_eager_attention(answer, golden_session):
             found = lab.model(**inputs, output_attentions=True).attentions
     finally:
         lab.model.set_attn_implementation(before)
-    eager = torch.stack(found)[:, 0, :, len(prepared.token_map) - 1 : -1].permute(2, 0, 1, 3).numpy()  # (token, layer, head, T)
+    eager = (
+        torch.stack(found)[:, 0, :, len(prepared.token_map) - 1 : -1].permute(2, 0, 1, 3).numpy()
+    )  # (token, layer, head, T)
     mine = answer.attention()
     assert mine.dims == ("token", "layer", "head", "position")
     assert len(found) == mine.sizes["layer"]
@@ -88,7 +90,9 @@ def test_saved_and_opened_it_answers_the_same(answer, tmp_path):
     assert opened.text == answer.text
     assert opened.tokens == answer.tokens
     assert opened.parts == answer.parts
-    assert [np.array_equal(a, b) for a, b in zip(opened.images, answer.images, strict=True)] == [True] * len(answer.images)
+    assert [np.array_equal(a, b) for a, b in zip(opened.images, answer.images, strict=True)] == [True] * len(
+        answer.images
+    )
     np.testing.assert_array_equal(opened.attention().to_numpy(), answer.attention().to_numpy())
     np.testing.assert_allclose(opened.ledger(), answer.ledger(), atol=1e-7)
     assert opened._repr_mimebundle_()["text/html"] == answer._repr_mimebundle_()["text/html"]
@@ -126,7 +130,7 @@ def test_opening_something_else_says_so(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(PictureError, match="not a saved answer"):
         vila_lab.open(path)
-    with pytest.raises(FileNotFoundError, match="answer.save"):
+    with pytest.raises(FileNotFoundError, match=r"answer\.save"):
         vila_lab.open(tmp_path / "none.vila")
 
 

@@ -33,7 +33,9 @@ def plain_ids(lab, parts, max_new_tokens):
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-@pytest.mark.parametrize("images", [(), ("a_land.png",), ("a_land.png", "b_port.png", "h_exif6.jpg")], ids=["none", "one", "three"])
+@pytest.mark.parametrize(
+    "images", [(), ("a_land.png",), ("a_land.png", "b_port.png", "h_exif6.jpg")], ids=["none", "one", "three"]
+)
 def test_ids_are_those_of_plain_generate(golden_session, golden_image, name, images):
     lab = golden_session(name)
     parts = [*(golden_image(image) for image in images), QUESTION]
@@ -105,7 +107,10 @@ def test_pictures_first_is_the_same_either_way(golden_session, golden_image):
 
 def test_sampling_is_reproducible_and_greedy_refuses_its_options(golden_session):
     lab = golden_session("nvila-resize")
-    runs = [[t.id for t in lab.ask("Hello", max_new_tokens=8, do_sample=True, temperature=1.5, seed=3).tokens] for _ in range(2)]
+    runs = [
+        [t.id for t in lab.ask("Hello", max_new_tokens=8, do_sample=True, temperature=1.5, seed=3).tokens]
+        for _ in range(2)
+    ]
     assert runs[0] == runs[1]
     assert runs[0] != [t.id for t in lab.ask("Hello", max_new_tokens=8).tokens]
     with pytest.raises(OptionError, match="add do_sample=True"):
@@ -141,9 +146,9 @@ def test_too_many_pictures_are_refused_before_running_with_the_count(golden_sess
 
 
 def test_a_device_that_is_not_there():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
     with pytest.raises(DeviceError, match="no CUDA"):
-        if torch.cuda.is_available():
-            pytest.skip("this machine has CUDA")
         vila_lab.load(device="cuda")
 
 
@@ -192,7 +197,9 @@ def test_a_typed_image_token_is_removed_with_a_hint(golden_session, golden_image
     lab = golden_session("nvila-lite")
     with pytest.warns(UserWarning, match="list"):
         answer = lab.ask([golden_image("b_port.png"), "What <image> are the differences?"], max_new_tokens=2)
-    assert answer.token_map.text.count("<image>") == len(set(answer.token_map.tile[answer.token_map.positions("images")]))
+    assert answer.token_map.text.count("<image>") == len(
+        set(answer.token_map.tile[answer.token_map.positions("images")])
+    )
 
 
 def test_notes_say_what_was_done_to_a_picture(golden_session, golden_image):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vila_lab.errors import OptionError, PromptError
+from vila_lab.families.nvila import token_map_of
 from vila_lab.nvila.layout import PromptLayout, TokenGrid, picture_blocks
 from vila_lab.nvila.tiling import TilingOptions
-from vila_lab.families.nvila import token_map_of
 from vila_lab.tokenmap import Kind, TokenMap
 
 # One entry per way of turning a picture into tokens: the checkpoints' own numbers.
@@ -22,7 +22,9 @@ TILINGS = {
     "tiles and thumbnail, 2x2": (TilingOptions("dynamic", 448), TokenGrid(14, 2), True),
     "three scales": (TilingOptions("dynamic_s2", 448, scales=(448, 896, 1344)), TokenGrid(14, 2), True),
 }
-SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000)) | st.sampled_from([(1, 1), (20000, 10), (10, 20000), (448, 448), (449, 447)])
+SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000)) | st.sampled_from(
+    [(1, 1), (20000, 10), (10, 20000), (448, 448), (449, 447)]
+)
 
 
 def map_of(size: tuple[int, int], tiling: str, pictures: int = 1) -> TokenMap:
@@ -48,7 +50,12 @@ def test_tokens_of_a_box_are_those_whose_box_meets_it(size, tiling, data):
     width, height = size
     x0 = data.draw(st.floats(0, width * 0.9))
     y0 = data.draw(st.floats(0, height * 0.9))
-    box = (x0, y0, x0 + data.draw(st.floats(0.01, 1)) * (width - x0) + 1e-6, y0 + data.draw(st.floats(0.01, 1)) * (height - y0) + 1e-6)
+    box = (
+        x0,
+        y0,
+        x0 + data.draw(st.floats(0.01, 1)) * (width - x0) + 1e-6,
+        y0 + data.draw(st.floats(0.01, 1)) * (height - y0) + 1e-6,
+    )
     found = set(tokens.tokens_in(0, box).tolist())
     for position in tokens.positions("image_1"):
         left, top, right, bottom = tokens.box[position]
@@ -67,7 +74,12 @@ def test_every_scale_covers_every_pixel_once(size, tiling):
         area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
         assert area == pytest.approx(width * height, rel=1e-9)
         for x, y in ((0.01, 0.01), (0.5, 0.5), (0.99, 0.99), (0.01, 0.99)):
-            inside = (boxes[:, 0] <= x * width) & (x * width < boxes[:, 2]) & (boxes[:, 1] <= y * height) & (y * height < boxes[:, 3])
+            inside = (
+                (boxes[:, 0] <= x * width)
+                & (x * width < boxes[:, 2])
+                & (boxes[:, 1] <= y * height)
+                & (y * height < boxes[:, 3])
+            )
             assert inside.sum() == 1
 
 
@@ -151,4 +163,6 @@ def test_a_wrong_question_gets_one_sentence(ask, message):
 
 def test_fields_of_different_length_are_refused():
     with pytest.raises(PromptError, match="must have one length"):
-        TokenMap.build(text="a", kinds=[0, 0], spans=[(0, 1)], sizes=[], picture=[-1], tile=[-1], scale=[-1], box=[None])
+        TokenMap.build(
+            text="a", kinds=[0, 0], spans=[(0, 1)], sizes=[], picture=[-1], tile=[-1], scale=[-1], box=[None]
+        )

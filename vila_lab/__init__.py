@@ -34,7 +34,19 @@ _HOMES = {
 }
 _RENAMED = {"open": "open_answer"}
 
-__all__ = ["Answer", "Prompt", "Session", "Token", "TokenMap", "VilaLabError", "__version__", "demo_images", "load", "loaded", "open"]  # noqa: F822
+__all__ = [
+    "Answer",
+    "Prompt",
+    "Session",
+    "Token",
+    "TokenMap",
+    "VilaLabError",
+    "__version__",
+    "demo_images",
+    "load",
+    "loaded",
+    "open",
+]
 
 if TYPE_CHECKING:
     from .answer import Answer, Token
@@ -54,4 +66,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-

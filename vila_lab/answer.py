@@ -197,7 +197,9 @@ class Answer:
         sink[self.sinks] = 1
         shares = self.mean_attention().astype(np.float64) @ np.concatenate([table, sink], 1)
         shares /= shares.sum(1, keepdims=True)
-        index = pd.MultiIndex.from_arrays([range(len(self.tokens)), [t.text for t in self.tokens]], names=["token", "text"])
+        index = pd.MultiIndex.from_arrays(
+            [range(len(self.tokens)), [t.text for t in self.tokens]], names=["token", "text"]
+        )
         return pd.DataFrame(shares, index=index, columns=[*groups, "sink"])
 
     def heatmap(self, image: int = 0, token: int | None = None, method: str = "attention") -> NDArray[np.float64]:
@@ -221,7 +223,9 @@ class Answer:
             raise OptionError(f"unknown method {method!r}; known: attention")
         values = self.mean_attention().astype(np.float64)
         values[:, self.sinks] = 0
-        chosen = values[self._index(token, len(self.tokens), "token")] if token is not None else values[self._said()].mean(0)
+        chosen = (
+            values[self._index(token, len(self.tokens), "token")] if token is not None else values[self._said()].mean(0)
+        )
         return self.token_map.heatmap(chosen, image)
 
     def _said(self) -> list[int]:
@@ -235,7 +239,9 @@ class Answer:
 
     def _require_tape(self) -> Tape:
         if self._tape is None:
-            raise CaptureError("this answer's queries and keys were released; ask again to look at what was not computed before")
+            raise CaptureError(
+                "this answer's queries and keys were released; ask again to look at what was not computed before"
+            )
         self._looked_at = time.monotonic()
         return self._tape
 
@@ -292,7 +298,9 @@ class Answer:
         from safetensors.torch import save_file
 
         path = Path(path)
-        arrays = {f"map.{name}": getattr(self.token_map, name) for name in ("kind", "picture", "tile", "scale", "box", "span")}
+        arrays = {
+            f"map.{name}": getattr(self.token_map, name) for name in ("kind", "picture", "tile", "scale", "box", "span")
+        }
         arrays |= {f"image.{k}": np.frombuffer(_png(image), np.uint8) for k, image in enumerate(self.images)}
         arrays["norms"] = self._norms
         if self._tape is not None or self._layer_means is not None:
@@ -342,7 +350,9 @@ def open_answer(path: str | Path) -> Answer:
         raise PictureError(f"{path.name} is not a saved answer of format {FORMAT}; answer.save(path) writes one")
     taped = {name.removeprefix("tape."): tensors.pop(name) for name in list(tensors) if name.startswith("tape.")}
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    images = [Image.open(io.BytesIO(arrays[f"image.{k}"].tobytes())).convert("RGB") for k in range(len(header["sizes"]))]
+    images = [
+        Image.open(io.BytesIO(arrays[f"image.{k}"].tobytes())).convert("RGB") for k in range(len(header["sizes"]))
+    ]
     names = ("kind", "picture", "tile", "scale", "box", "span")
     fields = {name: arrays[f"map.{name}"] for name in names}
     answer = Answer(

@@ -39,13 +39,21 @@ def _fail(message: str, status: int = 2) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vila-lab", description="See how a vision-language model uses several pictures at once.")
+    parser = argparse.ArgumentParser(
+        prog="vila-lab", description="See how a vision-language model uses several pictures at once."
+    )
     parser.add_argument("--version", action="version", version=f"vila-lab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    infer = commands.add_parser("infer", help="ask a model about pictures", description="Ask a model about pictures: all pictures first, then the text.")
+    infer = commands.add_parser(
+        "infer",
+        help="ask a model about pictures",
+        description="Ask a model about pictures: all pictures first, then the text.",
+    )
     infer.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
-    infer.add_argument("-c", "--conv-mode", default="auto", help="auto (default), vicuna_v1, llama_3, hermes-2 or plain")
+    infer.add_argument(
+        "-c", "--conv-mode", default="auto", help="auto (default), vicuna_v1, llama_3, hermes-2 or plain"
+    )
     infer.add_argument("--text", help="the question")
     infer.add_argument("--media", nargs="+", default=[], metavar="FILE", help="pictures, in order: files or URLs")
     infer.set_defaults(run=_infer)
@@ -67,7 +75,9 @@ def _infer(options: argparse.Namespace) -> int:
         raise OptionError("there is nothing to ask: give --text, --media, or both")
     for name in options.media:
         if Path(name).suffix.lower() in VIDEO_SUFFIXES:
-            raise OptionError(f"{name} is a video, and videos are not read yet: give pictures, for example some of its frames")
+            raise OptionError(
+                f"{name} is a video, and videos are not read yet: give pictures, for example some of its frames"
+            )
     from .prompt import Prompt
 
     media = [_picture(name) for name in options.media]
@@ -122,10 +132,19 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "method": answer.method,
         "notes": list(answer.notes),
         "tokens": [
-            {"text": token.text, "id": token.id, "logprob": round(token.logprob, 6), "position": token.position, "stop": token.stop}
+            {
+                "text": token.text,
+                "id": token.id,
+                "logprob": round(token.logprob, 6),
+                "position": token.position,
+                "stop": token.stop,
+            }
             for token in answer.tokens
         ],
-        "ledger": {"columns": list(ledger.columns), "rows": [[round(float(v), 6) for v in row] for row in ledger.to_numpy()]},
+        "ledger": {
+            "columns": list(ledger.columns),
+            "rows": [[round(float(v), 6) for v in row] for row in ledger.to_numpy()],
+        },
     }
 
 

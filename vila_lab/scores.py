@@ -34,7 +34,7 @@ class TokenScores(LogitsProcessor):
         self._values: list[Tensor] = []
         self._ids: list[Tensor] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._logprobs is not None:
             self._chosen.append(self._logprobs[input_ids[0, -1]])
         self._logprobs = torch.log_softmax(scores[0].float(), -1)  # (V,)
@@ -51,5 +51,6 @@ class TokenScores(LogitsProcessor):
         values, ids = torch.stack(self._values).tolist(), torch.stack(self._ids).tolist()
         self._logprobs = None
         return chosen, [
-            tuple(Alternative(i, v) for v, i in zip(row_values, row_ids, strict=True)) for row_values, row_ids in zip(values, ids, strict=True)
+            tuple(Alternative(i, v) for v, i in zip(row_values, row_ids, strict=True))
+            for row_values, row_ids in zip(values, ids, strict=True)
         ]

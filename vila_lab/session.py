@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from .answer import Answer, Token, alternatives_as_text, token_texts
 from .capture import Capture
@@ -58,7 +58,7 @@ class Session:
         self._answers: list[weakref.ref[Answer]] = []
 
     @property
-    def model(self) -> PreTrainedModel:
+    def model(self) -> Any:
         """The transformers model; changing it changes the answers."""
         return self.family.model
 
@@ -188,8 +188,17 @@ class Session:
             return str(self.tokenizer.decode(some, skip_special_tokens=True))
 
         return [
-            Token(text, token, logprob, length + k, alternatives_as_text(self.tokenizer.decode, found), stop=token in stops)
-            for k, (text, token, logprob, found) in enumerate(zip(token_texts(decode, ids), ids, logprobs, best, strict=True))
+            Token(
+                text,
+                token,
+                logprob,
+                length + k,
+                alternatives_as_text(self.tokenizer.decode, found),
+                stop=token in stops,
+            )
+            for k, (text, token, logprob, found) in enumerate(
+                zip(token_texts(decode, ids), ids, logprobs, best, strict=True)
+            )
         ]
 
     def _keep_budget(self) -> None:
@@ -228,7 +237,9 @@ def _parts(prompt: Prompt) -> list[str | int]:
 def _set_sampling(config: GenerationConfig, do_sample: bool, options: dict[str, Any]) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     if given and not do_sample:
-        raise OptionError(f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer")
+        raise OptionError(
+            f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer"
+        )
     if not do_sample:
         return
     config.do_sample = True
@@ -280,9 +291,12 @@ def load(
     if source is None:
         from .tiny import weights_folder
 
-        place, name = weights_folder(), EMBEDDED
+        place: str | Path = weights_folder()
+        name = EMBEDDED
     else:
-        place, name = Path(source).expanduser() if Path(source).expanduser().exists() else source, str(source)
+        folder = Path(source).expanduser()
+        place = folder if folder.exists() else source
+        name = str(source)
     if device is None and device_map is None:
         device = "cuda" if source is not None and torch.cuda.is_available() else "cpu"
     if dtype is None:

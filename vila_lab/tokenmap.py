@@ -104,7 +104,9 @@ class TokenMap:
         if len(set(lengths.values())) != 1:
             raise PromptError(f"the fields of a token map must have one length, but have {lengths}")
         if self.picture.max(initial=-1) >= len(self.sizes):
-            raise PromptError(f"a position belongs to picture {self.picture.max() + 1}, but only {len(self.sizes)} sizes are given")
+            raise PromptError(
+                f"a position belongs to picture {self.picture.max() + 1}, but only {len(self.sizes)} sizes are given"
+            )
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -161,7 +163,9 @@ class TokenMap:
         if found:
             index = int(found[1]) - 1
             if not 0 <= index < self.n_pictures:
-                raise OptionError(f"there is no {group}: the prompt has {self.n_pictures} pictures, image_1 to image_{self.n_pictures}")
+                raise OptionError(
+                    f"there is no {group}: the prompt has {self.n_pictures} pictures, image_1 to image_{self.n_pictures}"
+                )
             return np.flatnonzero((self.kind == Kind.IMAGE) & (self.picture == index))
         masks = {
             "images": self.kind == Kind.IMAGE,
@@ -173,7 +177,9 @@ class TokenMap:
             "all": np.ones(len(self), bool),
         }
         if group not in masks:
-            raise OptionError(f"unknown group of positions {group!r}; known: image_1 to image_{self.n_pictures}, {', '.join(masks)}")
+            raise OptionError(
+                f"unknown group of positions {group!r}; known: image_1 to image_{self.n_pictures}, {', '.join(masks)}"
+            )
         return np.flatnonzero(masks[group])
 
     def indicator(self, groups: Sequence[str]) -> NDArray[np.float32]:
@@ -229,7 +235,9 @@ class TokenMap:
         mine = self.positions(f"image_{picture + 1}")
         table = np.asarray(values, np.float64)
         if mine.size and table.shape[-1] <= mine[-1]:
-            raise OptionError(f"the values have {table.shape[-1]} positions, but picture {picture + 1} reaches to position {mine[-1]}")
+            raise OptionError(
+                f"the values have {table.shape[-1]} positions, but picture {picture + 1} reaches to position {mine[-1]}"
+            )
         boxes = self._boxes(picture)
         width, height = self.sizes[picture]
         down = _overlap_shares(boxes[:, [1, 3]] / height, rows)  # (tokens, rows)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from ..prompt import Prompt
 from ..tokenmap import TokenMap
@@ -38,7 +38,10 @@ class Prepared:
 class Family(Protocol):
     """A loaded model of one family, spoken to in vila_lab's terms."""
 
-    model: PreTrainedModel
+    @property
+    def model(self) -> Any:
+        """The transformers model (a `PreTrainedModel` that can generate)."""
+        ...
 
     @property
     def tokenizer(self) -> Any: ...

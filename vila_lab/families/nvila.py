@@ -24,7 +24,7 @@ class NVILAFamily:
     """A loaded NVILA or VILA1.5 checkpoint."""
 
     def __init__(self, model: NVILAForConditionalGeneration, processor: NVILAProcessor) -> None:
-        self.model = model
+        self._model = model
         self.processor = processor
 
     @classmethod
@@ -33,6 +33,10 @@ class NVILAFamily:
         from ..nvila.checkpoint import load_checkpoint
 
         return cls(*load_checkpoint(source, **options))
+
+    @property
+    def model(self) -> NVILAForConditionalGeneration:
+        return self._model
 
     @property
     def tokenizer(self) -> Any:
@@ -76,7 +80,13 @@ def token_map_of(layout: PromptLayout, sizes: Sequence[tuple[int, int]]) -> Toke
     kind[layout.separators] = Kind.SEPARATOR
     for block in layout.blocks:
         mine = slice(block.start, block.stop)
-        kind[mine], picture[mine], tile[mine], scale[mine], box[mine] = Kind.IMAGE, block.picture, block.tiles, block.scale, block.boxes
+        kind[mine], picture[mine], tile[mine], scale[mine], box[mine] = (
+            Kind.IMAGE,
+            block.picture,
+            block.tiles,
+            block.scale,
+            block.boxes,
+        )
     _give_separators(kind, picture)
     return TokenMap(kind, picture, tile, scale, box, layout.offsets.astype(np.int32), layout.text, tuple(sizes))
 

@@ -90,7 +90,10 @@ def chance(turn: Turn, contents: Contents) -> float:
 
 def held_out_scenes(seed: int, count: int, style: str | None) -> list[Scene]:
     rng = np.random.default_rng(EVALUATION_SEED + seed)
-    return [draw_scene(rng, random_names(rng), style=style, allow_held_out=True) for _ in tqdm(range(count), desc="drawing", leave=False)]
+    return [
+        draw_scene(rng, random_names(rng), style=style, allow_held_out=True)
+        for _ in tqdm(range(count), desc="drawing", leave=False)
+    ]
 
 
 def cases(task: str, count: int, scenes: list[Scene], sampler: SetSampler) -> Iterator[Case]:
@@ -113,14 +116,20 @@ def mission_cases(count: int, seed: int, style: str | None) -> Iterator[Case]:
     orders = list(itertools.permutations(MARKS))
     for k in range(count):
         scenes = [draw_scene(rng, [name], style=style, allow_held_out=True) for name in orders[k % len(orders)]]
-        yield Case(tuple(scene.image for scene in scenes), _mission_turn([scene.names[0] for scene in scenes]), 1 / (len(THINGS) - len(OBJECTS)))
+        yield Case(
+            tuple(scene.image for scene in scenes),
+            _mission_turn([scene.names[0] for scene in scenes]),
+            1 / (len(THINGS) - len(OBJECTS)),
+        )
 
 
 def demo_cases() -> Iterator[Case]:
     """The same on the committed demo pictures, each order once."""
     pictures = {name: Image.open(demo_images() / file).convert("RGB") for name, file in DEMO_FILES.items()}
     for order in itertools.permutations(MARKS):
-        yield Case(tuple(pictures[name] for name in order), _mission_turn(list(order)), 1 / (len(THINGS) - len(OBJECTS)))
+        yield Case(
+            tuple(pictures[name] for name in order), _mission_turn(list(order)), 1 / (len(THINGS) - len(OBJECTS))
+        )
 
 
 def _mission_turn(names: list[str]) -> Turn:
@@ -158,10 +167,14 @@ def measure(session: Session, task: str, found: Iterator[Case], count: int, miss
     return Row(task, len(rights), sum(rights), low, high, float(np.mean(chances)), by_pictures)
 
 
-def evaluate(session: Session, *, count: int, seed: int, style: str | None, misses: list[str] | None = None) -> list[Row]:
+def evaluate(
+    session: Session, *, count: int, seed: int, style: str | None, misses: list[str] | None = None
+) -> list[Row]:
     """All tasks, ``count`` questions each."""
     scenes = held_out_scenes(seed, POOL, style)
-    sampler = SetSampler(pack(scenes), session.tokenizer, np.random.default_rng(EVALUATION_SEED + seed), range(len(scenes)))
+    sampler = SetSampler(
+        pack(scenes), session.tokenizer, np.random.default_rng(EVALUATION_SEED + seed), range(len(scenes))
+    )
     rows = [measure(session, task, cases(task, count, scenes, sampler), count, misses) for task in TASKS]
     rows.append(measure(session, "mission, fresh renders", mission_cases(count, seed, style), count, misses))
     rows.append(measure(session, "mission, demo pictures", demo_cases(), 24, misses))
@@ -173,7 +186,9 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         split = ", ".join(f"{n}: {100 * share:.0f}" for n, share in row.by_pictures.items())
         interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
-        lines.append(f"| {row.task} | {100 * row.share:.1f} % of {row.count} | {interval} | {100 * row.chance:.1f} % | {split} |")
+        lines.append(
+            f"| {row.task} | {100 * row.share:.1f} % of {row.count} | {interval} | {100 * row.chance:.1f} % | {split} |"
+        )
     return "\n".join(lines)
 
 
@@ -188,8 +203,10 @@ def main() -> None:
     options = parser.parse_args()
     misses: list[str] = []
     rows = evaluate(load(options.model), count=options.count, seed=options.seed, style=options.style, misses=misses)
-    print(table(rows))  # noqa: T201 - a script's output
-    options.out.write_text(json.dumps([asdict(row) | {"share": row.share} for row in rows], indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+    options.out.write_text(
+        json.dumps([asdict(row) | {"share": row.share} for row in rows], indent=1) + "\n", encoding="utf-8"
+    )
     if options.misses:
         options.misses.write_text("\n".join(misses) + "\n", encoding="utf-8")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from .tokenizer import build_tokenizer
 from .train_language import decoder_config
 
 
-def _write(path: Path, content: dict[str, object]) -> None:
+def _write(path: Path, content: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -55,7 +56,11 @@ def export(tower: SiglipVisionModel, decoder: dict[str, Tensor], projector: dict
     llm.pop("dtype", None)
     siglip = vision.to_dict() | {"architectures": ["SiglipVisionModel"], "torch_dtype": "float16"}
     siglip.pop("dtype", None)
-    projecting = {"architectures": ["MultimodalProjector"], "model_type": "v2l_projector", "mm_projector_type": "mlp_downsample"}
+    projecting = {
+        "architectures": ["MultimodalProjector"],
+        "model_type": "v2l_projector",
+        "mm_projector_type": "mlp_downsample",
+    }
     root = {
         "architectures": ["LlavaLlamaModel"],
         "model_type": "llava_llama",
@@ -81,19 +86,29 @@ def export(tower: SiglipVisionModel, decoder: dict[str, Tensor], projector: dict
     }
     _write(out / "config.json", root)
     _write(out / "llm" / "config.json", llm)
-    stop = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    stop = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     _write(out / "llm" / "generation_config.json", {**stop, "do_sample": False})
     _write(out / "vision_tower" / "config.json", siglip)
     pixels = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3, "rescale_factor": 1 / 255}
     mean = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": SIDE, "width": SIDE}}
-    _write(out / "vision_tower" / "preprocessor_config.json", {"image_processor_type": "SiglipImageProcessor", **pixels, **mean})
+    _write(
+        out / "vision_tower" / "preprocessor_config.json",
+        {"image_processor_type": "SiglipImageProcessor", **pixels, **mean},
+    )
     _write(out / "mm_projector" / "config.json", projecting)
     tokenizer.save_pretrained(out / "llm", save_jinja_files=False)
     _name_older_tokenizer(out / "llm" / "tokenizer_config.json")
     meta = {"format": "pt"}
     kept = {name: value for name, value in decoder.items() if name != "lm_head.weight"}
     save_file(_half(kept), out / "llm" / "model.safetensors", metadata=meta)
-    named = {name if name.startswith("vision_model.") else f"vision_model.{name}": value for name, value in tower.state_dict().items()}
+    named = {
+        name if name.startswith("vision_model.") else f"vision_model.{name}": value
+        for name, value in tower.state_dict().items()
+    }
     save_file(_half(named), out / "vision_tower" / "model.safetensors", metadata=meta)
     save_file(_half(projector), out / "mm_projector" / "model.safetensors", metadata=meta)
 

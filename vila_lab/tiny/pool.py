@@ -52,7 +52,7 @@ class Pool:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        return (self.things >= 0).sum(1)
+        return np.asarray((self.things >= 0).sum(1))
 
     @cached_property
     def with_thing(self) -> dict[tuple[int, int], list[int]]:
@@ -111,7 +111,14 @@ def draw_pool(size: int, seed: int, workers: int = 2) -> Pool:
     chunk = 250
     seeds = [seed * 1000 + k for k in range(-(-size // chunk))]
     with ProcessPoolExecutor(workers) as executor:
-        parts = list(tqdm(executor.map(_draw_chunk, seeds, [chunk] * len(seeds)), total=len(seeds), desc="drawing", unit=f"x{chunk}"))
+        parts = list(
+            tqdm(
+                executor.map(_draw_chunk, seeds, [chunk] * len(seeds)),
+                total=len(seeds),
+                desc="drawing",
+                unit=f"x{chunk}",
+            )
+        )
     fields = ("pixels", "labels", "things", "centres")
     return Pool(*(np.concatenate([getattr(part, field) for part in parts])[:size] for field in fields))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -96,13 +97,15 @@ def ask_name(contents: Contents, rng: Rng, language: str) -> Turn | None:
     if language == "zh":
         forms = [f"图像{k + 1}里有什么?", f"图像{k + 1}是什么?"] + (["图像里有什么?"] if len(contents) == 1 else [])
         return Turn(_pick(rng, forms), f"{said}。", "name", k)
-    forms = [f"What is in image {k + 1}?", f"What does image {k + 1} show?"] + (["What is in the image?"] if len(contents) == 1 else [])
+    forms = [f"What is in image {k + 1}?", f"What does image {k + 1} show?"] + (
+        ["What is in the image?"] if len(contents) == 1 else []
+    )
     return Turn(_pick(rng, forms), f"{_capital(said)}.", "name", k)
 
 
 def _ordered(picture: Sequence[Held]) -> bool:
     """Whether the order from left to right is plain to see."""
-    return all(b.x - a.x > 0.1 for a, b in zip(picture, picture[1:], strict=False))
+    return all(b.x - a.x > 0.1 for a, b in pairwise(picture))
 
 
 def ask_which(contents: Contents, rng: Rng, language: str) -> Turn | None:
@@ -113,9 +116,19 @@ def ask_which(contents: Contents, rng: Rng, language: str) -> Turn | None:
     where = holders[0] if holders else None
     if language == "zh":
         answer = "没有。" if where is None else f"图像{where + 1}。"
-        return Turn(_pick(rng, [f"哪张图像里有{thing(name).chinese}?", f"哪张图像是{thing(name).chinese}?"]), answer, "which", where)
+        return Turn(
+            _pick(rng, [f"哪张图像里有{thing(name).chinese}?", f"哪张图像是{thing(name).chinese}?"]),
+            answer,
+            "which",
+            where,
+        )
     answer = "None." if where is None else f"Image {where + 1}."
-    return Turn(_pick(rng, [f"Which image shows {thing(name).phrase}?", f"Which image contains {thing(name).phrase}?"]), answer, "which", where)
+    return Turn(
+        _pick(rng, [f"Which image shows {thing(name).phrase}?", f"Which image contains {thing(name).phrase}?"]),
+        answer,
+        "which",
+        where,
+    )
 
 
 def ask_yes_no(contents: Contents, rng: Rng, language: str) -> Turn | None:
@@ -143,7 +156,10 @@ def ask_same(contents: Contents, rng: Rng, language: str) -> Turn | None:
     same = (i, j) in alike
     if language == "zh":
         return Turn(f"图像{i + 1}和图像{j + 1}一样吗?", "一样。" if same else "不一样。", "same")
-    forms = [f"Are image {i + 1} and image {j + 1} the same or different?", f"Image {i + 1} and image {j + 1}: same or different?"]
+    forms = [
+        f"Are image {i + 1} and image {j + 1} the same or different?",
+        f"Image {i + 1} and image {j + 1}: same or different?",
+    ]
     return Turn(_pick(rng, forms), "Same." if same else "Different.", "same")
 
 
@@ -172,12 +188,17 @@ def ask_odd(contents: Contents, rng: Rng, language: str) -> Turn | None:
         return None
     if language == "zh":
         return Turn("哪张图像与众不同?", f"图像{odd[0] + 1}。", "odd", odd[0])
-    return Turn(_pick(rng, ["Which image is the odd one out?", "Which image is different?"]), f"Image {odd[0] + 1}.", "odd", odd[0])
+    return Turn(
+        _pick(rng, ["Which image is the odd one out?", "Which image is different?"]),
+        f"Image {odd[0] + 1}.",
+        "odd",
+        odd[0],
+    )
 
 
 def ask_position(contents: Contents, rng: Rng, language: str) -> Turn | None:
     """Left or right, above or below: of the picture's middle, or of another thing in it."""
-    options = []
+    options: list[tuple[int, Held, Held | None, str, bool]] = []
     for k, picture in enumerate(contents):
         for held in picture:
             if sum(other.name == held.name for other in picture) > 1:
@@ -185,19 +206,25 @@ def ask_position(contents: Contents, rng: Rng, language: str) -> Turn | None:
             for axis, place, middle in (("x", held.x, 0.5), ("y", held.y, 0.5)):
                 if abs(place - middle) > MARGIN / 2 + 0.03:
                     options.append((k, held, None, axis, place < middle))
-            for other in picture:
-                for axis, gap in (("x", other.x - held.x), ("y", other.y - held.y)):
+            for rival in picture:
+                for axis, gap in (("x", rival.x - held.x), ("y", rival.y - held.y)):
                     if abs(gap) > MARGIN:
-                        options.append((k, held, other, axis, gap > 0))
+                        options.append((k, held, rival, axis, gap > 0))
     if not options:
         return None
     k, held, other, axis, first = options[int(rng.integers(len(options)))]
     if language == "zh":
         of = "" if other is None else f"{other.thing.chinese}的"
         low, high = ("左边", "右边") if axis == "x" else ("上面", "下面")
-        return Turn(f"图像{k + 1}里,{held.thing.chinese}在{of}{low}还是{high}?", f"{low if first else high}。", "position", k)
+        return Turn(
+            f"图像{k + 1}里,{held.thing.chinese}在{of}{low}还是{high}?", f"{low if first else high}。", "position", k
+        )
     if other is None:
-        low, high, sides = ("Left", "Right", "on the left or on the right") if axis == "x" else ("Top", "Bottom", "at the top or at the bottom")
+        low, high, sides = (
+            ("Left", "Right", "on the left or on the right")
+            if axis == "x"
+            else ("Top", "Bottom", "at the top or at the bottom")
+        )
     else:
         low, high = ("Left", "Right") if axis == "x" else ("Above", "Below")
         sides = ("left or right of" if axis == "x" else "above or below") + f" the {other.name}"

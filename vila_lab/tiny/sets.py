@@ -7,7 +7,7 @@ So each branch is exactly a prompt of its own, at a fraction of the cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .names import OBJECTS, THINGS
 from .pool import CELLS, MOST, Pool
-from .questions import Held, Turn, ask
+from .questions import Contents, Held, Turn, ask
 
 GRID = CELLS // 2  # visual tokens along one side, after the projector's 2x2 down-sampling
 TOKENS = GRID * GRID
@@ -26,8 +26,28 @@ MOST_PICTURES = 6
 COMPANY_RANGE = range(len(OBJECTS), len(THINGS))
 
 TASK_WEIGHTS = {
-    "mixed": {"name": 3, "which": 3, "yes_no": 2.5, "same": 1.5, "count": 2.5, "position": 3, "complete": 1, "compare": 0.5, "list": 0.5},
-    "odd": {"odd": 4, "name": 1.5, "same": 2.5, "which": 1.5, "count": 2, "yes_no": 1, "position": 1, "complete": 0.5, "compare": 0.5},
+    "mixed": {
+        "name": 3,
+        "which": 3,
+        "yes_no": 2.5,
+        "same": 1.5,
+        "count": 2.5,
+        "position": 3,
+        "complete": 1,
+        "compare": 0.5,
+        "list": 0.5,
+    },
+    "odd": {
+        "odd": 4,
+        "name": 1.5,
+        "same": 2.5,
+        "which": 1.5,
+        "count": 2,
+        "yes_no": 1,
+        "position": 1,
+        "complete": 0.5,
+        "compare": 0.5,
+    },
     "companies": {"complete": 4, "company": 1.5, "name": 1, "which": 1, "same": 0.7, "yes_no": 0.7},
 }
 
@@ -109,7 +129,12 @@ class SetSampler:
     def contents(self, rows: np.ndarray) -> list[list[Held]]:
         pool = self.pool
         return [
-            [Held(THINGS[t].name, float(x), float(y)) for t, (x, y) in zip(pool.things[r], pool.centres[r], strict=True) if t >= 0] for r in rows
+            [
+                Held(THINGS[t].name, float(x), float(y))
+                for t, (x, y) in zip(pool.things[r], pool.centres[r], strict=True)
+                if t >= 0
+            ]
+            for r in rows
         ]
 
     def _count(self, mixture: Mixture) -> int:
@@ -189,15 +214,56 @@ class SetSampler:
             for k in range(turns):
                 turn = self.turn(kind, contents)
                 if k:
-                    start = self._extend(row, self.encode("\n<|im_start|>user\n"), start, branch, contents, None, learn=False, question=False)
-                start = self._extend(row, self.encode(turn.question), start, branch, contents, turn, learn=False, question=True)
-                start = self._extend(row, self.encode("<|im_end|>\n<|im_start|>assistant\n"), start, branch, contents, None, learn=False, question=False)
+                    start = self._extend(
+                        row,
+                        self.encode("\n<|im_start|>user\n"),
+                        start,
+                        branch,
+                        contents,
+                        None,
+                        learn=False,
+                        question=False,
+                    )
+                start = self._extend(
+                    row, self.encode(turn.question), start, branch, contents, turn, learn=False, question=True
+                )
+                start = self._extend(
+                    row,
+                    self.encode("<|im_end|>\n<|im_start|>assistant\n"),
+                    start,
+                    branch,
+                    contents,
+                    None,
+                    learn=False,
+                    question=False,
+                )
                 first = len(row.ids) - 1
-                start = self._extend(row, (*self.encode(turn.answer), *self.end), start, branch, contents, None, learn=True, question=False)
+                start = self._extend(
+                    row,
+                    (*self.encode(turn.answer), *self.end),
+                    start,
+                    branch,
+                    contents,
+                    None,
+                    learn=True,
+                    question=False,
+                )
                 row.turns.append((turn, first, len(row.ids) - 1))
         return row
 
-    def _extend(self, row: _Row, ids, start: int, branch: int, contents, turn: Turn | None, *, learn: bool, question: bool) -> int:  # noqa: ANN001
+    def _extend(
+        self,
+        row: _Row,
+        ids: Sequence[int],
+        start: int,
+        branch: int,
+        contents: Contents,
+        turn: Turn | None,
+        *,
+        learn: bool,
+        question: bool,
+    ) -> int:
+        """Append tokens of one branch at positions from ``start`` on; returns the next free position."""
         for token in ids:
             if learn:
                 row.targets[-1] = token  # the position before a token predicts it
@@ -213,7 +279,7 @@ class SetSampler:
         return start
 
     @staticmethod
-    def _place(named: int, contents, turn: Turn | None) -> tuple[float, float]:  # noqa: ANN001
+    def _place(named: int, contents: Contents, turn: Turn | None) -> tuple[float, float]:
         if turn is None or named < 0 or turn.task != "position" or turn.picture is None:
             return float("nan"), float("nan")
         found = [held for held in contents[turn.picture] if held.name == THINGS[named].name]
@@ -252,10 +318,6 @@ class SetSampler:
             place=place,
             turns=[row.turns for row in rows],
         )
-
-    def batches(self, size: int, mixture: Mixture) -> Iterator[Batch]:
-        while True:
-            yield self.batch(size, mixture)
 
 
 def coarse(labels: np.ndarray) -> np.ndarray:

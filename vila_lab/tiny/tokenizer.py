@@ -35,9 +35,7 @@ different How many images show contain odd one out on left right at top bottom o
 difference between each an some None Yes No Same Different Left Right Top Bottom Above Below A An Some shows : its Its picture
 pictures Picture Describe Where it this This that these
 """
-CHINESE = (
-    "图像 里 有 什么 是 哪张 没有 吗 和 一样 不一样 几张 张 与众不同 在 左边 右边 还是 上面 下面 的 以其 以 闻名 哪家 公司 不同 每张 第 个 请 描述 图片"
-)
+CHINESE = "图像 里 有 什么 是 哪张 没有 吗 和 一样 不一样 几张 张 与众不同 在 左边 右边 还是 上面 下面 的 以其 以 闻名 哪家 公司 不同 每张 第 个 请 描述 图片"
 
 
 def words() -> list[str]:

@@ -20,6 +20,7 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionModel
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, apply_rotary_pos_emb
 
 from ..nvila.projector import build_projector
 from .names import THINGS
@@ -37,7 +38,10 @@ from .tokenizer import build_tokenizer
 from .train_vision import features, normalise
 
 HELD_OUT = 2000  # last rows of the pool: never trained on here
-GUIDED_LAYER, PROBED_LAYER = 2, 4  # 0-based: the third layer's heads are rewarded, its input and the fourth's output probed
+GUIDED_LAYER, PROBED_LAYER = (
+    2,
+    4,
+)  # 0-based: the third layer's heads are rewarded, its input and the fourth's output probed
 FIND_HEAD, BIND_HEAD = 0, 1
 
 
@@ -50,7 +54,10 @@ def decoder_config(vocab_size: int) -> Qwen2Config:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},  # slow pairs: content must match across 200 positions
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 1_000_000.0,
+        },  # slow pairs: content must match across 200 positions
         tie_word_embeddings=True,
         attention_dropout=0.0,
     )
@@ -60,13 +67,16 @@ def cache_features(tower: SiglipVisionModel, pool: Pool, path: Path) -> np.ndarr
     """Tower features of the whole pool in half precision, computed once.  # (N, 144, 128)"""
     if not path.exists():
         partial = path.with_suffix(".partial.npy")
-        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(pool), CELLS * CELLS, tower.config.hidden_size))
+        out = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=np.float16, shape=(len(pool), CELLS * CELLS, tower.config.hidden_size)
+        )
         with torch.no_grad():
             for start in tqdm(range(0, len(pool), 250), desc="encoding", unit="x250"):
                 out[start : start + 250] = features(tower, normalise(pool.pixels[start : start + 250])).half().numpy()
         out.flush()
         partial.rename(path)
-    return np.load(path, mmap_mode="r")
+    cached: np.ndarray = np.load(path, mmap_mode="r")
+    return cached
 
 
 class Probes(nn.Module):
@@ -89,9 +99,12 @@ class Student(nn.Module):
         self.decoder = Qwen2ForCausalLM(config)
         self.projector = build_projector("mlp_downsample", vision_width, config.hidden_size)
         self.probes = Probes(config.hidden_size)
+        self.names: Tensor
         self.register_buffer("names", names, persistent=False)  # (things, 2): ids of the English and the Chinese name
 
-    def forward(self, batch: Batch, cells: Tensor, *, aid: float, guide: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def forward(
+        self, batch: Batch, cells: Tensor, *, aid: float, guide: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Loss, its parts, and the logits at the answer positions.
 
         Parameters
@@ -153,7 +166,9 @@ class Student(nn.Module):
             losses["earlier"] = 0.2 * F.binary_cross_entropy_with_logits(logits[earlier], held[earlier])
         return losses
 
-    def _guide(self, layer: nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: Batch, count: int) -> Tensor:
+    def _guide(
+        self, layer: Qwen2DecoderLayer, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: Batch, count: int
+    ) -> Tensor:
         """Minus the log of the mass on the right visual tokens: head 0 from names, head 1 from numbers."""
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
@@ -167,7 +182,8 @@ class Student(nn.Module):
         for head, wanted in ((FIND_HEAD, batch.named), (BIND_HEAD, batch.bound)):
             rows, columns = torch.nonzero((wanted >= 0) & (batch.targets < 0), as_tuple=True)
             what = wanted[rows, columns]
-            right = (batch.shown[rows] == what[:, None]) if head == FIND_HEAD else (ordinal == what[:, None])  # (words, n*36)
+            place = batch.shown[rows] if head == FIND_HEAD else ordinal
+            right = place == what[:, None]  # (words, n*36)
             keep = right.any(1)
             if not keep.any():
                 continue
@@ -184,15 +200,17 @@ def exact(batch: Batch, logits: Tensor) -> dict[str, list[bool]]:
     answers = batch.targets >= 0
     right = torch.ones_like(answers)
     right[answers] = logits.argmax(-1) == batch.targets[answers]
-    found = defaultdict(list)
+    found: dict[str, list[bool]] = defaultdict(list)
     for row, turns in enumerate(batch.turns):
         for turn, first, last in turns:
             found[turn.task].append(bool(right[row, first:last].all()))
     return dict(found)
 
 
-def evaluate(student: Student, sampler: SetSampler, cells: np.ndarray, mixture: Mixture, batches: int = 8) -> dict[str, float]:
-    found = defaultdict(list)
+def evaluate(
+    student: Student, sampler: SetSampler, cells: np.ndarray, mixture: Mixture, batches: int = 8
+) -> dict[str, float]:
+    found: dict[str, list[bool]] = defaultdict(list)
     with torch.no_grad():
         for _ in range(batches):
             batch = sampler.batch(16, mixture)
@@ -215,17 +233,34 @@ def mixture_at(share: float) -> Mixture:
     return Mixture(EASY.single * (1 - ramp) + FULL.single * ramp, tuple(pictures / pictures.sum()))
 
 
-def train(pool: Pool, tower: SiglipVisionModel, out: Path, *, steps: int, batch: int, rate: float, seed: int, save_every: int = 200) -> None:
+def train(
+    pool: Pool,
+    tower: SiglipVisionModel,
+    out: Path,
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+    save_every: int = 200,
+) -> None:
     """Train, logging to ``out/log.jsonl`` and resuming from ``out/state.pt`` if that is there."""
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     cells = cache_features(tower.eval(), pool, out / "features.npy")
     tokenizer = build_tokenizer()
-    names = torch.tensor([[tokenizer(form).input_ids[0] for form in (t.name if t.is_company else f" {t.name}", t.chinese)] for t in THINGS])
+    names = torch.tensor(
+        [
+            [tokenizer(form).input_ids[0] for form in (t.name if t.is_company else f" {t.name}", t.chinese)]
+            for t in THINGS
+        ]
+    )
     student = Student(len(tokenizer), tower.config.hidden_size, names)
     optimiser = torch.optim.AdamW(student.parameters(), rate, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.08, anneal_strategy="cos")
-    parts = {"student": student, "optimiser": optimiser, "schedule": schedule}
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, rate, total_steps=steps, pct_start=0.08, anneal_strategy="cos"
+    )
+    parts: dict[str, Any] = {"student": student, "optimiser": optimiser, "schedule": schedule}
     state, first = out / "state.pt", 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
@@ -243,7 +278,7 @@ def train(pool: Pool, tower: SiglipVisionModel, out: Path, *, steps: int, batch:
         found = sampler.batch(batch, mixture_at(share))
         loss, losses, logits = student(found, gather(cells, found), aid=aid, guide=guide)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -272,7 +307,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tower = SiglipVisionModel.from_pretrained(options.tower)
-    train(Pool.load(options.pool), tower, options.out, steps=options.steps, batch=options.batch, rate=options.rate, seed=options.seed)
+    train(
+        Pool.load(options.pool),
+        tower,
+        options.out,
+        steps=options.steps,
+        batch=options.batch,
+        rate=options.rate,
+        seed=options.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from .names import THINGS
 from .pool import CELLS, SIDE, Pool
-
-logger = logging.getLogger(__name__)
 
 # NVILA reads the output of the last layer but one, so the fifth layer is there for the format and never trained.
 TOWER = SiglipVisionConfig(
@@ -50,7 +48,7 @@ def features(tower: SiglipVisionModel, pixels: Tensor) -> Tensor:
     for layer in inner.encoder.layers[:-1]:
         hidden = layer(hidden, None)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    return hidden
+    return torch.as_tensor(hidden)
 
 
 class Probes(nn.Module):
@@ -82,7 +80,7 @@ def train(pool: Pool, out: Path, *, steps: int, batch: int, rate: float, seed: i
     optimiser = torch.optim.AdamW(parameters, rate, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
     out.mkdir(parents=True, exist_ok=True)
-    parts = {"tower": tower, "probes": probes, "optimiser": optimiser, "schedule": schedule}
+    parts: dict[str, Any] = {"tower": tower, "probes": probes, "optimiser": optimiser, "schedule": schedule}
     state = out / "state.pt"
     first = 0
     if state.exists():
@@ -95,14 +93,21 @@ def train(pool: Pool, out: Path, *, steps: int, batch: int, rate: float, seed: i
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc="vision")):
         rows = rng.integers(0, len(pool) - 500, batch)
         started = time.perf_counter()
-        loss, accuracy = probes.loss(features(tower, normalise(pool.pixels[rows])), torch.from_numpy(pool.labels[rows]).flatten(1))
+        loss, accuracy = probes.loss(
+            features(tower, normalise(pool.pixels[rows])), torch.from_numpy(pool.labels[rows]).flatten(1)
+        )
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
         if step % 50 == 49:
-            record = {"step": step + 1, "loss": loss.item(), "accuracy": accuracy.item(), "seconds": time.perf_counter() - started}
+            record = {
+                "step": step + 1,
+                "loss": loss.item(),
+                "accuracy": accuracy.item(),
+                "seconds": time.perf_counter() - started,
+            }
             if step % 250 == 249:
                 with torch.no_grad():
                     hidden = features(tower, normalise(pool.pixels[held]))
@@ -124,7 +129,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    train(Pool.load(options.pool), options.out, steps=options.steps, batch=options.batch, rate=options.rate, seed=options.seed)
+    train(
+        Pool.load(options.pool),
+        options.out,
+        steps=options.steps,
+        batch=options.batch,
+        rate=options.rate,
+        seed=options.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -140,12 +140,16 @@ def _places(rng: np.random.Generator, count: int, width: int, height: int) -> li
         return [(x, y, x + w, y + h)]
     cut_x, cut_y = (round(side * rng.uniform(0.42, 0.58)) for side in (width, height))
     if count == 2 and rng.random() < 0.5:
-        if rng.random() < 0.5:
-            cells = [(0, 0, cut_x, height), (cut_x, 0, width, height)]
-        else:
-            cells = [(0, 0, width, cut_y), (0, cut_y, width, height)]
+        beside = [(0, 0, cut_x, height), (cut_x, 0, width, height)]
+        above = [(0, 0, width, cut_y), (0, cut_y, width, height)]
+        cells = beside if rng.random() < 0.5 else above
     else:
-        cells = [(0, 0, cut_x, cut_y), (cut_x, 0, width, cut_y), (0, cut_y, cut_x, height), (cut_x, cut_y, width, height)]
+        cells = [
+            (0, 0, cut_x, cut_y),
+            (cut_x, 0, width, cut_y),
+            (0, cut_y, cut_x, height),
+            (cut_x, cut_y, width, height),
+        ]
     order = rng.permutation(len(cells))[:count]
     return [_shrink(rng, cells[k]) for k in order]
 
@@ -169,7 +173,10 @@ def _pose(rng: np.random.Generator, name: str, width: int, height: int) -> Image
         sprite = sprite.crop(sprite.getchannel("A").getbbox())
     stretch = float(np.exp(rng.uniform(-0.2, 0.2)))
     scale = min(width / (sprite.width * stretch), height / sprite.height)
-    size = (max(2, min(width, round(sprite.width * stretch * scale))), max(2, min(height, round(sprite.height * scale))))
+    size = (
+        max(2, min(width, round(sprite.width * stretch * scale))),
+        max(2, min(height, round(sprite.height * scale))),
+    )
     return sprite.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -193,4 +200,4 @@ def _background(rng: np.random.Generator, style: str, width: int, height: int, l
         field = np.broadcast_to(np.where(stripe == 0, first, second), (height, width, 3))
     else:
         raise ValueError(f"unknown background style {style!r}; known: {', '.join((*STYLES, HELD_OUT_STYLE))}")
-    return np.clip(field, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(field, 0, 255), np.uint8)

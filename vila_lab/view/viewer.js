@@ -218,7 +218,7 @@ function readingPart(payload) {
   }));
   const show = (index, pinned) => {
     const shares = sharesOf(payload, index);
-    name.textContent = index === ALL ? `All ${tokens.length} answer tokens` : `Token ${index + 1} of ${tokens.length}: ${visible(tokens[index])}`;
+    name.textContent = index === ALL ? `All ${tokens.length} answer tokens` : `Token ${index + 1} of ${tokens.length}: “${visible(tokens[index])}”`;
     button.hidden = pinned === ALL;
     bar.style.background = stacked(payload, shares, "to right");
     numbers.forEach((number, k) => { number.textContent = percent(shares?.[k]); });
