@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,7 @@ def train(
     rate: float,
     seed: int,
     save_every: int = 200,
+    on_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train, logging to ``out/log.jsonl`` and resuming from ``out/state.pt`` if that is there."""
     torch.manual_seed(seed)
@@ -269,13 +271,16 @@ def train(
             part.load_state_dict(saved[name])
     split = len(pool) - HELD_OUT
     sampler = SetSampler(pool, tokenizer, np.random.default_rng(seed + first), range(split))
-    held_out = SetSampler(pool, tokenizer, np.random.default_rng(10_000), range(split, len(pool)))
+    held_rows = range(split, len(pool)) if HELD_OUT else range(len(pool))
+    held_out = SetSampler(pool, tokenizer, np.random.default_rng(10_000), held_rows)
     started = time.perf_counter()
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc="language")):
         share = step / steps
         aid = 1.0 if share < 0.7 else max(0.0, (0.85 - share) / 0.15)
         guide = 0.3 if share < 0.3 else 0.0
         found = sampler.batch(batch, mixture_at(share))
+        if on_step is not None:
+            on_step(step)
         loss, losses, logits = student(found, gather(cells, found), aid=aid, guide=guide)
         optimiser.zero_grad()
         torch.autograd.backward(loss)

@@ -24,6 +24,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from .names import THINGS
 from .pool import CELLS, SIDE, Pool
 
+HELD_OUT = 500  # last rows of the pool: never trained on here
+
 # NVILA reads the output of the last layer but one, so the fifth layer is there for the format and never trained.
 TOWER = SiglipVisionConfig(
     hidden_size=128,
@@ -89,9 +91,9 @@ def train(pool: Pool, out: Path, *, steps: int, batch: int, rate: float, seed: i
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         rng = np.random.default_rng(seed + first)
-    held = np.arange(len(pool) - 500, len(pool))
+    held = np.arange(len(pool) - HELD_OUT, len(pool))
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc="vision")):
-        rows = rng.integers(0, len(pool) - 500, batch)
+        rows = rng.integers(0, len(pool) - HELD_OUT, batch)
         started = time.perf_counter()
         loss, accuracy = probes.loss(
             features(tower, normalise(pool.pixels[rows])), torch.from_numpy(pool.labels[rows]).flatten(1)
