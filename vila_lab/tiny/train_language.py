@@ -4,7 +4,7 @@ Three circuits must form: naming a patch, binding "image k" to the k-th picture,
 by a dense target that the drawn world gives for free (all of them fade out before the end, none is part of the model):
 
 - alignment: the projector's output for a patch must point at the name of what it shows, in both languages;
-- ordinal: a visual token must tell, after layer 2, the number of its picture;
+- ordinal and where: a visual token must tell, after layer 2, the number of its picture and its own place in it;
 - held: a name in the text must tell, after layer 4, which pictures hold the thing and where; a visual token, which
   earlier pictures hold what it shows;
 - two heads of layer 3 are rewarded for looking from a name to the patches that show it (head 0) and from a number to
@@ -34,7 +34,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, apply_ro
 from ..nvila.projector import build_projector
 from .names import THINGS
 from .pool import CELLS, Pool
-from .sets import EASY, FULL, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
+from .sets import EASY, FULL, GRID, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
 from .tokenizer import build_tokenizer
 from .train_vision import features, normalise
 
@@ -89,6 +89,7 @@ class Probes(nn.Module):
         self.held = nn.Linear(width, MOST_PICTURES)
         self.earlier = nn.Linear(width, MOST_PICTURES)
         self.place = nn.Linear(width, 2)
+        self.where = nn.Linear(width, 2)
 
 
 class Student(nn.Module):
@@ -129,6 +130,7 @@ class Student(nn.Module):
             if index == GUIDED_LAYER:
                 if aid:
                     parts["ordinal"] = 0.2 * self._ordinal(hidden, batch, count)
+                    parts["where"] = self._where(hidden, batch, count)
                 if guide:
                     parts["guide"] = self._guide(layer, hidden, rotary, batch, count)
             hidden = layer(hidden, attention_mask=bias, position_ids=batch.positions, position_embeddings=rotary)
@@ -150,6 +152,11 @@ class Student(nn.Module):
         target = torch.arange(count).repeat_interleave(TOKENS).expand(len(hidden), -1)
         return F.cross_entropy(logits.flatten(0, 1), target.flatten())
 
+    def _where(self, hidden: Tensor, batch: Batch, count: int) -> Tensor:
+        ramp = torch.linspace(-1, 1, GRID)
+        place = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy"), -1).flatten(0, 1).repeat(count, 1)  # (n*36, 2): x, y
+        return F.mse_loss(self.probes.where(hidden[:, batch.visual]), place.expand(len(hidden), -1, -1))
+
     def _held(self, hidden: Tensor, batch: Batch, count: int) -> dict[str, Tensor]:
         rows, columns = torch.nonzero(batch.named >= 0, as_tuple=True)
         words = hidden[rows, columns]
@@ -158,7 +165,7 @@ class Student(nn.Module):
         place = batch.place[rows, columns]
         known = ~place[:, 0].isnan()
         if known.any():
-            losses["place"] = F.mse_loss(self.probes.place(words[known]), 2 * place[known] - 1)
+            losses["place"] = 2 * F.mse_loss(self.probes.place(words[known]), 2 * place[known] - 1)
         if count > 1:
             rows, columns = torch.nonzero(batch.shown >= 0, as_tuple=True)
             held = batch.held[rows, :, batch.shown[rows, columns]].float()
