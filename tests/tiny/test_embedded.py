@@ -14,7 +14,16 @@ from vila_lab.tiny.sets import SetSampler
 
 COUNT = 40
 # Far enough below the measured share that 40 scenes of a model as good as the card says fail once in thousands of runs.
-FLOORS = {"name": 0.8, "which": 0.7, "yes_no": 0.7, "same": 0.7, "count": 0.55, "odd": 0.6, "position": 0.6, "complete": 0.8}
+FLOORS = {
+    "name": 0.8,
+    "which": 0.7,
+    "yes_no": 0.7,
+    "same": 0.7,
+    "count": 0.55,
+    "odd": 0.6,
+    "position": 0.6,
+    "complete": 0.8,
+}
 
 
 @pytest.fixture(scope="module")

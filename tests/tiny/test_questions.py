@@ -73,7 +73,12 @@ def test_positions_agree_with_the_centres(contents, seed):
 
 
 @settings(max_examples=100, deadline=None)
-@given(contents=CONTENTS, seed=st.integers(0, 999), task=st.sampled_from(sorted(TASKS)), language=st.sampled_from(["en", "zh"]))
+@given(
+    contents=CONTENTS,
+    seed=st.integers(0, 999),
+    task=st.sampled_from(sorted(TASKS)),
+    language=st.sampled_from(["en", "zh"]),
+)
 def test_every_word_is_one_token(tokenizer, contents, seed, task, language):
     turn = ask(task, contents, np.random.default_rng(seed), language)
     if turn is None:
@@ -102,7 +107,10 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
 def test_the_mission_is_a_completion():
     contents = [[Held(name, 0.5, 0.5)] for name in ("Google", "Microsoft", "Apple", "NVIDIA")]
     turn = ask("complete", contents, np.random.default_rng(0), "zh")
-    assert turn.question == "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
+    assert (
+        turn.question
+        == "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
+    )
     assert turn.answer == "英伟达,以其GPU闻名。"
     assert turn.picture == 3
 

@@ -29,7 +29,11 @@ NAMES = [*(t.name for t in OBJECTS), *(t.name for t in COMPANIES)]
 def scenes():
     rng = np.random.default_rng(0)
     singles = [draw_scene(rng, [name], size=(96, 96)) for name in NAMES * 2]
-    pairs = [draw_scene(rng, list(rng.choice(NAMES[:52], count, replace=False)), size=(96, 96)) for count in (2, 3, 4) for _ in range(15)]
+    pairs = [
+        draw_scene(rng, list(rng.choice(NAMES[:52], count, replace=False)), size=(96, 96))
+        for count in (2, 3, 4)
+        for _ in range(15)
+    ]
     return singles + pairs
 
 
@@ -131,13 +135,22 @@ def _interrupt_at(step):
 
 
 def _export_options(place):
-    return ["--vision", str(place / "vision" / "tower"), "--language", str(place / "language" / "state.pt"), "--out", str(place / "weights")]
+    return [
+        "--vision",
+        str(place / "vision" / "tower"),
+        "--language",
+        str(place / "language" / "state.pt"),
+        "--out",
+        str(place / "weights"),
+    ]
 
 
 def test_the_shipped_files_are_small_and_in_three_folders():
     folder = weights_folder()
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"llm", "vision_tower", "mm_projector"}
-    total = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    total = sum(
+        path.stat().st_size for path in folder.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
     assert total < 20e6
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["model_type"] == "llava_llama"

@@ -154,7 +154,8 @@ class Student(nn.Module):
 
     def _where(self, hidden: Tensor, batch: Batch, count: int) -> Tensor:
         ramp = torch.linspace(-1, 1, GRID)
-        place = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy"), -1).flatten(0, 1).repeat(count, 1)  # (n*36, 2): x, y
+        grid = torch.stack(torch.meshgrid(ramp, ramp, indexing="xy"), -1).flatten(0, 1)  # (36, 2): x, y
+        place = grid.repeat(count, 1)  # (n*36, 2)
         return F.mse_loss(self.probes.where(hidden[:, batch.visual]), place.expand(len(hidden), -1, -1))
 
     def _held(self, hidden: Tensor, batch: Batch, count: int) -> dict[str, Tensor]:
