@@ -10,6 +10,11 @@ def weights_folder() -> Path:
     return Path(__file__).parent / "weights"
 
 
+def heads_file() -> Path:
+    """The embedded model's head rankings, made by ``python -m vila_lab.tiny.rank_heads``."""
+    return Path(__file__).parent / "heads.json"
+
+
 def demo_images() -> Path:
     """The folder of demo pictures: four company marks and six drawn scenes, with their boxes in ``boxes.json``."""
     package = Path(__file__).parents[1]

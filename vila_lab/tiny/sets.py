@@ -27,29 +27,11 @@ COMPANY_RANGE = range(len(OBJECTS), len(THINGS))
 
 TASK_WEIGHTS = {
     "mixed": {
-        "name": 3,
-        "which": 3,
-        "yes_no": 2.5,
-        "same": 1.5,
-        "count": 2.5,
-        "position": 3,
-        "complete": 1,
-        "compare": 0.5,
-        "list": 0.5,
+        "name": 5, "which": 2, "yes_no": 2.5, "same": 2.5, "count": 3, "position": 1.5, "complete": 1, "compare": 0.5, "list": 1,
     },
-    "odd": {
-        "odd": 4,
-        "name": 1.5,
-        "same": 2.5,
-        "which": 1.5,
-        "count": 2,
-        "yes_no": 1,
-        "position": 1,
-        "complete": 0.5,
-        "compare": 0.5,
-    },
+    "odd": {"odd": 2.5, "name": 1.5, "same": 3, "which": 1.5, "count": 2.5, "yes_no": 1, "position": 1, "complete": 0.5, "compare": 0.5},
     "companies": {"complete": 4, "company": 1.5, "name": 1, "which": 1, "same": 0.7, "yes_no": 0.7},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +44,7 @@ class Mixture:
 
 EASY = Mixture(single=1.0, pictures=(0.08, 0.22, 0.25, 0.45))
 FULL = Mixture(single=0.55, pictures=(0.07, 0.13, 0.22, 0.32, 0.13, 0.13))
+HARD = Mixture(single=0.42, pictures=FULL.pictures)  # pictures of several things are learnt last: practise them more
 
 
 @dataclass

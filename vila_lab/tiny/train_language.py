@@ -5,8 +5,8 @@ by a dense target that the drawn world gives for free (all of them fade out befo
 
 - alignment: the projector's output for a patch must point at the name of what it shows, in both languages;
 - ordinal and where: a visual token must tell, after layer 2, the number of its picture and its own place in it;
-- held: a name in the text must tell, after layer 4, which pictures hold the thing and where; a visual token, which
-  earlier pictures hold what it shows;
+- held: a name in the text must tell, after layer 4, which pictures hold the thing and where; a number, what its
+  picture holds and how many; a visual token, which earlier pictures hold what it shows;
 - two heads of layer 3 are rewarded for looking from a name to the patches that show it (head 0) and from a number to
   the picture that it counts (head 1). All other heads are free.
 
@@ -33,8 +33,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, apply_ro
 
 from ..nvila.projector import build_projector
 from .names import THINGS
-from .pool import CELLS, Pool
-from .sets import EASY, FULL, GRID, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
+from .pool import CELLS, MOST, Pool
+from .sets import EASY, GRID, HARD, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
 from .tokenizer import build_tokenizer
 from .train_vision import features, normalise
 
@@ -90,6 +90,8 @@ class Probes(nn.Module):
         self.earlier = nn.Linear(width, MOST_PICTURES)
         self.place = nn.Linear(width, 2)
         self.where = nn.Linear(width, 2)
+        self.holds = nn.Linear(width, len(THINGS))
+        self.amount = nn.Linear(width, MOST)
 
 
 class Student(nn.Module):
@@ -167,6 +169,13 @@ class Student(nn.Module):
         known = ~place[:, 0].isnan()
         if known.any():
             losses["place"] = 2 * F.mse_loss(self.probes.place(words[known]), 2 * place[known] - 1)
+        rows, columns = torch.nonzero((batch.bound >= 0) & (batch.bound < count), as_tuple=True)
+        if len(rows):
+            numbers = hidden[rows, columns]
+            contents = batch.held[rows, batch.bound[rows, columns]].float()  # (numbers, things)
+            amount = contents.sum(1, keepdim=True)
+            losses["holds"] = 0.2 * F.cross_entropy(self.probes.holds(numbers), contents / amount)
+            losses["amount"] = 0.2 * F.cross_entropy(self.probes.amount(numbers), amount[:, 0].long() - 1)
         if count > 1:
             rows, columns = torch.nonzero(batch.shown >= 0, as_tuple=True)
             held = batch.held[rows, :, batch.shown[rows, columns]].float()
@@ -238,8 +247,8 @@ def mixture_at(share: float) -> Mixture:
     """One thing per picture and up to four pictures first, the full world after 45 % of the training."""
     ramp = min(1.0, max(0.0, (share - 0.3) / 0.15))
     easy = [*EASY.pictures, *([0.0] * (MOST_PICTURES - len(EASY.pictures)))]
-    pictures = np.array(easy) * (1 - ramp) + np.array(FULL.pictures) * ramp
-    return Mixture(EASY.single * (1 - ramp) + FULL.single * ramp, tuple(pictures / pictures.sum()))
+    pictures = np.array(easy) * (1 - ramp) + np.array(HARD.pictures) * ramp
+    return Mixture(EASY.single * (1 - ramp) + HARD.single * ramp, tuple(pictures / pictures.sum()))
 
 
 def train(
