@@ -83,6 +83,9 @@ def test_unloading_forgets_the_session():
     lab = vila_lab.load(folder, dtype="bfloat16")
     lab.unload()
     assert lab not in vila_lab.loaded()
+    assert repr(lab).endswith("unloaded)")
+    with pytest.raises(OptionError, match="was unloaded"):
+        lab.ask("Hello")
     fresh = vila_lab.load(folder, dtype="bfloat16")
     assert fresh is not lab
     assert fresh.ask("Hello", max_new_tokens=2).tokens

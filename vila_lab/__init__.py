@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 # Names are looked up on first use, so that `import vila_lab` costs little beyond what the reader asked for.
 _HOMES = {
     "Answer": "answer",
+    "Attribution": "attribution",
     "Prompt": "prompt",
     "Session": "session",
     "Token": "answer",
@@ -30,12 +31,14 @@ _HOMES = {
     "demo_images": "tiny",
     "load": "session",
     "loaded": "session",
+    "methods": "attribution",
     "open": "answer",
 }
 _RENAMED = {"open": "open_answer"}
 
 __all__ = [
     "Answer",
+    "Attribution",
     "Prompt",
     "Session",
     "Token",
@@ -45,12 +48,14 @@ __all__ = [
     "demo_images",
     "load",
     "loaded",
+    "methods",
     "open",
 ]
 
 if TYPE_CHECKING:
     from .answer import Answer, Token
     from .answer import open_answer as open
+    from .attribution import Attribution, methods
     from .errors import VilaLabError
     from .prompt import Prompt
     from .session import Session, load, loaded

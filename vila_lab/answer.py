@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from .attribution import Attribution, Replay
+    from .evidence import Evidence, MetricCard
+
 FORMAT = 1
-ATTENTION_IS_NOT_CAUSE = "Attention shows where the model read, not why it answered as it did."
+ATTENTION_IS_NOT_CAUSE = (
+    "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class Answer:
         model: str,
         norms: NDArray[np.float32],
         tape: Tape | None,
+        replay: Replay | None = None,
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
@@ -106,6 +112,8 @@ class Answer:
         self.model = model
         self._norms = norms
         self._tape = tape
+        self._replay = replay
+        self._attributions: dict[tuple[str, int | None], Attribution] = {}
         self._layer_means: NDArray[np.float32] | None = None
         self._looked_at = time.monotonic()
         self._offloaded = False
@@ -173,6 +181,11 @@ class Answer:
         return sink_positions(self._norms)
 
     @property
+    def honesty(self) -> str:
+        """What attention does not show, and the call that does."""
+        return ATTENTION_IS_NOT_CAUSE
+
+    @property
     def method(self) -> str:
         """What `ledger` and `heatmap` draw, in words."""
         layers = self.layer_means().shape[1]
@@ -203,30 +216,117 @@ class Answer:
         return pd.DataFrame(shares, index=index, columns=[*groups, "sink"])
 
     def heatmap(self, image: int = 0, token: int | None = None, method: str = "attention") -> NDArray[np.float64]:
-        """How much of a token's attention lies where in a picture.
+        """How much a token has to do with which place of a picture.
 
         Parameters
         ----------
         image
             Which picture, counted from 0.
         token
-            Which generated token, counted from 0 (negative from the end); None for the mean over the answer's tokens.
+            Which generated token, counted from 0 (negative from the end); None for the whole answer.
         method
-            "attention".
+            "attention" is what `ledger` shows, the mean over the answer's tokens; every other name in
+            `vila_lab.methods` is computed by `attribute`, once.
 
         Returns
         -------
         (rows, cols) array
-            Over the ORIGINAL picture's geometry, whatever the tiling; it sums to the picture's share in `ledger`.
+            Over the ORIGINAL picture's geometry, whatever the tiling; it sums to the picture's share in `ledger`, or to
+            its score in `Attribution.per_image`.
         """
         if method != "attention":
-            raise OptionError(f"unknown method {method!r}; known: attention")
+            return self._attribution(method, token).heatmap(image)
         values = self.mean_attention().astype(np.float64)
         values[:, self.sinks] = 0
         chosen = (
             values[self._index(token, len(self.tokens), "token")] if token is not None else values[self._said()].mean(0)
         )
         return self.token_map.heatmap(chosen, image)
+
+    # ---- attribution ---------------------------------------------------------------------------------------------
+
+    def attribute(self, method: str, token: Any = None, contrast: str | None = None, **options: Any) -> Attribution:
+        """How much every position, and so every picture and place, contributed to what was said.
+
+        Parameters
+        ----------
+        method
+            A name in `vila_lab.methods`: "leave_one_out", "shapley", "relevancy" ...
+        token : None, int, slice, list of int, or str
+            The answer's token (counted from 0, negative from the end), several, or a word of it; None for all. A word
+            the model did not say is scored in the answer's place with ``at=k``: from token k on.
+        contrast
+            Why the target rather than this word: its score in the same place is taken away.
+        options
+            ``at``; ``score`` ("logprob", or "logodds", which keeps a gradient where the model is certain); and the
+            method's own, such as ``baseline``.
+
+        Returns
+        -------
+        Attribution
+
+        Raises
+        ------
+        OptionError
+            If a name, a token, a word or an option is unknown.
+        CaptureError
+            If the answer was read from a file or its session was unloaded: there is no model to run again.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> folder = vila_lab.demo_images()
+        >>> answer = vila_lab.load().ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+        >>> answer.attribute("leave_one_out", token=0).per_image().shape  # a row for the token, a column per picture
+        (1, 2)
+        """
+        from .attribution.registry import attribute, find
+        from .attribution.replay import NO_MODEL
+
+        find(method)
+        if self._replay is None:
+            raise CaptureError(NO_MODEL)
+        return attribute(self._replay, method, token, contrast, **options)
+
+    def evidence(self, token: Any = None, **options: Any) -> Evidence:
+        """Shares of the pictures by attention, gradient, leave-one-out and Shapley, and whether they agree.
+
+        Parameters
+        ----------
+        token, options
+            See `vila_lab.evidence.evidence`.
+        """
+        from .evidence import evidence
+
+        return evidence(self, token, **options)
+
+    def metric_card(self, method: str, token: Any = None, *, boxes: Any = None, **options: Any) -> MetricCard:
+        """How good a method's map is here, beside a flat map, a random map and a model with shuffled weights.
+
+        Parameters
+        ----------
+        method, token, boxes, options
+            See `vila_lab.evidence.metric_card`.
+        """
+        from .evidence import metric_card
+
+        return metric_card(self, method, token, boxes=boxes, **options)
+
+    def rows_of(self, word: str | None = None) -> list[int]:
+        """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was
+        not said."""
+        if word is None:
+            return self._said()
+        start = "".join(token.text for token in self.tokens).find(word)
+        ends = np.cumsum([len(token.text) for token in self.tokens])
+        begins = ends - [len(token.text) for token in self.tokens]
+        return [] if start < 0 else np.flatnonzero((begins < start + len(word)) & (ends > start)).tolist()
+
+    def _attribution(self, method: str, token: int | None) -> Attribution:
+        key = method, token
+        if key not in self._attributions:
+            self._attributions[key] = self.attribute(method, token)
+        return self._attributions[key]
 
     def _said(self) -> list[int]:
         """Tokens that say something: all but the one that ended the answer (that one if there is no other)."""
@@ -276,6 +376,8 @@ class Answer:
     def release(self) -> None:
         """Let go of queries and keys. The text, the tokens and whatever was computed already stay."""
         self._tape = None
+        if self._replay is not None:
+            self._replay.release()
 
     # ---- showing -------------------------------------------------------------------------------------------------
 

@@ -7,16 +7,18 @@ notebook's cells again loads nothing twice.
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
 
 from .answer import Answer, Token, alternatives_as_text, token_texts
+from .attribution import Replay, Said
 from .capture import Capture
 from .capture.sinks import ResidualNorms
 from .errors import ContextTooLong, OptionError
@@ -24,6 +26,9 @@ from .families import Family, load_family
 from .families.base import Prepared
 from .prompt import Picture, Prompt
 from .scores import TokenScores
+
+if TYPE_CHECKING:
+    from .evidence import HeadRanking, OrderTest, Sample
 
 EMBEDDED = "embedded"
 DEFAULT_NEW_TOKENS = 256
@@ -48,14 +53,24 @@ class Session:
     capture_budget : int
         Bytes of queries and keys that answers may keep on the device; beyond it the answers that were looked at least
         recently move theirs to the host's memory.
+    head_sets : dict
+        (layer, head) pairs by name; what ``heads="routing"`` means. The embedded model brings its own, `rank_heads`
+        finds them for any other.
     """
 
     def __init__(self, family: Family, name: str, *, capture_budget: int = CAPTURE_BUDGET) -> None:
-        self.family = family
+        self._family: Family | None = family
         self.name = name
         self.capture_budget = capture_budget
+        self.head_sets: dict[str, tuple[tuple[int, int], ...]] = {}
         self._lock = threading.Lock()
         self._answers: list[weakref.ref[Answer]] = []
+
+    @property
+    def family(self) -> Family:
+        if self._family is None:
+            raise OptionError(f"this session of {self.name} was unloaded: vila_lab.load(...) gives a new one")
+        return self._family
 
     @property
     def model(self) -> Any:
@@ -72,6 +87,8 @@ class Session:
         return device
 
     def __repr__(self) -> str:
+        if self._family is None:
+            return f"Session({self.name!r}, unloaded)"
         size = sum(p.numel() for p in self.model.parameters())
         return f"Session({self.name!r}, {size / 1e6:.1f} M parameters on {self.device})"
 
@@ -138,10 +155,50 @@ class Session:
             config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))
             config.max_length = None
             _set_sampling(config, do_sample, {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed})
-            answer = self._generate(parts, prepared, config)
+            answer = self._generate(parts, prepared, config, tile_all_images)
             self._answers.append(weakref.ref(answer))
             self._keep_budget()
         return answer
+
+    # ---- evidence ------------------------------------------------------------------------------------------------
+
+    def rank_heads(
+        self, dataset: Sequence[Sample], kind: str = "routing", *, top: int = 3, seed: int = 0
+    ) -> HeadRanking:
+        """Heads whose attention picks the right picture ("routing") or the right place in it ("localization").
+
+        From then on ``heads=kind`` stands for the best of them wherever heads are chosen.
+
+        Parameters
+        ----------
+        dataset
+            Questions about a known picture, as `vila_lab.evidence.Sample`.
+        kind, top, seed
+            See `vila_lab.evidence.rank_heads`.
+
+        Returns
+        -------
+        HeadRanking
+        """
+        from .evidence import rank_heads
+
+        ranking = rank_heads(self, dataset, kind, top=top, seed=seed)
+        self.head_sets[kind] = ranking.heads
+        return ranking
+
+    def order_test(self, prompt: Any, images: Any = None, **options: Any) -> OrderTest:
+        """Ask with the pictures in other orders, one twice, blank, or replaced by its twin: does the answer change?
+
+        Parameters
+        ----------
+        prompt, images
+            As in `ask`.
+        options
+            See `vila_lab.evidence.order_test`.
+        """
+        from .evidence import order_test
+
+        return order_test(self, prompt, images, **options)
 
     def _room(self, prepared: Prepared, wanted: int | None, pictures: int) -> int:
         """How many tokens the answer may have."""
@@ -156,7 +213,7 @@ class Session:
             )
         return wanted or min(DEFAULT_NEW_TOKENS, room)
 
-    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig) -> Answer:
+    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig, tile_all_images: bool) -> Answer:
         scores = TokenScores()
         layers = self.family.decoder_layers
         with Capture(self.model) as tape, ResidualNorms(layers[len(layers) // 2]) as norms:
@@ -168,16 +225,28 @@ class Session:
         notes = [f"picture {k}: {note}" for k, picture in enumerate(prompt.pictures, 1) for note in picture.notes]
         if not tokens[-1].stop:
             notes.append(f"the answer was cut at {len(ids)} tokens; max_new_tokens sets the limit")
+        token_map = prepared.token_map.with_answer(len(ids))
+        replay = Replay(
+            self.family,
+            prompt,
+            token_map,
+            [Said(token.text, token.id, token.stop) for token in tokens],
+            conv_mode=prepared.conv_mode,
+            tile_all_images=tile_all_images,
+            lock=self._lock,
+            head_sets=self.head_sets,
+        )
         return Answer(
             text=self.family.decode(ids),
             tokens=tokens,
             images=prompt.images,
-            token_map=prepared.token_map.with_answer(len(ids)),
+            token_map=token_map,
             parts=_parts(prompt),
             notes=notes,
             model=self.name,
             norms=norms.values(),
             tape=tape,
+            replay=replay,
         )
 
     def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:
@@ -220,7 +289,7 @@ class Session:
         with _registry_lock:
             for key in [key for key, session in _sessions.items() if session is self]:
                 del _sessions[key]
-        del self.family
+        self._family = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -314,9 +383,19 @@ def load(
                 revision=revision,
             )
             _sessions[key] = Session(family, name)
+            if source is None:
+                _sessions[key].head_sets |= _shipped_heads()
         session = _sessions[key]
         session.capture_budget = capture_budget
     return session
+
+
+def _shipped_heads() -> dict[str, tuple[tuple[int, int], ...]]:
+    """The head sets of the embedded model; `vila_lab.tiny.rank_heads` made them."""
+    from .tiny import heads_file
+
+    content = json.loads(heads_file().read_text(encoding="utf-8")) if heads_file().is_file() else {}
+    return {kind: tuple((layer, head) for layer, head in ranking["heads"]) for kind, ranking in content.items()}
 
 
 def loaded() -> list[Session]:

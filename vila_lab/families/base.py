@@ -5,7 +5,7 @@ A new family is one file here that implements `Family`, one line in `families.FA
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,15 @@ class Family(Protocol):
 
     def prepare(self, prompt: Prompt, *, conv_mode: str = "auto", tile_all_images: bool = False) -> Prepared:
         """Model inputs of a prompt, and the map of its positions."""
+        ...
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Input embeddings of prepared inputs, each picture embedded by itself; gradients reach its pixels.  # (1, T, H)"""
+        ...
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the decoder's last layer and its head."""
         ...
 
     def generation_config(self, conv_mode: str) -> GenerationConfig:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from ..prompt import Picture, Prompt
@@ -58,6 +58,14 @@ class NVILAFamily:
         inputs = {name: value.to(device) for name, value in features.items()}
         token_map = token_map_of(layout, [image.size for image in prompt.images])
         return Prepared(inputs, token_map, self.processor.resolve_conv_mode(conv_mode))
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.model.embed(inputs["input_ids"], inputs.get("pixel_values"), inputs.get("block_sizes"))
+
+    @property
+    def final_norm(self) -> nn.Module:
+        norm: nn.Module = self.model.language_model.model.norm
+        return norm
 
     def generation_config(self, conv_mode: str) -> GenerationConfig:
         from ..nvila.generation import default_generation_config

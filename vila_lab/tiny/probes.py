@@ -69,13 +69,16 @@ def probe(rng: np.random.Generator, picture: int) -> Probe:
         scenes.append(scene)
     held = scenes[picture].placed
     chosen = held[int(rng.integers(len(held)))]
-    box = tuple(float(edge) for edge in chosen.box)
+    x0, y0, x1, y1 = chosen.box
+    things = [thing(each.name) for each in held]
     if rng.random() < 0.5:
-        words = [thing(each.name).chinese for each in held]
-        return Probe(tuple(scenes), f"图像{picture + 1}里有什么?", f"{'和'.join(words)}。", picture, thing(chosen.name).chinese, box)  # type: ignore[arg-type]
-    said = " and ".join(thing(each.name).phrase for each in held)
-    answer = said[0].upper() + said[1:] + "."
-    return Probe(tuple(scenes), f"What is in image {picture + 1}?", answer, picture, chosen.name, box)  # type: ignore[arg-type]
+        question, answer = f"图像{picture + 1}里有什么?", f"{'和'.join(each.chinese for each in things)}。"
+        word = thing(chosen.name).chinese
+    else:
+        said = " and ".join(each.phrase for each in things)
+        question, answer = f"What is in image {picture + 1}?", said[0].upper() + said[1:] + "."
+        word = chosen.name
+    return Probe(tuple(scenes), question, answer, picture, word, (x0, y0, x1, y1))
 
 
 def _two(rng: np.random.Generator) -> list[str]:

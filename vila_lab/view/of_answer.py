@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..answer import ATTENTION_IS_NOT_CAUSE
 from .payload import AnswerView
 
 if TYPE_CHECKING:
@@ -33,6 +32,6 @@ def view_of(answer: Answer) -> AnswerView:
         columns=tuple(ledger.columns),
         ledger=ledger.to_numpy()[said],
         method=answer.method,
-        honesty=ATTENTION_IS_NOT_CAUSE,
+        honesty=answer.honesty,
         notes=answer.notes,
     )

@@ -1,0 +1,19 @@
+"""A plain progress bar on stderr for what takes more than two seconds. Knows nothing of what is counted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PATIENCE = 2.0  # seconds before a bar appears
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Any]:
+    """A bar to call ``update()`` on; it shows only once the work has taken two seconds, and goes when it is done."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {what}", delay=PATIENCE, leave=False, file=sys.stderr, ascii=True) as bar:
+        yield bar

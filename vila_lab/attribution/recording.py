@@ -1,0 +1,212 @@
+"""Queries, keys, values and outputs of every decoder layer in one teacher-forced pass, with their graph. Knows no method.
+
+Nothing T x T is kept: weights of chosen rows, and their gradients dP = dO Vᵀ, are computed from these when asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from ..capture.rows import attention_rows
+from ..capture.sinks import ResidualNorms, sink_positions
+from ..capture.towers import base_function, select_sites
+from ..errors import CaptureError
+from .replay import Replay, frozen
+from .target import Pass
+
+ATTENTION = "vila_lab_record"
+"""Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""
+
+SLOT = "_vila_lab_record"
+CHUNK_SCORES = 2**23  # weights held at once: 32 MiB in float32
+NO_GRADIENTS = (
+    "this model gives no gradients (its attention implementation or its quantisation has no backward pass): "
+    "load it with attn_implementation='sdpa' and without quantization, or use 'leave_one_out'"
+)
+
+
+@dataclass(eq=False)
+class Layer:
+    """One layer's attention call.
+
+    Attributes
+    ----------
+    query : Tensor (1, H, T, D)
+    key, value : Tensor (1, Hkv, T, D)
+    output : Tensor (1, T, H, D)
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    scaling: float
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    def weights(self, rows: Tensor) -> Tensor:
+        """Attention weights of some rows.  # (H, R, T)"""
+        return attention_rows(
+            self.query[0, :, rows].detach(),
+            self.key[0].detach(),
+            scaling=self.scaling,
+            positions=rows,
+            window=self.window,
+            softcap=self.softcap,
+            sinks=self.sinks,
+        )
+
+    def weight_gradients(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """dP = dO Vᵀ: how the target changes with the weights of some rows.  # (H, R, T)
+
+        `gradient` is that of `output`, (1, T, H, D).
+        """
+        value = self.value[0].detach().float()  # (Hkv, T, D)
+        wanted = gradient[0, rows].float().transpose(0, 1)  # (H, R, D)
+        heads, count, width = wanted.shape
+        grouped = wanted.reshape(value.shape[0], -1, width)  # (Hkv, H/Hkv*R, D)
+        return (grouped @ value.transpose(-1, -2)).view(heads, count, -1)
+
+    def chunks(self, stop: int) -> Iterator[Tensor]:
+        """Rows 0 to `stop`, few enough at a time for their weights to fit."""
+        heads, length = self.query.shape[1:3]
+        step = max(1, CHUNK_SCORES // (heads * length))
+        for first in range(0, stop, step):
+            yield torch.arange(first, min(first + step, stop), device=self.query.device)
+
+
+@dataclass(eq=False)
+class Recording:
+    """One teacher-forced pass.
+
+    Attributes
+    ----------
+    layers : list of Layer
+    inputs : Tensor (T, H)
+        The input embeddings, a leaf of the graph.
+    logits : Tensor (rows, V)
+        At the rows of the pass.
+    norms : (T,) array
+        Residual norms in the middle of the decoder, from which sinks are told.
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    layers: list[Layer] = field(default_factory=list)
+    norms: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def sinks(self) -> NDArray[np.int64]:
+        return sink_positions(self.norms)
+
+
+@dataclass(eq=False)
+class _Slot:
+    base: Any
+    layer: int
+    kept: dict[int, Layer]
+
+
+def record_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The registered attention function: answer as the wrapped implementation does, and keep what went in and out."""
+    slot: _Slot = module.__dict__[SLOT]
+    result = slot.base(module, query, key, value, attention_mask, *args, **kwargs)
+    scaling = kwargs.get("scaling")
+    slot.kept[slot.layer] = Layer(
+        query,
+        key,
+        value,
+        result[0],
+        scaling=float(query.shape[-1] ** -0.5 if scaling is None else scaling),
+        window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+    )
+    return result
+
+
+AttentionInterface.register(ATTENTION, record_attention)
+
+
+@contextmanager
+def _recorder(model: Any) -> Iterator[dict[int, Layer]]:
+    """The attention modules record inside, and are afterwards exactly as before."""
+    sites = select_sites(model, ("text",))["text"]
+    bases = [base_function(site) for site in sites]
+    configs: list[Any] = [site.module.config for site in sites]
+    kept: dict[int, Layer] = {}
+    try:
+        for site, base, config in zip(sites, bases, configs, strict=True):
+            shadow = copy.copy(config)
+            shadow._attn_implementation_internal = ATTENTION
+            site.module.__dict__[SLOT] = _Slot(base, site.layer, kept)
+            site.module.config = shadow
+        yield kept
+    finally:
+        for site, config in zip(sites, configs, strict=True):
+            site.module.config = config
+            site.module.__dict__.pop(SLOT, None)
+
+
+@contextmanager
+def recorded(replay: Replay, each: Pass, *, gradients: bool = True, attention: bool = True) -> Iterator[Recording]:
+    """Run one pass of a target and keep it for the length of the block, without gradients of parameters.
+
+    Raises
+    ------
+    CaptureError
+        If gradients are wanted and the model gives none.
+    """
+    model = replay.model
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        stack.enter_context(frozen(model))
+        inputs = torch.cat([replay.embeddings, replay.embed_ids(each.fed)]).detach().requires_grad_(gradients)
+        keep = [replay.prompt_length - 1 + row for row in each.rows]
+        with ExitStack() as hooks:
+            kept = hooks.enter_context(_recorder(model)) if attention else {}
+            decoder = replay.family.decoder_layers
+            norms = hooks.enter_context(ResidualNorms(decoder[len(decoder) // 2]))
+            logits = replay.forward(inputs, range(len(inputs)), keep=keep)[0]
+        replay.meter.forwards += 1
+        if gradients and not logits.requires_grad:
+            raise CaptureError(NO_GRADIENTS)
+        layers = [kept[layer] for layer in sorted(kept)]
+        yield Recording(inputs, logits, layers, norms.values())
+
+
+def gradients_of(replay: Replay, value: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One backward pass from a score to some tensors of a recording; the graph stays for the next score.
+
+    Raises
+    ------
+    CaptureError
+        If a tensor does not take part in the score.
+    """
+    replay.meter.backwards += 1
+    try:
+        found = torch.autograd.grad(value, list(tensors), retain_graph=True, allow_unused=False)
+    except (NotImplementedError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise CaptureError(f"{NO_GRADIENTS} ({str(error).splitlines()[0]})") from error
+    return found

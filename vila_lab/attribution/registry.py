@@ -1,0 +1,168 @@
+"""All methods by name, and the one function that runs them. Knows what methods say of themselves, not how they work."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import OptionError
+from .method import Method, Outcome
+from .replay import Meter, Replay
+from .result import Attribution, Cost
+from .target import Target, resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = (
+    "attention",
+    "attention_value",
+    "rollout",
+    "grad_x_attention",
+    "relevancy",
+    "input_x_gradient",
+    "integrated_gradients",
+    "leave_one_out",
+    "shapley",
+    "occlusion",
+    "phrases",
+    "logit_lens",
+    "activation_map",
+)
+
+
+def find(name: str) -> Any:
+    """The module of a method.
+
+    Raises
+    ------
+    OptionError
+        If there is none of that name; the message lists those there are.
+    """
+    if name not in NAMES:
+        raise OptionError(f"unknown method {name!r}; known: {', '.join(NAMES)}")
+    return importlib.import_module(f".{name}", __package__)
+
+
+def methods() -> pd.DataFrame:
+    """Every method: what it measures, whether it is signed, what it costs, whether it takes a contrast, where it is from.
+
+    >>> bool(methods().loc["leave_one_out", "signed"])
+    True
+    """
+    import pandas as pd
+
+    found: list[Method] = [find(name).METHOD for name in NAMES]
+    return pd.DataFrame(
+        {
+            "measures": [method.sentence for method in found],
+            "signed": [method.signed for method in found],
+            "contrast": [method.contrast for method in found],
+            "cost": [method.cost for method in found],
+            "source": [method.source for method in found],
+        },
+        index=pd.Index(NAMES, name="method"),
+    )
+
+
+def attribute(
+    replay: Replay,
+    method: str,
+    token: Any = None,
+    contrast: str | None = None,
+    *,
+    at: int | None = None,
+    score: str = "logprob",
+    **options: Any,
+) -> Attribution:
+    """Run a method on a target.
+
+    Parameters
+    ----------
+    replay
+        The question, ready to be run again.
+    method
+        A name in `methods`.
+    token, contrast, at, score
+        See `target.resolve`.
+    options
+        The method's own; see its ``attribute`` function.
+
+    Returns
+    -------
+    Attribution
+
+    Raises
+    ------
+    OptionError
+        If a name, a token, a word or an option is unknown.
+    CaptureError
+        If the model is gone, or gives no gradients to a method that needs them.
+    """
+    module = find(method)
+    about: Method = module.METHOD
+    _check_options(module, options)
+    if contrast is not None and not about.contrast:
+        raise OptionError(f"{method} takes no contrast; those that do: {', '.join(_with_contrast())}")
+    tokenizer = replay.family.tokenizer
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    target = resolve(replay.said, encode, token, contrast, at=at, score=score)
+    with replay.lock:
+        replay.meter = Meter()
+        start = time.perf_counter()
+        outcome: Outcome = module.attribute(replay, target, **options)
+        seconds = time.perf_counter() - start
+    return _result(replay, about, target, outcome, seconds)
+
+
+def _result(replay: Replay, about: Method, target: Target, outcome: Outcome, seconds: float) -> Attribution:
+    token_map = replay.token_map.with_answer(target.length)
+    values = np.zeros((len(target.rows), len(token_map)))
+    values[:, : outcome.values.shape[1]] = outcome.values
+    meter = replay.meter
+    plain = replay.prompt_length + max(len(each.fed) for each in target.passes)
+    return Attribution(
+        method=about.name,
+        unit=about.unit,
+        signed=about.signed,
+        target=target.text,
+        contrast=target.contrast,
+        baseline=outcome.baseline,
+        note="; ".join(note for note in (target.note, outcome.note) if note),
+        cost=Cost(meter.forwards, meter.backwards, round(meter.positions / plain, 3), seconds),
+        values=values,
+        token=tuple(row.number for row in target.rows),
+        text=tuple(row.text for row in target.rows),
+        stop=tuple(row.stop for row in target.rows),
+        token_map=token_map,
+        images=tuple(replay.prompt.images),
+        mean=about.mean,
+        covers_prompt=about.covers_prompt,
+        features=outcome.features,
+        feature_values=outcome.feature_values,
+        feature_errors=outcome.feature_errors,
+        checks=outcome.checks,
+        extras=outcome.extras,
+    )
+
+
+def _check_options(module: Any, options: dict[str, Any]) -> None:
+    known = [
+        name for name, each in inspect.signature(module.attribute).parameters.items() if each.kind is each.KEYWORD_ONLY
+    ]
+    for name in options:
+        if name not in known:
+            raise OptionError(
+                f"{module.METHOD.name} has no option {name!r}; it has {', '.join([*known, 'at', 'score'])}"
+            )
+
+
+def _with_contrast() -> list[str]:
+    return [name for name in NAMES if find(name).METHOD.contrast]

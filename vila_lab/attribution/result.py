@@ -1,0 +1,349 @@
+"""Attribution: the one result of every method, over the TokenMap. Knows arrays and labels, no model and no method."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import OptionError, PictureError
+from ..tokenmap import TokenMap
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+FORMAT = 1
+MAP_FIELDS = ("kind", "picture", "tile", "scale", "box", "span")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a result cost.
+
+    Attributes
+    ----------
+    forwards
+        Sequences that were scored.
+    backwards
+        Backward passes.
+    computed
+        Positions that went through the decoder, in plain teacher-forced forwards: below `forwards` where prefixes
+        were shared or positions removed.
+    seconds
+        Wall-clock time.
+    """
+
+    forwards: int
+    backwards: int
+    computed: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """How much every position contributed to a target.
+
+    Attributes
+    ----------
+    method : str
+        Name in `vila_lab.methods()`.
+    unit : str
+        What a score is, in words.
+    signed : bool
+        Whether a score below zero speaks against the target.
+    target, contrast : str
+        The words scored.
+    baseline : str
+        What took the place of what was left out; "" where nothing was.
+    note : str
+        What a reader must know.
+    cost : Cost
+    values : (rows, T) array
+        `scores` without labels.
+    token, text, stop : tuple
+        Of each row: number of the answer's token, its characters, whether it ended the answer.
+    mean : bool
+        Whether rows are averaged to a total (shares) and not added (log-probabilities).
+    covers_prompt : bool
+        Whether positions beside the pictures are scored.
+    features : tuple of str
+        What a perturbation left out, one by one; empty otherwise.
+    feature_values, feature_errors : (rows, features) arrays or None
+        Score of each, and its standard error where it was sampled.
+    checks : dict
+        Numbers that show whether the method kept its promise, by name.
+    extras : dict of xarray.DataArray
+        What a method tells beyond its scores.
+    """
+
+    method: str
+    unit: str
+    signed: bool
+    target: str
+    contrast: str | None
+    baseline: str
+    note: str
+    cost: Cost
+    values: NDArray[np.float64]
+    token: tuple[int, ...]
+    text: tuple[str, ...]
+    stop: tuple[bool, ...]
+    token_map: TokenMap
+    images: tuple[Image.Image, ...]
+    mean: bool = False
+    covers_prompt: bool = True
+    features: tuple[str, ...] = ()
+    feature_values: NDArray[np.float64] | None = None
+    feature_errors: NDArray[np.float64] | None = None
+    checks: dict[str, float] = field(default_factory=dict)
+    extras: dict[str, xr.DataArray] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        target = f"{self.target!r} rather than {self.contrast!r}" if self.contrast else repr(self.target)
+        words = [self.method, target, f"{len(self.values)} x {self.values.shape[1]}", self.sign]
+        if self.baseline:
+            words.append(f"baseline {self.baseline}")
+        words.append(f"{self.cost.forwards} forwards, {self.cost.backwards} backwards")
+        return f"Attribution({', '.join(words)})"
+
+    @property
+    def sign(self) -> str:
+        return "signed" if self.signed else "unsigned"
+
+    # -- tables ----------------------------------------------------------------------------------------------------
+
+    @property
+    def scores(self) -> xr.DataArray:
+        """The score of every position for every token of the target; dims (token, position)."""
+        import xarray as xr
+
+        coords = {
+            "token": list(self.token),
+            "position": np.arange(self.values.shape[1]),
+            "text": ("token", list(self.text)),
+        }
+        attributes = {"method": self.method, "unit": self.unit, "baseline": self.baseline, "note": self.note}
+        return xr.DataArray(self.values, dims=("token", "position"), coords=coords, name=self.method, attrs=attributes)
+
+    def per_image(self) -> pd.DataFrame:
+        """The scores summed over each picture's visual tokens: a row per token, columns image_1 to image_n, and prompt
+        (all other positions of the prompt) where the method covers it."""
+        groups = [f"image_{k + 1}" for k in range(self.token_map.n_pictures)]
+        groups += ["prompt"] if self.covers_prompt else []
+        table = self.token_map.indicator(groups).astype(np.float64)
+        return self._frame(self.values @ table, groups)
+
+    def per_feature(self) -> pd.DataFrame:
+        """The score of each thing that was left out: a row per token, a column per picture, cell or phrase.
+
+        Raises
+        ------
+        OptionError
+            If the method leaves nothing out.
+        """
+        if self.feature_values is None:
+            raise OptionError(f"{self.method} leaves nothing out one by one, so it has no features; see scores")
+        return self._frame(self.feature_values, self.features)
+
+    def standard_error(self) -> pd.DataFrame:
+        """The standard error of `per_feature`; zeros where nothing was sampled."""
+        table = self.per_feature()
+        errors = self.feature_errors
+        return self._frame(np.zeros(table.shape) if errors is None else errors, self.features)
+
+    def total(self) -> pd.Series:
+        """`per_image` for the whole target: added up where scores are log-probabilities, averaged where they are shares.
+        The token that ended the answer is left out."""
+        table = self.per_image().iloc[self._said()]
+        return table.mean() if self.mean else table.sum()
+
+    def shares(self) -> pd.Series:
+        """Each picture's part of all that speaks for the target: `total` without what is below zero, summing to 1 over
+        the pictures (equal parts if nothing speaks for it)."""
+        columns = [f"image_{k + 1}" for k in range(self.token_map.n_pictures)]
+        positive = self.total()[columns].clip(lower=0)
+        whole = positive.sum()
+        return positive / whole if whole > 0 else positive * 0 + 1 / max(len(columns), 1)
+
+    def _frame(self, values: NDArray[np.float64], columns: Sequence[str]) -> pd.DataFrame:
+        import pandas as pd
+
+        index = pd.MultiIndex.from_arrays([list(self.token), list(self.text)], names=["token", "text"])
+        return pd.DataFrame(values, index=index, columns=list(columns))
+
+    def _said(self) -> list[int]:
+        return [k for k, stop in enumerate(self.stop) if not stop] or list(range(len(self.stop)))
+
+    # -- pictures --------------------------------------------------------------------------------------------------
+
+    def heatmap(self, image: int = 0, token: int | None = None) -> NDArray[np.float64]:
+        """The scores of one picture over its own geometry.
+
+        Parameters
+        ----------
+        image
+            Which picture, counted from 0.
+        token
+            Number of one of the scored tokens (see `token`; negative counts the rows from the end); None for the total.
+
+        Returns
+        -------
+        (rows, cols) array
+            It sums to the picture's score in `per_image` (or `total`).
+        """
+        return self.token_map.heatmap(self._row(token), image)
+
+    def plot(self, image: int | None = None, token: int | None = None) -> Figure:
+        """The pictures (or one) under their heatmaps, all on one colour scale."""
+        from matplotlib.figure import Figure
+
+        from ..view.figures import heatmap_overlay
+
+        shown = range(len(self.images)) if image is None else [image]
+        if not shown:
+            raise OptionError("there is no picture to plot: the prompt has none")
+        heats = [self.heatmap(k, token) for k in shown]
+        top = max(float(np.abs(heat).max(initial=0.0)) for heat in heats)
+        figure = Figure(figsize=(3.0 * len(heats), 3.4), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, len(heats)))
+        for ax, k, heat in zip(axes, shown, heats, strict=True):
+            heatmap_overlay(self.images[k], heat, ax, vmax=top or None, signed=self.signed)
+            ax.set_axis_off()
+            ax.set_title(f"image {k + 1}: {heat.sum():+.3g}" if self.signed else f"image {k + 1}: {heat.sum():.3g}")
+        baseline = f", baseline: {self.baseline}" if self.baseline else ""
+        figure.suptitle(f"{self.method} ({self.unit}, {self.sign}{baseline})", fontsize=9)
+        return figure
+
+    def _row(self, token: int | None) -> NDArray[np.float64]:
+        if token is None:
+            said = self.values[self._said()]
+            return np.asarray(said.mean(0) if self.mean else said.sum(0))
+        if token in self.token:
+            return np.asarray(self.values[self.token.index(token)])
+        if not -len(self.token) <= token < 0:
+            raise OptionError(f"token {token} was not scored; scored: {', '.join(map(str, self.token))}")
+        return np.asarray(self.values[token])
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one file: safetensors with a JSON header, no pickle."""
+        import torch
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        arrays = {f"map.{name}": getattr(self.token_map, name) for name in MAP_FIELDS}
+        arrays |= {f"image.{k}": np.frombuffer(_png(image), np.uint8) for k, image in enumerate(self.images)}
+        arrays["values"] = self.values
+        for name in ("feature_values", "feature_errors"):
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
+        numeric = {name: array for name, array in self.extras.items() if array.dtype.kind in "fiub"}
+        arrays |= {f"extra.{name}": array.to_numpy() for name, array in numeric.items()}
+        words = (
+            "method",
+            "unit",
+            "signed",
+            "target",
+            "contrast",
+            "baseline",
+            "note",
+            "mean",
+            "covers_prompt",
+            "checks",
+        )
+        header = {name: getattr(self, name) for name in words} | {
+            "format": FORMAT,
+            "cost": asdict(self.cost),
+            "rows": [self.token, self.text, self.stop],
+            "features": self.features,
+            "prompt": self.token_map.text,
+            "sizes": self.token_map.sizes,
+            "extras": {name: _described(array) for name, array in self.extras.items()},
+        }
+        tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in arrays.items()}
+        save_file(tensors, path, metadata={"vila_lab_attribution": json.dumps(header, ensure_ascii=False)})
+        return path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        PictureError
+            If the file is no saved attribution.
+        FileNotFoundError
+            If there is no such file.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no saved attribution at {str(path)!r}; attribution.save(path) writes one"
+            )
+        try:
+            with safe_open(path, framework="np") as file:
+                header = json.loads((file.metadata() or {}).get("vila_lab_attribution", "null"))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        except (SafetensorError, ValueError) as error:
+            raise PictureError(
+                f"{path.name} is not a saved attribution ({error}); attribution.save writes one"
+            ) from error
+        if header is None or header.pop("format") != FORMAT:
+            raise PictureError(
+                f"{path.name} is not a saved attribution of format {FORMAT}; attribution.save writes one"
+            )
+        token, text, stop = header.pop("rows")
+        sizes = tuple((w, h) for w, h in header.pop("sizes"))
+        images = tuple(Image.open(io.BytesIO(arrays[f"image.{k}"].tobytes())).convert("RGB") for k in range(len(sizes)))
+        extras = {name: _restored(entry, arrays.get(f"extra.{name}")) for name, entry in header.pop("extras").items()}
+        return cls(
+            **_fields(header),
+            values=arrays["values"],
+            token=tuple(token),
+            text=tuple(text),
+            stop=tuple(stop),
+            token_map=TokenMap(
+                **{name: arrays[f"map.{name}"] for name in MAP_FIELDS}, text=header["prompt"], sizes=sizes
+            ),
+            images=images,
+            feature_values=arrays.get("feature_values"),
+            feature_errors=arrays.get("feature_errors"),
+            extras=extras,
+        )
+
+
+def _fields(header: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: value for name, value in header.items() if name != "prompt"}
+    return {**fields, "cost": Cost(**header["cost"]), "features": tuple(header["features"])}
+
+
+def _described(array: xr.DataArray) -> dict[str, Any]:
+    """Dims and coordinates of an extra, and its values where they are words."""
+    coords = {str(name): array.coords[name].to_numpy().tolist() for name in array.dims if name in array.coords}
+    words = None if array.dtype.kind in "fiub" else array.to_numpy().tolist()
+    return {"dims": [str(name) for name in array.dims], "coords": coords, "words": words}
+
+
+def _restored(entry: dict[str, Any], values: NDArray[Any] | None) -> xr.DataArray:
+    import xarray as xr
+
+    data = np.array(entry["words"], dtype=object) if values is None else values
+    return xr.DataArray(data, dims=entry["dims"], coords=entry["coords"])
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

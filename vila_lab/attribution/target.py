@@ -1,0 +1,279 @@
+"""Target: which words are scored, and against which. Knows token ids and texts, no model and no pictures.
+
+A target is scored by the sum of its tokens' log-probabilities, each given what stands before it. A contrast is scored
+in its place, from the same position on, and taken away: log p(target) - log p(contrast).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError
+
+
+@dataclass(frozen=True)
+class Said:
+    """A token of the answer: its characters, its id, and whether it ended the answer."""
+
+    text: str
+    id: int
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the result: the answer's token it is about (counted from 0), its characters, and whether it is a stop."""
+
+    number: int
+    text: str
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scored token: row (0 is the last prompt row), id, weight (-1 in a contrast), and the result's row it adds to."""
+
+    row: int
+    id: int
+    weight: float
+    out: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One teacher-forced sequence: the ids fed behind the prompt, and what is scored in it."""
+
+    fed: tuple[int, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def rows(self) -> list[int]:
+        return sorted({entry.row for entry in self.entries})
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is scored.
+
+    Attributes
+    ----------
+    text : str
+        The target in words.
+    contrast : str or None
+    rows : tuple of Row
+        A row per token; a single one for a contrast.
+    passes : tuple of Pass
+        One, or two where target and contrast need different sequences.
+    length : int
+        Positions of the answer that the result covers.
+    note : str
+        What a reader must know, or empty.
+    score : str
+        A name in `SCORES`.
+    """
+
+    text: str
+    contrast: str | None
+    rows: tuple[Row, ...]
+    passes: tuple[Pass, ...]
+    length: int
+    note: str = ""
+    score: str = "logprob"
+
+    def values(self, logits: Sequence[Tensor]) -> Tensor:
+        """Scores from each pass's logits at its `Pass.rows`.  # (rows,)"""
+        parts = [self.part(index, table) for index, table in enumerate(logits)]
+        return torch.stack(parts).sum(0)
+
+    def part(self, index: int, logits: Tensor) -> Tensor:
+        """What one pass adds to the scores.  # (rows,)"""
+        each = self.passes[index]
+        places = {row: place for place, row in enumerate(each.rows)}
+        total = [logits.new_zeros(()) for _ in self.rows]
+        for entry in each.entries:
+            value = SCORES[self.score](logits[places[entry.row]], entry.id)
+            total[entry.out] = total[entry.out] + entry.weight * value
+        return torch.stack(total)
+
+    def query_rows(self) -> list[int]:
+        """For each row of the result the row that chose its token (0 is the last prompt row)."""
+        return [next(e.row for e in self.passes[0].entries if e.out == out) for out in range(len(self.rows))]
+
+    def ids(self) -> list[int]:
+        """For each row of the result its token's id."""
+        return [next(e.id for e in self.passes[0].entries if e.out == out) for out in range(len(self.rows))]
+
+
+def logprob(logits: Tensor, token: int) -> Tensor:
+    """Natural logarithm of the token's probability."""
+    return torch.log_softmax(logits, -1)[token]
+
+
+def logodds(logits: Tensor, token: int) -> Tensor:
+    """log(p / (1 - p)): the token's logit over all others together. Unlike log p it keeps a gradient where p is near 1."""
+    others = torch.cat([logits[:token], logits[token + 1 :]])
+    return logits[token] - torch.logsumexp(others, -1)
+
+
+SCORES: dict[str, Callable[[Tensor, int], Tensor]] = {"logprob": logprob, "logodds": logodds}
+
+
+def resolve(
+    said: Sequence[Said],
+    encode: Callable[[str], list[int]],
+    token: Any = None,
+    contrast: str | None = None,
+    *,
+    at: int | None = None,
+    score: str = "logprob",
+) -> Target:
+    """What `answer.attribute(token=..., contrast=..., at=...)` means.
+
+    Parameters
+    ----------
+    said
+        The answer's tokens.
+    encode
+        From a text to token ids, without special tokens.
+    token : None, int, slice, sequence of int, or str
+        Every token; one (negative counts from the end); several; or a word. A word is looked for in the answer; with
+        `at` it is put in the answer's place from there on, whether or not the model said it.
+    contrast : str, optional
+        A word that is scored in the target's place and taken away.
+    at : int, optional
+        The answer's token from which a given word stands.
+    score
+        A name in `SCORES`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such token or word, or a word has no tokens.
+
+    Examples
+    --------
+    >>> said = [Said("a", 5), Said(" cat", 7), Said("", 0, stop=True)]
+    >>> target = resolve(said, lambda text: [9], token="cat", contrast="dog")
+    >>> target.text, target.contrast, target.passes
+    ('cat', 'dog', (Pass(fed=(5,), entries=(Entry(row=1, id=7, weight=1.0, out=0), Entry(row=1, id=9, weight=-1.0, out=0))),))
+    """
+    if score not in SCORES:
+        raise OptionError(f"unknown score {score!r}; known: {', '.join(SCORES)}")
+    if not said:
+        raise OptionError("the answer has no tokens, so there is nothing to attribute")
+    if at is not None and not isinstance(token, str):
+        raise OptionError("at= says where a given word stands; give token= that word")
+    ids = [each.id for each in said]
+    if isinstance(token, str) and at is not None:
+        start = _index(at, said)
+        word = encode_word(token, said[start].text, encode, "the target")
+        note = f"the word was put in the answer's place from token {start} on; the model did not choose it there"
+        numbers, ids = list(range(start, start + len(word))), [*ids[:start], *word]
+        rows = tuple(Row(number, text) for number, text in zip(numbers, _pieces(token, len(word)), strict=True))
+        text = token
+    else:
+        numbers, note = _numbers(token, said)
+        rows = tuple(Row(n, said[n].text, said[n].stop) for n in numbers)
+        text = token if isinstance(token, str) else "".join(said[n].text for n in numbers).strip()
+    length = max(len(said), len(ids))
+    if contrast is None:
+        entries = tuple(Entry(n, ids[n], 1.0, out) for out, n in enumerate(numbers))
+        return Target(text, None, rows, (Pass(tuple(ids[: max(numbers)]), entries),), length, note, score)
+    if token is None:
+        numbers = [n for n in numbers if not said[n].stop] or numbers
+    target = _contrasted(ids, numbers, contrast, said, encode)
+    row = Row(numbers[0], f"{text} - {contrast}")
+    longest = max(length, *(len(each.fed) + 1 for each in target))
+    return Target(text, contrast, (row,), target, longest, note, score)
+
+
+def _contrasted(
+    ids: Sequence[int], numbers: Sequence[int], contrast: str, said: Sequence[Said], encode: Callable[[str], list[int]]
+) -> tuple[Pass, ...]:
+    """The target's sequence and the contrast's, as one where they are fed the same."""
+    if any(b != a + 1 for a, b in pairwise(numbers)):
+        raise OptionError("a contrast needs neighbouring tokens; give one token, a slice or a word")
+    start = numbers[0]
+    other = encode_word(contrast, said[start].text, encode, "the contrast")
+    mine = [ids[n] for n in numbers]
+    if mine == other:
+        raise OptionError(f"the contrast {contrast!r} is the target itself; give another word")
+    passes = []
+    for word, weight in ((mine, 1.0), (other, -1.0)):
+        entries = tuple(Entry(start + k, each, weight, 0) for k, each in enumerate(word))
+        passes.append(Pass((*ids[:start], *word[:-1]), entries))
+    if passes[0].fed == passes[1].fed:
+        return (replace(passes[0], entries=passes[0].entries + passes[1].entries),)
+    return tuple(passes)
+
+
+def encode_word(word: str, place: str, encode: Callable[[str], list[int]], what: str) -> list[int]:
+    """Ids of a word with the space before it that the token in its place has."""
+    if not word.strip():
+        raise OptionError(f"{what} {word!r} has no tokens; give a word")
+    ids = encode(" " + word if place.startswith(" ") and not word.startswith(" ") else word)
+    if not ids:
+        raise OptionError(f"{what} {word!r} has no tokens for this model; give another word")
+    return list(ids)
+
+
+def _numbers(token: Any, said: Sequence[Said]) -> tuple[list[int], str]:
+    """The tokens meant, and a note."""
+    if token is None:
+        return list(range(len(said))), ""
+    if isinstance(token, str):
+        return _find(token, said)
+    if isinstance(token, slice):
+        found = list(range(len(said)))[token]
+        if not found:
+            raise OptionError(f"{token} holds no token: this answer has {len(said)}, counted from 0")
+        return found, ""
+    if isinstance(token, Sequence):
+        if not token:
+            raise OptionError("token=[] names no token; leave it out for all of them")
+        return sorted({_index(k, said) for k in token}), ""
+    return [_index(token, said)], ""
+
+
+def _index(value: Any, said: Sequence[Said]) -> int:
+    try:
+        index = value.__index__()
+    except AttributeError:
+        raise OptionError(f"token= takes a number, a slice, a list of numbers or a word, not {value!r}") from None
+    if not -len(said) <= index < len(said):
+        raise OptionError(f"there is no token {index}: this answer has {len(said)}, counted from 0")
+    return int(index % len(said))
+
+
+def _find(word: str, said: Sequence[Said]) -> tuple[list[int], str]:
+    """The tokens that hold a word's characters, and a note if it was said more than once."""
+    text = "".join(each.text for each in said)
+    wanted = word.strip()
+    start = text.find(wanted) if wanted else -1
+    if start < 0:
+        raise OptionError(
+            f"the word {word!r} is not in the answer {text!r}; token={word!r} with at=k scores it in place of the answer from token k on"
+        )
+    numbers: list[int] = []
+    begin, pending = 0, []
+    for number, each in enumerate(said):
+        end = begin + len(each.text)
+        if not each.text and not each.stop:
+            pending.append(number)  # part of a character, which stands at the token that completes it
+            continue
+        if begin < start + len(wanted) and end > start:
+            numbers += [*pending, number]
+        pending, begin = [], end
+    count = text.count(wanted)
+    return numbers, f"{word!r} occurs {count} times in the answer; the first is meant" if count > 1 else ""
+
+
+def _pieces(word: str, count: int) -> list[str]:
+    """A label for each of a word's tokens."""
+    return [word] if count == 1 else [f"{word} ({k + 1}/{count})" for k in range(count)]

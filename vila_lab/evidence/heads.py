@@ -1,0 +1,402 @@
+"""Which heads pick the right picture, and which the right place in it? Ranked over samples. Knows attention, no question.
+
+Localization heads after Kang et al. 2025, "Your Large Vision-Language Model Only Needs A Few Attention Heads For Visual
+Grounding": heads are kept by the SUM of their attention to the picture, cut at the elbow of the sorted sums; in every
+sample the kept heads with the lowest spatial entropy are selected; heads are ranked by how often that happens. No box is
+looked at for that: boxes only score the heads that were found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..attribution.progress import progress
+from ..errors import OptionError
+from .bootstrap import Interval, interval
+from .metrics import TIE, pointing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..session import Session
+
+KINDS = ("routing", "localization")
+TOP = 3  # heads in a set, as in the source
+LOWEST = 10  # heads of lowest entropy that a sample selects, as in the source; at most half of those kept
+SETS = 200  # random and control sets to compare with
+LONGEST = 64  # tokens of an answer
+NOT_CAUSAL = "attention is not causal evidence; answer.attribute('leave_one_out') is the call that checks"
+RULES = {
+    "routing": "heads by the share of samples in which their attention is largest on the right picture",
+    "localization": "attention sum above the elbow, lowest spatial entropy, selection frequency (Kang et al. 2025)",
+}
+
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question whose answer is about one picture.
+
+    Attributes
+    ----------
+    images : tuple of pictures
+        Before the question, as in `Session.ask`.
+    question : str
+    picture : int
+        The picture that the answer is about, counted from 0.
+    boxes : tuple of (x0, y0, x1, y1)
+        Where in it, in its pixels; needed to score localization.
+    word : str or None
+        The word of the answer whose rows are read; None for the whole answer. A sample whose answer lacks it is skipped.
+    """
+
+    images: tuple[Any, ...]
+    question: str
+    picture: int
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    word: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRanking:
+    """The heads of a checkpoint, ranked.
+
+    Attributes
+    ----------
+    kind, model, rule : str
+    heads : tuple of (layer, head)
+        The set that ``heads=kind`` stands for.
+    ranking : tuple of dict
+        All heads, best first: layer, head, score (accuracy, or selection frequency), its interval, and for
+        localization the attention sum and whether it passed the elbow.
+    scores : dict
+        Accuracy of the set on the half of the samples that it was not chosen on, of random sets, of control sets (other
+        heads of the same layers), and of chance, each with its interval.
+    samples, skipped : int
+    shape : (layers, heads)
+    """
+
+    kind: str
+    model: str
+    rule: str
+    heads: tuple[Head, ...]
+    ranking: tuple[dict[str, Any], ...]
+    scores: dict[str, Interval]
+    samples: int
+    skipped: int
+    shape: tuple[int, int]
+    extra: dict[str, Any] = field(default_factory=dict)
+    note: str = NOT_CAUSAL
+
+    def table(self) -> pd.DataFrame:
+        """`ranking` as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.ranking))
+
+    def __repr__(self) -> str:
+        better = f"{self.scores['chosen'].mean:.2f} against {self.scores['control'].mean:.2f} of control heads"
+        return f"HeadRanking({self.kind}, {self.model!r}, heads {list(self.heads)}, {better})"
+
+    def _repr_html_(self) -> str:
+        scored = "".join(f"<li>{name}: {value}</li>" for name, value in self.scores.items())
+        head = f"<b>{escape(repr(self))}</b><br>{escape(self.rule)}; {self.samples} samples"
+        return f"<div>{head}<ul>{scored}</ul>{self.table().round(3).head(8).to_html()}<small>{self.note}</small></div>"
+
+    def to_json(self) -> dict[str, Any]:
+        content = asdict(self)
+        return {**content, "scores": {name: list(value) for name, value in self.scores.items()}}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> HeadRanking:
+        return cls(
+            **{
+                **content,
+                "heads": tuple((int(layer), int(head)) for layer, head in content["heads"]),
+                "ranking": tuple(content["ranking"]),
+                "scores": {name: Interval(*value) for name, value in content["scores"].items()},
+                "shape": tuple(content["shape"]),
+            }
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the ranking as JSON; one already in the file for the other kind stays there."""
+        path = Path(path)
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content[self.kind] = self.to_json()
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def open_rankings(path: str | Path) -> dict[str, HeadRanking]:
+    """Read what `HeadRanking.save` wrote, by kind.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no ranking at {str(path)!r}; lab.rank_heads(dataset).save(path) writes one")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {kind: HeadRanking.from_json(each) for kind, each in content.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Attention of one sample's answer: mass on each picture, and the map of the picture that it is about."""
+
+    sample: Sample
+    mass: NDArray[np.float64]  # (layers, heads, pictures)
+    maps: NDArray[np.float64]  # (layers, heads, rows, columns)
+    size: tuple[int, int]
+
+
+Score = Callable[[Reading, Sequence[Head]], float]
+
+
+def rank_heads(
+    session: Session, dataset: Sequence[Sample], kind: str = "routing", *, top: int = TOP, seed: int = 0
+) -> HeadRanking:
+    """Rank every head of the decoder over a dataset.
+
+    Parameters
+    ----------
+    dataset
+        At least four questions with known pictures (and, for localization, boxes).
+    kind
+        "routing" or "localization".
+    top
+        Heads in the chosen set.
+    seed
+        Of the random sets and the bootstrap.
+
+    Raises
+    ------
+    OptionError
+        If the kind is unknown, or the dataset is too small or lacks boxes.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"unknown kind of heads {kind!r}; known: {', '.join(KINDS)}")
+    _check(dataset, kind, top)
+    readings = []
+    with progress(len(dataset), "samples") as bar:
+        for sample in dataset:
+            found = read(session, sample)
+            readings += [found] if found is not None else []
+            bar.update()
+    if len(readings) < 4:
+        raise OptionError(f"only {len(readings)} of {len(dataset)} answers hold their sample's word; at least 4 must")
+    ranking = _by_accuracy(readings, seed) if kind == "routing" else _by_entropy(readings, seed)
+    best = _top(readings, kind, top)
+    shape = readings[0].mass.shape[0], readings[0].mass.shape[1]
+    return HeadRanking(
+        kind=kind,
+        model=session.name,
+        rule=RULES[kind],
+        heads=tuple(best),
+        ranking=tuple(ranking),
+        scores=_scores(readings, kind, top, shape, seed),
+        samples=len(readings),
+        skipped=len(dataset) - len(readings),
+        shape=shape,
+    )
+
+
+def _check(dataset: Sequence[Sample], kind: str, top: int) -> None:
+    if len(dataset) < 4:
+        raise OptionError(f"a ranking needs at least 4 samples, not {len(dataset)}: half of them only score it")
+    if top < 1:
+        raise OptionError(f"top must be at least 1, not {top}")
+    for number, sample in enumerate(dataset):
+        if not 0 <= sample.picture < len(sample.images):
+            raise OptionError(
+                f"sample {number} is about picture {sample.picture}, but has {len(sample.images)}, counted from 0"
+            )
+        if kind == "routing" and len(sample.images) < 2:
+            raise OptionError(f"sample {number} has one picture: routing needs at least two to choose from")
+        if kind == "localization" and not sample.boxes:
+            raise OptionError(f"sample {number} has no boxes, so localization cannot be scored; give Sample(boxes=...)")
+
+
+def read(session: Session, sample: Sample) -> Reading | None:
+    """Ask, and read the attention of the rows that chose the answer (or its word); None if the word was not said."""
+    answer = session.ask([*sample.images, sample.question], max_new_tokens=LONGEST)
+    rows = answer.rows_of(sample.word)
+    if not rows:
+        return None
+    weights = answer.attention().to_numpy()[rows].mean(0).astype(np.float64)  # (L, H, T)
+    weights[..., answer.sinks] = 0
+    groups = [f"image_{k + 1}" for k in range(len(sample.images))]
+    mass = weights @ answer.token_map.indicator(groups)
+    maps = answer.token_map.heatmap(weights, sample.picture)
+    return Reading(sample, mass, maps, answer.token_map.sizes[sample.picture])
+
+
+# -- rankings --------------------------------------------------------------------------------------------------------
+
+
+def _by_accuracy(readings: Sequence[Reading], seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for head in _heads(readings):
+        found = interval([routes(reading, [head]) for reading in readings], seed=seed)
+        rows.append(_entry(head, found))
+    return sorted(rows, key=lambda row: -row["score"])
+
+
+def _by_entropy(readings: Sequence[Reading], seed: int) -> list[dict[str, Any]]:
+    sums, kept, selected = select(readings)
+    rows = []
+    for layer, head in _heads(readings):
+        found = interval(selected[:, layer, head].astype(np.float64), seed=seed)
+        more = {"attention_sum": float(sums[layer, head]), "kept": bool(kept[layer, head])}
+        rows.append(_entry((layer, head), found) | more)
+    return sorted(rows, key=lambda row: (-row["score"], -row["attention_sum"]))
+
+
+def _entry(head: Head, found: Interval) -> dict[str, Any]:
+    return {"layer": head[0], "head": head[1], "score": found.mean, "low": found.low, "high": found.high}
+
+
+def select(
+    readings: Sequence[Reading],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """The source's rule: mean attention sums (L, H), which heads pass the elbow (L, H), and which each sample selects
+    (samples, L, H)."""
+    sums = np.mean([reading.mass[..., reading.sample.picture] for reading in readings], axis=0)
+    kept = sums >= elbow(sums.ravel())
+    lowest = min(LOWEST, max(1, int(kept.sum()) // 2))
+    selected = np.zeros((len(readings), *sums.shape), bool)
+    for k, reading in enumerate(readings):
+        entropy = np.where(kept, spatial_entropy(reading.maps), np.inf)
+        chosen = np.argsort(entropy.ravel(), kind="stable")[:lowest]
+        selected[k].ravel()[chosen] = True
+    return sums, kept, selected
+
+
+def elbow(values: NDArray[np.float64]) -> float:
+    """The smallest value behind the sharpest bend of the sorted values, which is where they are furthest from the line
+    between smallest and largest (Satopaa et al. 2011, "Finding a Kneedle in a Haystack"). The bend itself ends the flat
+    part where it lies below that line, and begins it where it lies above.
+
+    >>> float(elbow(np.array([0.0, 0.0, 0.1, 0.1, 0.8, 1.0])))
+    0.8
+    """
+    ordered = np.sort(values)
+    if ordered[-1] <= ordered[0]:
+        return float(ordered[0])
+    below = np.linspace(ordered[0], ordered[-1], len(ordered)) - ordered
+    bend = int(np.argmax(np.abs(below)))
+    return float(ordered[bend + 1 if below[bend] > 0 else bend])
+
+
+def spatial_entropy(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy of how a map's mass is spread over its blobs (Batty 1974, "Spatial Entropy"): cells above the mean, joined
+    with all eight neighbours; 0 for a single blob, infinite for a map without any.
+
+    Parameters
+    ----------
+    maps : (..., rows, columns) array
+
+    >>> spatial_entropy(np.eye(3)[None] + [[[0], [0], [0]]]).tolist()
+    [0.0]
+    """
+    flat = maps.reshape(-1, *maps.shape[-2:])
+    above = flat > flat.mean((1, 2), keepdims=True)
+    labels = _blobs(above)
+    found = np.full(len(flat), np.inf)
+    for k, (heat, label) in enumerate(zip(flat, labels, strict=True)):
+        if not label.any():
+            continue
+        mass = np.bincount(label.ravel(), weights=heat.ravel())[1:]  # label 0 is the ground
+        shares = mass[mass > 0] / mass.sum()
+        found[k] = max(0.0, -(shares * np.log(shares)).sum())
+    return found.reshape(maps.shape[:-2])
+
+
+def _blobs(above: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """A number for each set of cells that touch, all maps at once: the largest number in a blob spreads through it."""
+    _, rows, columns = above.shape
+    labels = np.where(above, np.arange(1, rows * columns + 1).reshape(rows, columns), 0)
+    while True:
+        padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
+        around = [padded[:, y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
+        spread = np.where(above, np.max(around, axis=0), 0)
+        if np.array_equal(spread, labels):
+            return spread
+        labels = spread
+
+
+# -- how good is a set -----------------------------------------------------------------------------------------------
+
+
+def routes(reading: Reading, heads: Sequence[Head]) -> float:
+    """Whether the heads' mean mass is largest on the right picture; a tie counts by its chance."""
+    mass = np.mean([reading.mass[head] for head in heads], axis=0)
+    best = mass >= mass.max() * (1 - TIE)
+    return float(best[reading.sample.picture] / best.sum())
+
+
+def points(reading: Reading, heads: Sequence[Head]) -> float:
+    """Whether the heads' mean map is largest in a box of the sample; see `metrics.pointing`."""
+    heat = np.mean([reading.maps[head] for head in heads], axis=0)
+    return pointing(heat, reading.size, reading.sample.boxes, reading.sample.picture)
+
+
+def _top(readings: Sequence[Reading], kind: str, top: int) -> list[Head]:
+    """The best heads, for localization only those that the elbow kept."""
+    if kind == "routing":
+        score = {head: np.mean([routes(reading, [head]) for reading in readings]) for head in _heads(readings)}
+        return sorted(score, key=lambda head: -score[head])[:top]
+    sums, kept, selected = select(readings)
+    passed = [head for head in _heads(readings) if kept[head]]
+    return sorted(passed, key=lambda head: (-selected[:, head[0], head[1]].mean(), -sums[head]))[:top]
+
+
+def _scores(readings: Sequence[Reading], kind: str, top: int, shape: tuple[int, int], seed: int) -> dict[str, Interval]:
+    """The set chosen on the even samples, scored on the odd ones, beside sets that were not chosen."""
+    score: Score = routes if kind == "routing" else points
+    test = readings[1::2]
+    chosen = _top(readings[::2], kind, top)
+    rng = np.random.default_rng(seed)
+    every = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+    random = [[every[k] for k in rng.choice(len(every), min(top, len(every)), replace=False)] for _ in range(SETS)]
+    others = [controls(chosen, shape, rng) for _ in range(SETS)]
+    found = {"chosen": interval([score(reading, chosen) for reading in test], seed=seed)}
+    for name, sets in (("random", random), ("control", others)):
+        distinct = [list(heads) for heads in {tuple(sorted(heads)) for heads in sets}]
+        means = [float(np.mean([score(reading, heads) for heads in distinct])) for reading in test]
+        found[name] = interval(means, seed=seed)
+    found["chance"] = interval([_chance(reading, kind) for reading in test], seed=seed)
+    return found
+
+
+def controls(chosen: Sequence[Head], shape: tuple[int, int], rng: np.random.Generator) -> list[Head]:
+    """As many heads of the same layers, none of them chosen (a layer that was chosen whole gives one at random)."""
+    found: list[Head] = []
+    for layer, _ in chosen:
+        free = [h for h in range(shape[1]) if (layer, h) not in chosen and (layer, h) not in found]
+        found.append((layer, int(rng.choice(free or list(range(shape[1]))))))
+    return found
+
+
+def _chance(reading: Reading, kind: str) -> float:
+    if kind == "routing":
+        return 1 / len(reading.sample.images)
+    flat = np.ones(reading.maps.shape[-2:])
+    return pointing(flat, reading.size, reading.sample.boxes, reading.sample.picture)
+
+
+def _heads(readings: Sequence[Reading]) -> list[Head]:
+    layers, heads = readings[0].mass.shape[:2]
+    return [(layer, head) for layer in range(layers) for head in range(heads)]
