@@ -3,12 +3,14 @@
     python benchmarks/attribution.py --scenes 300 --curves 60
 
 Four drawn pictures, a question about one of them, and a word of the answer to explain; only scenes count where the model
-says the word. Chance and three maps that know nothing stand in the same table. Intervals are 95 %, by bootstrap over scenes.
+says the word. Chance and three maps that know nothing stand in the same table. Intervals are 95 %, by bootstrap over
+scenes. Ctrl-C ends early with what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 from collections import defaultdict
@@ -32,6 +34,7 @@ from vila_lab.tiny.probes import PICTURES, Probe, probes
 
 RESULTS = Path(__file__).parent / "results" / "attribution.json"
 PATIENCE = 6  # probes drawn per scene wanted, before the model is taken to be unable to answer them
+CELLS = (3, 3)  # of occlusion: each of the 36 costs a pass
 STEPS = 8  # of integrated gradients
 UNTRAINED = "relevancy"  # the method that is also run on shuffled weights
 COLUMNS = {
@@ -66,8 +69,9 @@ def variants(session: Session) -> dict[str, tuple[str, dict[str, Any]]]:
         extra = {"steps": STEPS} if name == "integrated_gradients" else {}
         found[name] = name, extra
         found[f"{name}, log-odds"] = name, {"score": "logodds", **extra}
-    plain = ("leave_one_out", "shapley", "occlusion", "logit_lens", "activation_map")
-    return found | {name: (name, {}) for name in plain}
+    found |= {name: (name, {}) for name in ("leave_one_out", "shapley", "logit_lens", "activation_map")}
+    found["occlusion, {} x {} cells".format(*CELLS)] = "occlusion", {"cells": CELLS}
+    return found
 
 
 def routed(attribution: Attribution, picture: int) -> float:
@@ -114,7 +118,7 @@ def run(session: Session, scenes: int, with_curves: int, seed: int) -> dict[str,
     places: list[int] = []
     drawn = exact = 0
     stream = probes(seed)
-    with tqdm(total=scenes, unit=" scenes", ascii=True) as bar:
+    with contextlib.suppress(KeyboardInterrupt), tqdm(total=scenes, unit=" scenes", ascii=True) as bar:
         while len(places) < scenes and drawn < scenes * PATIENCE:
             probe = next(stream)
             answer = session.ask([*(scene.image for scene in probe.scenes), probe.question], max_new_tokens=32)
@@ -122,8 +126,10 @@ def run(session: Session, scenes: int, with_curves: int, seed: int) -> dict[str,
             exact += answer.text == probe.answer
             if not answer.rows_of(probe.word):
                 continue
-            for label, attribution in maps(answer, probe, chosen, seed=drawn).items():
-                for name, value in measure(answer, probe, attribution, len(places) < with_curves).items():
+            found = maps(answer, probe, chosen, seed=drawn)
+            measured = {label: measure(answer, probe, each, len(places) < with_curves) for label, each in found.items()}
+            for label, values in measured.items():
+                for name, value in values.items():
                     rows[label][name].append(value)
             places.append(probe.picture)
             bar.update()

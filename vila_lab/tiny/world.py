@@ -5,7 +5,7 @@ picture. Every random choice comes from the generator that is passed in, so a se
 
 >>> import numpy as np
 >>> scene = draw_scene(np.random.default_rng(0), ["cat", "dog"])
->>> [placed.name for placed in scene.placed]
+>>> sorted(scene.names)
 ['cat', 'dog']
 """
 
