@@ -55,7 +55,8 @@ def export(tower: SiglipVisionModel, decoder: dict[str, Tensor], projector: dict
     }
     llm.pop("dtype", None)
     siglip = vision.to_dict() | {"architectures": ["SiglipVisionModel"], "torch_dtype": "float16"}
-    siglip.pop("dtype", None)
+    for name in ("dtype", "_name_or_path"):  # the second would tell where it was trained
+        siglip.pop(name, None)
     projecting = {
         "architectures": ["MultimodalProjector"],
         "model_type": "v2l_projector",
