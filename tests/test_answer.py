@@ -8,9 +8,9 @@ import torch
 
 import vila_lab
 from tests.conftest import CHECKPOINTS
-from vila_lab.answer import token_texts
 from vila_lab.errors import CaptureError, OptionError, PictureError
 from vila_lab.prompt import Prompt
+from vila_lab.tokens import token_texts
 
 QUESTION = "What are the differences?"
 

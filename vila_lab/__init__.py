@@ -25,7 +25,7 @@ _HOMES = {
     "Attribution": "attribution",
     "Prompt": "prompt",
     "Session": "session",
-    "Token": "answer",
+    "Token": "tokens",
     "TokenMap": "tokenmap",
     "VilaLabError": "errors",
     "demo_images": "tiny",
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .answer import Answer, Token
+    from .answer import Answer
     from .answer import open_answer as open
     from .attribution import Attribution, methods
     from .errors import VilaLabError
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .session import Session, load, loaded
     from .tiny import demo_images
     from .tokenmap import TokenMap
+    from .tokens import Token
 
 
 def __getattr__(name: str) -> Any:

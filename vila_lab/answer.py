@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,10 @@ from PIL import Image
 
 from .capture import Tape
 from .capture.sinks import sink_positions
-from .errors import CaptureError, OptionError, PictureError
-from .scores import Alternative
+from .errors import CaptureError, OptionError
+from .files import prompt_arrays, prompt_header, read, restored_prompt, write
 from .tokenmap import TokenMap
+from .tokens import Token
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,43 +26,10 @@ if TYPE_CHECKING:
     from .attribution import Attribution, Replay
     from .evidence import Evidence, MetricCard
 
-FORMAT = 1
+FILE_KEY = "vila_lab"
 ATTENTION_IS_NOT_CAUSE = (
     "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
 )
-
-
-@dataclass(frozen=True)
-class Token:
-    """A generated token.
-
-    Attributes
-    ----------
-    text
-        Its characters; empty for the token that ends the answer, and for one that holds only part of a character
-        (the characters stand at the token that completes them).
-    id
-        Its id in the vocabulary.
-    logprob
-        Natural logarithm of its probability under the model, before any temperature.
-    position
-        Its place in the sequence, prompt included. The row before it chose it.
-    alternatives
-        The five most probable tokens at this place, as (text, id, logprob), best first.
-    stop
-        Whether it ended the answer.
-    """
-
-    text: str
-    id: int
-    logprob: float
-    position: int
-    alternatives: tuple[tuple[str, int, float], ...] = ()
-    stop: bool = False
-
-    @property
-    def probability(self) -> float:
-        return float(np.exp(self.logprob))
 
 
 class Answer:
@@ -397,13 +363,8 @@ class Answer:
     def save(self, path: str | Path) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back."""
         import torch
-        from safetensors.torch import save_file
 
-        path = Path(path)
-        arrays = {
-            f"map.{name}": getattr(self.token_map, name) for name in ("kind", "picture", "tile", "scale", "box", "span")
-        }
-        arrays |= {f"image.{k}": np.frombuffer(_png(image), np.uint8) for k, image in enumerate(self.images)}
+        arrays = prompt_arrays(self.token_map, self.images)
         arrays["norms"] = self._norms
         if self._tape is not None or self._layer_means is not None:
             arrays["layer_means"] = self.layer_means()
@@ -412,19 +373,15 @@ class Answer:
         if self._tape is not None:
             tape_header, tape_tensors = self._tape.export()
             tensors |= {f"tape.{name}": value for name, value in tape_tensors.items()}
-        header = {
-            "format": FORMAT,
+        header = prompt_header(self.token_map) | {
             "text": self.text,
             "tokens": [asdict(token) for token in self.tokens],
             "parts": self.parts,
             "notes": self.notes,
             "model": self.model,
-            "prompt": self.token_map.text,
-            "sizes": self.token_map.sizes,
             "tape": tape_header,
         }
-        save_file(tensors, path, metadata={"vila_lab": json.dumps(header, ensure_ascii=False)})
-        return path
+        return write(path, FILE_KEY, header, tensors)
 
 
 def open_answer(path: str | Path) -> Answer:
@@ -437,31 +394,15 @@ def open_answer(path: str | Path) -> Answer:
     FileNotFoundError
         If there is no such file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no saved answer at {str(path)!r}; answer.save(path) writes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("vila_lab", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, ValueError) as error:
-        raise PictureError(f"{path.name} is not a saved answer ({error}); answer.save(path) writes one") from error
-    if header is None or header.get("format") != FORMAT:
-        raise PictureError(f"{path.name} is not a saved answer of format {FORMAT}; answer.save(path) writes one")
+    header, tensors = read(path, FILE_KEY, "answer")
     taped = {name.removeprefix("tape."): tensors.pop(name) for name in list(tensors) if name.startswith("tape.")}
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    images = [
-        Image.open(io.BytesIO(arrays[f"image.{k}"].tobytes())).convert("RGB") for k in range(len(header["sizes"]))
-    ]
-    names = ("kind", "picture", "tile", "scale", "box", "span")
-    fields = {name: arrays[f"map.{name}"] for name in names}
+    token_map, images = restored_prompt(header, arrays)
     answer = Answer(
         text=header["text"],
         tokens=[_token(entry) for entry in header["tokens"]],
         images=images,
-        token_map=TokenMap(**fields, text=header["prompt"], sizes=tuple((w, h) for w, h in header["sizes"])),
+        token_map=token_map,
         parts=header["parts"],
         notes=header["notes"],
         model=header["model"],
@@ -474,31 +415,3 @@ def open_answer(path: str | Path) -> Answer:
 
 def _token(entry: dict[str, Any]) -> Token:
     return Token(**{**entry, "alternatives": tuple((text, int(i), float(p)) for text, i, p in entry["alternatives"])})
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def token_texts(decode: Any, ids: Sequence[int]) -> list[str]:
-    """The characters that each id adds; an id that holds part of a character adds nothing until it is complete.
-
-    >>> token_texts(lambda ids: bytes(ids).decode(errors="replace"), [72, 0xE7, 0x8C, 0xAB])
-    ['H', '', '', '猫']
-    """
-    texts: list[str] = []
-    shown = ""
-    for end in range(1, len(ids) + 1):
-        whole = decode(list(ids[:end]))
-        if whole.endswith("\ufffd") and end < len(ids):
-            texts.append("")
-            continue
-        texts.append(whole[len(shown) :])
-        shown = whole
-    return texts
-
-
-def alternatives_as_text(decode: Any, found: Sequence[Alternative]) -> tuple[tuple[str, int, float], ...]:
-    return tuple((decode([entry.id]), entry.id, entry.logprob) for entry in found)

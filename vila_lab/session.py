@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from .answer import Answer, Token, alternatives_as_text, token_texts
+from .answer import Answer
 from .attribution import Replay, Said
 from .capture import Capture
 from .capture.sinks import ResidualNorms
@@ -26,6 +26,7 @@ from .families import Family, load_family
 from .families.base import Prepared
 from .prompt import Picture, Prompt
 from .scores import TokenScores
+from .tokens import Token, alternatives_as_text, token_texts
 
 if TYPE_CHECKING:
     from .evidence import HeadRanking, OrderTest, Sample

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import OptionError, PictureError
+from ..errors import OptionError
+from ..files import prompt_arrays, prompt_header, read, restored_prompt, write
 from ..tokenmap import TokenMap
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-FORMAT = 1
-MAP_FIELDS = ("kind", "picture", "tile", "scale", "box", "span")
+FILE_KEY = "vila_lab_attribution"
 
 
 @dataclass(frozen=True)
@@ -238,11 +236,8 @@ class Attribution:
     def save(self, path: str | Path) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle."""
         import torch
-        from safetensors.torch import save_file
 
-        path = Path(path)
-        arrays = {f"map.{name}": getattr(self.token_map, name) for name in MAP_FIELDS}
-        arrays |= {f"image.{k}": np.frombuffer(_png(image), np.uint8) for k, image in enumerate(self.images)}
+        arrays = prompt_arrays(self.token_map, self.images)
         arrays["values"] = self.values
         for name in ("feature_values", "feature_errors"):
             if getattr(self, name) is not None:
@@ -261,18 +256,18 @@ class Attribution:
             "covers_prompt",
             "checks",
         )
-        header = {name: getattr(self, name) for name in words} | {
-            "format": FORMAT,
-            "cost": asdict(self.cost),
-            "rows": [self.token, self.text, self.stop],
-            "features": self.features,
-            "prompt": self.token_map.text,
-            "sizes": self.token_map.sizes,
-            "extras": {name: _described(array) for name, array in self.extras.items()},
-        }
+        header = (
+            prompt_header(self.token_map)
+            | {name: getattr(self, name) for name in words}
+            | {
+                "cost": asdict(self.cost),
+                "rows": [self.token, self.text, self.stop],
+                "features": self.features,
+                "extras": {name: _described(array) for name, array in self.extras.items()},
+            }
+        )
         tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in arrays.items()}
-        save_file(tensors, path, metadata={"vila_lab_attribution": json.dumps(header, ensure_ascii=False)})
-        return path
+        return write(path, FILE_KEY, header, tensors)
 
     @classmethod
     def open(cls, path: str | Path) -> Attribution:
@@ -285,28 +280,10 @@ class Attribution:
         FileNotFoundError
             If there is no such file.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no saved attribution at {str(path)!r}; attribution.save(path) writes one"
-            )
-        try:
-            with safe_open(path, framework="np") as file:
-                header = json.loads((file.metadata() or {}).get("vila_lab_attribution", "null"))
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        except (SafetensorError, ValueError) as error:
-            raise PictureError(
-                f"{path.name} is not a saved attribution ({error}); attribution.save writes one"
-            ) from error
-        if header is None or header.pop("format") != FORMAT:
-            raise PictureError(
-                f"{path.name} is not a saved attribution of format {FORMAT}; attribution.save writes one"
-            )
+        header, tensors = read(path, FILE_KEY, "attribution")
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        token_map, images = restored_prompt(header, arrays)
         token, text, stop = header.pop("rows")
-        sizes = tuple((w, h) for w, h in header.pop("sizes"))
-        images = tuple(Image.open(io.BytesIO(arrays[f"image.{k}"].tobytes())).convert("RGB") for k in range(len(sizes)))
         extras = {name: _restored(entry, arrays.get(f"extra.{name}")) for name, entry in header.pop("extras").items()}
         return cls(
             **_fields(header),
@@ -314,9 +291,7 @@ class Attribution:
             token=tuple(token),
             text=tuple(text),
             stop=tuple(stop),
-            token_map=TokenMap(
-                **{name: arrays[f"map.{name}"] for name in MAP_FIELDS}, text=header["prompt"], sizes=sizes
-            ),
+            token_map=token_map,
             images=images,
             feature_values=arrays.get("feature_values"),
             feature_errors=arrays.get("feature_errors"),
@@ -325,7 +300,7 @@ class Attribution:
 
 
 def _fields(header: dict[str, Any]) -> dict[str, Any]:
-    fields = {name: value for name, value in header.items() if name != "prompt"}
+    fields = {name: value for name, value in header.items() if name not in ("prompt", "sizes")}
     return {**fields, "cost": Cost(**header["cost"]), "features": tuple(header["features"])}
 
 
@@ -341,9 +316,3 @@ def _restored(entry: dict[str, Any], values: NDArray[Any] | None) -> xr.DataArra
 
     data = np.array(entry["words"], dtype=object) if values is None else values
     return xr.DataArray(data, dims=entry["dims"], coords=entry["coords"])
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
