@@ -43,6 +43,10 @@ class OptionError(VilaLabError, ValueError):
     """An option has a value that is not one of those known; the message lists them."""
 
 
+class NoEffect(OptionError):
+    """An edit changes nothing: there is no such edge, layer or head, or the model's logits stay as they were."""
+
+
 class CaptureError(VilaLabError, RuntimeError):
     """Attention cannot be captured this way, or what was captured is incomplete or was released."""
 

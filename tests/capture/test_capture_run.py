@@ -298,7 +298,7 @@ def test_the_model_is_left_as_it_was(attn, error, make, generate, prompt):
 
 def test_a_failure_while_entering_leaves_nothing(model, monkeypatch):
     before = traces(model)
-    monkeypatch.setattr("vila_lab.capture.context.copy.copy", lambda config: 1 / 0)
+    monkeypatch.setattr("vila_lab.capture.rewire.copy.copy", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError), Capture(model):
         pass
     assert traces(model) == before

@@ -1,26 +1,23 @@
 """The context manager that puts a recorder into a model and takes it out again, whatever happens. Knows no numerics.
 
-Only the attention modules are touched: each gets, for the duration, a shallow copy of its config in which the attention
-implementation is the recording one. The model's own config keeps its implementation. So masks are built by the wrapped
-implementation itself (padding cannot get lost), a second model that shares the config object does not notice, and taking
-the recorder out means putting the same config object back.
+How the attention modules are brought to call the recorder, and why so, is in `vila_lab.capture.rewire`.
 """
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from vila_lab.capture.finish import decoder_layers, tower_layers
 from vila_lab.capture.recorder import ATTENTION, SLOT, DecoderRecorder, Mode, Slot, TowerRecorder, uncompiled
+from vila_lab.capture.rewire import rewired
 from vila_lab.capture.rows import group_indicator
 from vila_lab.capture.tape import Tape
 from vila_lab.capture.towers import Site, base_function, select_sites
@@ -98,9 +95,7 @@ class Capture:
         self._towers = (towers,) if isinstance(towers, str) else tuple(towers)
         if not self._towers:
             raise OptionError("towers is empty; name 'text', 'vision' or both.")
-        self._sites: dict[str, list[Site]] = {}
-        self._configs: list[tuple[Site, Any]] = []
-        self._handles: list[RemovableHandle] = []
+        self._stack = ExitStack()
         self._recorders: dict[str, DecoderRecorder | TowerRecorder] = {}
         self._tapes: dict[str, Tape] = {}
 
@@ -155,28 +150,17 @@ class Capture:
             recorder = DecoderRecorder(layers, self._rows, self._indicator, self._mass_block, self._mode)
             owner = members[0].owner
             before, after = uncompiled(recorder.before), uncompiled(recorder.after)
-            self._handles.append(owner.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(owner.register_forward_hook(after, with_kwargs=True))
+            self._stack.callback(owner.register_forward_pre_hook(before, with_kwargs=True).remove)
+            self._stack.callback(owner.register_forward_hook(after, with_kwargs=True).remove)
         else:
             recorder = TowerRecorder(layers)
         self._recorders[tower] = recorder
-        shadows: dict[int, Any] = {}
-        for site in members:
-            config = site.module.config
-            if id(config) not in shadows:
-                shadows[id(config)] = copy.copy(config)
-                shadows[id(config)]._attn_implementation_internal = ATTENTION
-            self._configs.append((site, config))
-            site.module.__dict__[SLOT] = Slot(recorder, site.layer, bases[site.name])
-            site.module.config = shadows[id(config)]
+        slots = {site: Slot(recorder, site.layer, bases[site.name]) for site in members}
+        self._stack.enter_context(rewired(slots, SLOT, ATTENTION))
 
     def _uninstall(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for site, config in self._configs:
-            site.module.config = config
-            site.module.__dict__.pop(SLOT, None)
-        self._handles, self._configs, self._recorders = [], [], {}
+        self._stack.close()
+        self._recorders = {}
 
     @staticmethod
     def _fill(tape: Tape, recorder: DecoderRecorder | TowerRecorder) -> None:

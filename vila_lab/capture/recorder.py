@@ -30,6 +30,9 @@ ATTENTION = "vila_lab_tape"
 SLOT = "_vila_lab_slot"
 """Attribute of an attention module under capture."""
 
+EDITED = "_vila_lab_edited"
+"""Attribute of an attention module under edits (see `vila_lab.capture.editing`); it tells which mask the edits make."""
+
 Mode = Literal["auto", "tape", "live"]
 
 
@@ -245,10 +248,11 @@ class DecoderRecorder:
         offset = max(0, step.stop - key.shape[2])
         seen = key[:, :, : step.stop - offset]
         window = kwargs.get("sliding_window")
+        edited = self._edited_mask(step, module, query, key, mask, kwargs)
         if self._wants_mass(step):
             self._record_mass(reel, step, query, seen, mask, offset, window)
         if reel.live:
-            self._record_live(reel, step, query, seen, mask, offset, window)
+            self._record_live(reel, step, query, seen, mask, offset, window, edited)
             return
         if offset:
             raise CaptureError(
@@ -257,7 +261,25 @@ class DecoderRecorder:
             )
         reel.key = key
         reel.queries.append(step.pick(query).clone())
-        reel.masks.append(None if mask is None else self._keep_mask(mask, step))
+        if edited is not None:
+            reel.masks.append(self._keep_mask(edited, lambda: edited[..., : step.stop]))
+        else:
+            reel.masks.append(
+                None if mask is None else self._keep_mask(mask, lambda: _mask_rows(mask, step, step.stop))
+            )
+
+    def _edited_mask(
+        self, step: Step, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """The whole mask of the kept rows where edits change it (see `vila_lab.capture.editing`)."""
+        edits = module.__dict__.get(EDITED)
+        if edits is None:
+            return None
+        if self._wants_mass(step):
+            raise CaptureError("the attention mass of groups cannot be recorded under edits; leave groups= out.")
+        rows = range(step.length) if step.rows is None else step.rows
+        edited: Tensor | None = edits.kept_mask(module, query, key, mask, rows, kwargs)
+        return edited
 
     def _wants_mass(self, step: Step) -> bool:
         """Groups are given for the prompt's positions, so they also say where the prompt ends."""
@@ -312,29 +334,41 @@ class DecoderRecorder:
         held = self._cache_layer(layer)
         return not (hasattr(held, "_quantized_keys") or getattr(held, "is_sliding", False))
 
-    def _keep_mask(self, mask: Tensor, step: Step) -> Tensor:
-        """The kept rows of a mask, as a tensor of its own; layers that were given the same mask share one copy."""
+    def _keep_mask(self, mask: Tensor, cut: Callable[[], Tensor]) -> Tensor:
+        """The kept part of a mask, as a tensor of its own; layers that were given the same mask share one copy."""
         for known, kept in self._step_masks:
             if known() is mask:
                 return kept
-        kept = _mask_rows(mask, step, step.stop).clone()
+        kept = cut().clone()
         self._step_masks.append((weakref.ref(mask), kept))
         return kept
 
     def _record_live(
-        self, reel: Reel, step: Step, query: Tensor, key: Tensor, mask: Tensor | None, offset: int, window: int | None
+        self,
+        reel: Reel,
+        step: Step,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        offset: int,
+        window: int | None,
+        edited: Tensor | None,
     ) -> None:
-        """Store the weights of the kept rows; `key` begins at column `offset`."""
+        """Store the weights of the kept rows; `key` begins at column `offset`. `edited` is their whole mask, if there are edits."""
         first = offset
         if window is not None and step.keeps_last_only:
             first = max(offset, step.stop - window)  # what lies before the window is zero
         implied = mask is None or mask.ndim == 2  # the causal limit and the window are not in the mask
-        limited = reel.causal and implied and not step.keeps_last_only  # the last row sees all keys there are
+        limited = (
+            reel.causal and implied and edited is None and not step.keeps_last_only
+        )  # the last row sees all keys there are
+        if edited is None and mask is not None:
+            edited = _mask_rows(mask, step, step.stop - offset)
         weights = attention_rows(
             step.pick(query),
             key[:, :, first - offset :],
             scaling=reel.scaling,
-            mask=None if mask is None else _mask_rows(mask, step, step.stop - offset)[..., first - offset :],
+            mask=None if edited is None else edited[..., first - offset : step.stop - offset],
             positions=step.index(query.device) + (step.start - first) if limited else None,
             window=window if limited else None,
             softcap=reel.softcap,

@@ -1,0 +1,47 @@
+"""Puts another attention function into chosen attention modules for the length of a block. Knows no numerics.
+
+Only these modules are touched: each gets a shallow copy of its config in which the attention implementation is another one.
+The model's own config keeps its implementation. So masks are built by the wrapped implementation itself (padding cannot
+get lost), a second model that shares the config object does not notice, and taking the function out means putting the same
+config object back. What the function needs lies in an attribute of the module, never in a global.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from vila_lab.capture.towers import Site
+
+
+@contextmanager
+def rewired(slots: Mapping[Site, Any], attribute: str, implementation: str) -> Iterator[None]:
+    """The modules of `slots` answer through a registered attention function inside, and are afterwards as before.
+
+    Parameters
+    ----------
+    slots
+        For each module what the function finds there, under `attribute`.
+    attribute
+        Name of the module's attribute.
+    implementation
+        Name under which the function is registered with transformers' `AttentionInterface`.
+    """
+    before: list[tuple[Any, Any]] = []
+    shadows: dict[int, Any] = {}
+    try:
+        for site, slot in slots.items():
+            config = site.module.config
+            if id(config) not in shadows:
+                shadows[id(config)] = copy.copy(config)
+                shadows[id(config)]._attn_implementation_internal = implementation
+            before.append((site.module, config))
+            site.module.__dict__[attribute] = slot
+            site.module.config = shadows[id(config)]
+        yield
+    finally:
+        for module, config in before:
+            module.config = config
+            module.__dict__.pop(attribute, None)
