@@ -28,9 +28,10 @@ from tqdm import tqdm
 import vila_lab
 from vila_lab import Attribution
 from vila_lab.answer import Answer
+from vila_lab.attribution.registry import target_of
 from vila_lab.evidence.baselines import flat_map, random_map, random_weights_map
 from vila_lab.evidence.bootstrap import Interval, interval
-from vila_lab.evidence.card import scores_of, target_of
+from vila_lab.evidence.card import scores_of
 from vila_lab.evidence.heads import controls
 from vila_lab.evidence.metrics import TIE, curves, energy_in_box, pointing
 from vila_lab.session import Session

@@ -22,8 +22,10 @@ from .tokens import Token
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from matplotlib.axes import Axes
 
     from .attribution import Attribution, Replay
+    from .edits.flow import Flow
     from .evidence import Evidence, MetricCard
 
 FILE_KEY = "vila_lab"
@@ -53,6 +55,8 @@ class Answer:
         What a reader must know: a first frame taken, an orientation ignored, an answer cut at its limit.
     model : str
         Name of the model that answered.
+    edits : tuple of str
+        The edits under which it was given (`Session.knockout` and others), in words.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Answer:
         norms: NDArray[np.float32],
         tape: Tape | None,
         replay: Replay | None = None,
+        edits: Sequence[str] = (),
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
@@ -79,6 +84,7 @@ class Answer:
         self._norms = norms
         self._tape = tape
         self._replay = replay
+        self.edits = tuple(edits)
         self._attributions: dict[tuple[str, int | None], Attribution] = {}
         self._layer_means: NDArray[np.float32] | None = None
         self._looked_at = time.monotonic()
@@ -247,12 +253,62 @@ class Answer:
         (1, 2)
         """
         from .attribution.registry import attribute, find
-        from .attribution.replay import NO_MODEL
 
         find(method)
+        return attribute(self.replay, method, token, contrast, **options)
+
+    @property
+    def replay(self) -> Replay:
+        """The question, ready to be run again; what every method of attribution works on.
+
+        Raises
+        ------
+        CaptureError
+            If the answer was read from a file: there is no model to run again.
+        OptionError
+            If it was given under edits, which a clean run would not repeat.
+        """
+        from .attribution.replay import NO_MODEL
+
+        if self.edits:
+            raise OptionError(
+                f"this answer was given under edits ({'; '.join(self.edits)}), and running it again without them would explain "
+                "another answer: ask without edits to attribute it"
+            )
         if self._replay is None:
             raise CaptureError(NO_MODEL)
-        return attribute(self._replay, method, token, contrast, **options)
+        return self._replay
+
+    # ---- what edits tell -----------------------------------------------------------------------------------------
+
+    def leakage(self, causal: bool = False) -> xr.DataArray:
+        """How much the tokens of one picture read from another: attention mass by layer, or its causal twin.
+
+        Parameters
+        ----------
+        causal
+            See `vila_lab.edits.leakage`.
+
+        Returns
+        -------
+        xarray.DataArray
+            Dims (layer, reader, source); without layer for the causal twin.
+        """
+        from .edits.leakage import causal_leakage, leakage
+
+        return causal_leakage(self.replay) if causal else leakage(self.replay)
+
+    def flow(self, token: Any = None, **options: Any) -> Flow:
+        """In which layers does what the pictures show reach the question, and the answer? By cutting edges, band by band.
+
+        Parameters
+        ----------
+        token, options
+            See `vila_lab.edits.flow.flow`.
+        """
+        from .edits.flow import flow
+
+        return flow(self.replay, token, **options)
 
     def evidence(self, token: Any = None, **options: Any) -> Evidence:
         """Shares of the pictures by attention, gradient, leave-one-out and Shapley, and whether they agree.
@@ -352,6 +408,44 @@ class Answer:
 
         return mimebundle(view_of(self))
 
+    def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw a figure: heatmap, ledger, layers, heads, leakage, flow, curves, patching, logit_lens or agreement.
+
+        Parameters
+        ----------
+        kind, options
+            See `vila_lab.view.plots`: the options are the keywords of the kind's function there.
+        ax
+            matplotlib axes to draw on; None makes a figure of its own (``.figure``), which a notebook shows.
+
+        Raises
+        ------
+        OptionError
+            If the kind or an option is unknown.
+        """
+        from .view.plots import plot
+
+        return plot(self, kind, ax, **options)
+
+    def explore(self, *, sync: Any = None, **shown: Any) -> Any:
+        """The live widget: the reader's token, region, layer and head as traits; any head computed when asked for.
+
+        Parameters
+        ----------
+        sync
+            Another explorer, or several, that shall make the same choices.
+        shown
+            ``attributions``, ``cards`` and ``boxes`` to show as well; see `vila_lab.view.explorer.explore`.
+
+        Raises
+        ------
+        MissingExtra
+            Without anywidget; the message holds the pip line.
+        """
+        from .view.explorer import explore
+
+        return explore(self, sync=sync, **shown)
+
     def to_html(self, path: str | Path) -> Path:
         """Write the answer as one self-contained page that works offline."""
         from .view import page, view_of
@@ -379,6 +473,7 @@ class Answer:
             "parts": self.parts,
             "notes": self.notes,
             "model": self.model,
+            "edits": self.edits,
             "tape": tape_header,
         }
         return write(path, FILE_KEY, header, tensors)
@@ -408,6 +503,7 @@ def open_answer(path: str | Path) -> Answer:
         model=header["model"],
         norms=arrays["norms"],
         tape=Tape.restore(header["tape"], taped) if header["tape"] is not None else None,
+        edits=header.get("edits", ()),
     )
     answer._layer_means = arrays.get("layer_means")
     return answer

@@ -21,6 +21,8 @@ from .answer import Answer
 from .attribution import Replay, Said
 from .capture import Capture
 from .capture.sinks import ResidualNorms
+from .edits.interface import Interventions
+from .edits.spec import Question
 from .errors import ContextTooLong, OptionError
 from .families import Family, load_family
 from .families.base import Prepared
@@ -40,7 +42,7 @@ _sessions: dict[tuple[Any, ...], Session] = {}
 _registry_lock = threading.RLock()
 
 
-class Session:
+class Session(Interventions):
     """A resident model that answers questions about pictures.
 
     Made by `load`. One question runs at a time; questions from other threads wait their turn.
@@ -60,6 +62,7 @@ class Session:
     """
 
     def __init__(self, family: Family, name: str, *, capture_budget: int = CAPTURE_BUDGET) -> None:
+        super().__init__()
         self._family: Family | None = family
         self.name = name
         self.capture_budget = capture_budget
@@ -217,7 +220,12 @@ class Session:
     def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig, tile_all_images: bool) -> Answer:
         scores = TokenScores()
         layers = self.family.decoder_layers
-        with Capture(self.model) as tape, ResidualNorms(layers[len(layers) // 2]) as norms:
+        question = Question(self.model, prepared.inputs, prepared.token_map)
+        with (
+            self._program.running(question) as run,
+            Capture(self.model) as tape,
+            ResidualNorms(layers[len(layers) // 2]) as norms,
+        ):
             sequence = self.model.generate(**prepared.inputs, generation_config=config, logits_processor=[scores])
         length = len(prepared.token_map)
         ids = sequence[0, length:].tolist()
@@ -237,6 +245,7 @@ class Session:
             lock=self._lock,
             head_sets=self.head_sets,
         )
+        run.prove(replay, ids)
         return Answer(
             text=self.family.decode(ids),
             tokens=tokens,
@@ -248,6 +257,7 @@ class Session:
             norms=norms.values(),
             tape=tape,
             replay=replay,
+            edits=run.labels,
         )
 
     def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:
@@ -290,6 +300,7 @@ class Session:
         with _registry_lock:
             for key in [key for key, session in _sessions.items() if session is self]:
                 del _sessions[key]
+        self._program.clear()
         self._family = None
         gc.collect()
         if torch.cuda.is_available():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vila_lab.attribution.registry import target_of
 from vila_lab.errors import OptionError
 from vila_lab.evidence.bootstrap import interval
-from vila_lab.evidence.card import target_of
 from vila_lab.evidence.metrics import Curves, boxes_by_picture, curves, energy_in_box, pointing, sink_share
 
 SIZE = (60, 40)

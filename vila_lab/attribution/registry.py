@@ -108,18 +108,25 @@ def attribute(
     _check_options(module, options)
     if contrast is not None and not about.contrast:
         raise OptionError(f"{method} takes no contrast; those that do: {', '.join(_with_contrast())}")
-    tokenizer = replay.family.tokenizer
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-    target = resolve(replay.said, encode, token, contrast, at=at, score=score)
+    target = target_of(replay, token, contrast, at=at, score=score)
     with replay.lock:
         replay.meter = Meter()
         start = time.perf_counter()
         outcome: Outcome = module.attribute(replay, target, **options)
         seconds = time.perf_counter() - start
     return _result(replay, about, target, outcome, seconds)
+
+
+def target_of(
+    replay: Replay, token: Any = None, contrast: str | None = None, *, at: int | None = None, score: str = "logprob"
+) -> Target:
+    """The target that `attribute` scores; see `target.resolve`."""
+    tokenizer = replay.family.tokenizer
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    return resolve(replay.said, encode, token, contrast, at=at, score=score)
 
 
 def _result(replay: Replay, about: Method, target: Target, outcome: Outcome, seconds: float) -> Attribution:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vila_lab.capture.towers import Site
+from vila_lab.capture.towers import SHADOW_OF, Site, config_of
 
 
 @contextmanager
@@ -37,6 +37,7 @@ def rewired(slots: Mapping[Site, Any], attribute: str, implementation: str) -> I
             if id(config) not in shadows:
                 shadows[id(config)] = copy.copy(config)
                 shadows[id(config)]._attn_implementation_internal = implementation
+                setattr(shadows[id(config)], SHADOW_OF, config_of(site.module))
             before.append((site.module, config))
             site.module.__dict__[attribute] = slot
             site.module.config = shadows[id(config)]

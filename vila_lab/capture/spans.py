@@ -48,9 +48,12 @@ class Span:
 
     def covers(self, other: Span) -> bool:
         """Whether every position of `other` is also one of this."""
-        if other.onward is not None and (self.onward is None or self.onward > other.onward):
-            return False
-        return all(p in self.positions or (self.onward is not None and p >= self.onward) for p in other.positions)
+        named = set(other.positions)
+        if other.onward is not None:
+            if self.onward is None:
+                return False
+            named.update(range(other.onward, self.onward))
+        return all(p in self.positions or (self.onward is not None and p >= self.onward) for p in named)
 
     @property
     def first(self) -> int | None:

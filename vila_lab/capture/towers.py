@@ -22,6 +22,9 @@ AttentionFunction = Callable[..., Any]
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 
+SHADOW_OF = "_vila_lab_shadow_of"
+"""Attribute of a config that stands in for another one while a module is rewired (see `vila_lab.capture.rewire`)."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -52,11 +55,11 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
     found = [(name, module) for name, module in model.named_modules() if _dispatches(module)]
     text_config = model.config.get_text_config(decoder=True)
     numbered = {name for name, module in found if isinstance(getattr(module, "layer_idx", None), int)}
-    by_config = any(name in numbered and module.config is text_config for name, module in found)
+    by_config = any(name in numbered and config_of(module) is text_config for name, module in found)
     sites = []
     for name, module in found:
         has_layer = name in numbered
-        is_text = has_layer and (module.config is text_config or not by_config)
+        is_text = has_layer and (config_of(module) is text_config or not by_config)
         layer = module.layer_idx if has_layer else _last_number(name)
         sites.append(Site(name, module, _owner(model, name), "text" if is_text else "vision", int(layer)))
     return sites
@@ -88,6 +91,11 @@ def select_sites(model: PreTrainedModel, towers: tuple[str, ...]) -> dict[str, l
                 )
         chosen[tower] = members
     return chosen
+
+
+def config_of(module: Any) -> Any:
+    """The module's own config, also while another one stands in for it."""
+    return getattr(module.config, SHADOW_OF, module.config)
 
 
 def base_function(site: Site) -> AttentionFunction:

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..attribution import Attribution, Replay
+from ..attribution import Attribution
 from ..attribution.features import REMOVE
-from ..attribution.registry import find
-from ..attribution.replay import NO_MODEL
-from ..attribution.target import Target, resolve
-from ..errors import CaptureError, OptionError
+from ..attribution.registry import find, target_of
+from ..errors import OptionError
 from .agreement import CAUSAL
 from .baselines import flat_map, random_map, random_weights_map
 from .metrics import Curves, boxes_by_picture, curves, energy_in_box, pointing, sink_share
@@ -116,9 +114,7 @@ def metric_card(
     find(method)
     if method == "phrases":
         raise OptionError(NO_PICTURE)
-    replay = answer._replay
-    if replay is None:
-        raise CaptureError(NO_MODEL)
+    replay = answer.replay
     known = None if boxes is None else boxes_by_picture(dict(boxes), answer.token_map.sizes)
     target = target_of(replay, token, at=options.get("at"))
     mine = answer.attribute(method, token, **options)
@@ -151,16 +147,6 @@ def _row(attribution: Attribution, found: Curves, boxes: dict[int, list[Any]] | 
         row["pointing"] = float(np.mean([pointing(heats[k], sizes[k], boxes[k], k) for k in boxes]))
         row["energy in box"] = float(np.mean([energy_in_box(heats[k], sizes[k], boxes[k], k) for k in boxes]))
     return row
-
-
-def target_of(replay: Replay, token: Any, *, at: int | None = None) -> Target:
-    """The target that `Answer.attribute` would score, scored by its log-probability."""
-    tokenizer = replay.family.tokenizer
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-    return resolve(replay.said, encode, token, at=at)
 
 
 def scores_of(attribution: Attribution) -> Any:

@@ -1,0 +1,361 @@
+"""Interventions: the part of a session that looks inside the decoder and changes it. Knows a family, no answers of its own.
+
+Hooks and edits live in the session, not in the model: they act on every question asked from now on, until they are removed, and
+the model's modules carry something only while a question is being answered. With none registered the model is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..capture.towers import Site, find_sites
+from ..errors import OptionError
+from ..families import Family
+from . import where as at
+from .edges import EdgeEdit
+from .groups import parse_edge
+from .handle import Handle
+from .heads import ABLATIONS, MeanHeads, ScaledHeads
+from .looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
+from .patch import Patch, check_state, replay_of
+from .program import Program
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from ..answer import Answer
+    from .redirect import Redirection
+
+
+class Interventions:
+    """What `Session` can do to the layers of its decoder."""
+
+    head_sets: dict[str, tuple[tuple[int, int], ...]]
+
+    def __init__(self) -> None:
+        self._program = Program()
+
+    @property
+    def family(self) -> Family:
+        raise NotImplementedError
+
+    # ---- what is there -------------------------------------------------------------------------------------------
+
+    @property
+    def cross_modal_layers(self) -> pd.DataFrame:
+        """The decoder's layers, in which rows of text look at columns of pictures: one row per layer.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index ``layer``; columns ``name`` (the attention module's path), ``heads``, ``kv_heads``, ``window`` (of
+            sliding-window attention, else None), ``implementation`` (what runs), ``edits`` (hooks and edits that act there).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> vila_lab.load().cross_modal_layers[["heads", "kv_heads", "implementation"]].iloc[0].tolist()
+        [4, 2, 'sdpa']
+        """
+        return self._layer_table("text")
+
+    @property
+    def vision_layers(self) -> pd.DataFrame:
+        """The vision tower's layers, as `cross_modal_layers`; they see one tile at a time and no text."""
+        return self._layer_table("vision")
+
+    @property
+    def edits(self) -> tuple[Handle, ...]:
+        """The hooks and edits that act now, in order."""
+        return tuple(self._program)
+
+    def clear_edits(self) -> None:
+        """Remove all hooks and edits."""
+        self._program.clear()
+
+    def _layer_table(self, tower: str) -> pd.DataFrame:
+        import pandas as pd
+
+        sites = sorted((s for s in find_sites(self.family.model) if s.tower == tower), key=lambda s: s.layer)
+        rows = [_layer_row(site) for site in sites]
+        if tower == "text":
+            for site, row in zip(sites, rows, strict=True):
+                row["edits"] = sum(_acts_on(handle, site.layer) for handle in self._program)
+        return pd.DataFrame(rows, index=pd.Index([site.layer for site in sites], name="layer"))
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    def on_attention(
+        self,
+        fn: Callable[[AttentionEvent], Any],
+        layers: at.Layers = None,
+        heads: at.Heads = None,
+        rows: str | Sequence[int] = "answer",
+        columns: str | Sequence[str] | Sequence[int] = "images",
+    ) -> Handle:
+        """Call a function with exact attention weights while a question is answered, like torch's hooks.
+
+        Parameters
+        ----------
+        fn
+            Gets an `AttentionEvent` in every forward that has one of the rows: once per layer while the prompt is read, then
+            once per layer and token. It must return None: hooks look, `knockout`, `steer` and the others change. An exception
+            ends the answer with its traceback and leaves the session clean.
+        layers, heads
+            One layer, several, or None for all; heads by number, as (layer, head) pairs, or a set's name ("routing").
+        rows
+            "answer" (the rows that choose its tokens), "question", "all", another group of the prompt, or positions.
+        columns
+            "images", "image_2", another group, several, or positions.
+
+        Returns
+        -------
+        Handle
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder, seen = vila_lab.load(), vila_lab.demo_images(), []
+        >>> with lab.on_attention(lambda event: seen.append(event.weights.shape), layers=4):
+        ...     _ = lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+        >>> len(seen), tuple(seen[0])  # one per token: 4 heads, 1 row, 2 pictures of 36 visual tokens
+        (3, (4, 1, 72))
+        """
+        if not callable(fn):
+            raise OptionError(f"a hook is a function of one event, not {fn!r}")
+        where = self._where(layers, heads)
+        given: Any = columns if isinstance(columns, str) else tuple(columns)
+        return self._program.add(AttentionHook(fn, where, as_rows(rows), given, self._words(where, heads)))
+
+    def on_hidden(
+        self,
+        fn: Callable[[HiddenEvent], Any],
+        layers: at.Layers = None,
+        positions: str | Sequence[int] = "answer",
+    ) -> Handle:
+        """Call a function with the residual stream behind layers, at some positions.
+
+        Parameters
+        ----------
+        fn
+            Gets a `HiddenEvent` in every forward that has one of the positions, and must return None.
+        layers
+            One layer, several, or None for all.
+        positions
+            "answer" (the rows that choose its tokens), "all", a group of the prompt, or positions.
+        """
+        if not callable(fn):
+            raise OptionError(f"a hook is a function of one event, not {fn!r}")
+        return self._program.add(HiddenHook(fn, tuple(self._where(layers)), as_rows(positions)))
+
+    # ---- changing ------------------------------------------------------------------------------------------------
+
+    def knockout(self, edge: str, layers: at.Layers = None, heads: at.Heads = None) -> Handle:
+        """Close attention edges between named parts of the prompt and the answer.
+
+        The scores of the edges are set to minus infinity before the softmax, so the other weights of a row sum to 1 again.
+        A position always sees itself. The next answers prove that the edit acts, or raise `NoEffect`.
+
+        Parameters
+        ----------
+        edge
+            "source -> reader". Sources and readers: ``image_2``, ``images``, ``prompt`` (all of it that is no picture),
+            ``question`` (what the user wrote), ``template``, ``separators``, ``answer``, a quoted phrase of the question; and
+            as reader ``*``, every later row: ``"image_2 -> *"`` takes the picture out of sight. As a reader, "answer" begins at
+            the prompt's last row, which chooses the first token, and that row belongs to no other reader.
+        layers, heads
+            One layer, several, or None for all; heads by number, as (layer, head) pairs, or a set's name ("routing").
+
+        Returns
+        -------
+        Handle
+            A context manager; `Handle.remove` ends the edit.
+
+        Raises
+        ------
+        NoEffect
+            If a layer or head does not exist (now), or the edge does not (when asked).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> with lab.knockout("image_2 -> *"):
+        ...     blind = lab.ask(question)
+        >>> blind.text == lab.ask(question).text
+        False
+        """
+        parse_edge(edge)
+        where = self._where(layers, heads)
+        return self._program.add(EdgeEdit(edge, where, -torch.inf, self._words(where, heads)))
+
+    def steer(
+        self,
+        source: str,
+        strength: float,
+        *,
+        reader: str = "answer",
+        layers: at.Layers = None,
+        heads: at.Heads = None,
+    ) -> Handle:
+        """Make rows look more (or less) at a part of the prompt: a bias on the scores of "source -> reader".
+
+        Parameters
+        ----------
+        source
+            As in `knockout`, such as "image_2".
+        strength
+            Added to the scores before the softmax, in nats: an edge's weight grows by up to a factor of exp(strength).
+        reader
+            As in `knockout`.
+        layers, heads
+            As in `knockout`; by default the session's routing heads where they are known, else all.
+        """
+        if layers is None and heads is None and "routing" in self.head_sets:
+            heads = "routing"
+        where = self._where(layers, heads)
+        return self._program.add(EdgeEdit(f"{source} -> {reader}", where, float(strength), self._words(where, heads)))
+
+    def scale_heads(
+        self, heads: at.Heads, factor: float, *, layers: at.Layers = None, rows: str | Sequence[int] = "all"
+    ) -> Handle:
+        """Multiply what heads hand to the output projection.
+
+        Parameters
+        ----------
+        heads, layers
+            As in `knockout`.
+        factor
+            1 is the one factor that may change nothing.
+        rows
+            "all", "answer", another group, or positions.
+        """
+        where = self._where(layers, heads)
+        return self._program.add(ScaledHeads(where, float(factor), as_rows(rows), self._words(where, heads)))
+
+    def ablate_heads(
+        self,
+        heads: at.Heads,
+        mode: str = "zero",
+        *,
+        layers: at.Layers = None,
+        rows: str | Sequence[int] = "all",
+    ) -> Handle:
+        """Take heads out: "zero" sets what they hand on to 0, "mean" to its mean over the prompt's positions.
+
+        Parameters
+        ----------
+        heads, layers, rows
+            As in `scale_heads`.
+        mode
+            "zero" or "mean" (the unedited mean of the same prompt, one more forward).
+        """
+        if mode not in ABLATIONS:
+            raise OptionError(f"unknown mode {mode!r}; known: {', '.join(ABLATIONS)}")
+        where = self._where(layers, heads)
+        words = self._words(where, heads)
+        if mode == "zero":
+            return self._program.add(ScaledHeads(where, 0.0, as_rows(rows), words))
+        return self._program.add(MeanHeads(where, as_rows(rows), words))
+
+    def patch(
+        self,
+        from_answer: Answer,
+        positions: str | Sequence[str] | Sequence[int],
+        layers: at.Layers = None,
+        *,
+        state: str = "residual",
+    ) -> Handle:
+        """Put vectors of another answer's prompt in place of this one's: activation patching.
+
+        Parameters
+        ----------
+        from_answer
+            An answer of this session to a prompt of the same shape (as many positions, pictures at the same places).
+        positions
+            A group of the prompt ("image_2", a quoted phrase ...), several, or positions.
+        layers
+            One layer, several, or None for all.
+        state
+            "residual" (what the layer hands on), "attention" (what its attention adds) or "mlp".
+
+        Raises
+        ------
+        OptionError
+            If the shapes differ (when asked), or the answer is another session's.
+        """
+        chosen = tuple(self._where(layers))
+        if replay_of(from_answer).family is not self.family:
+            raise OptionError(
+                "from_answer was given by another session; ask it of this one, whose layers it has to fit"
+            )
+        given = positions if isinstance(positions, str) else tuple(positions)
+        return self._program.add(Patch(from_answer, given, chosen, check_state(state)))
+
+    # ---- experiments ---------------------------------------------------------------------------------------------
+
+    def patch_scan(self, answer: Answer, from_answer: Answer, **options: Any) -> xr.DataArray:
+        """Where does what tells two answers apart lie? Patch every layer and position, one at a time.
+
+        Parameters
+        ----------
+        answer, from_answer, options
+            See `vila_lab.edits.scan.patch_scan`.
+
+        Returns
+        -------
+        xarray.DataArray
+            Recovered logit difference, dims (layer, position).
+        """
+        from .scan import patch_scan
+
+        return patch_scan(answer, from_answer, **options)
+
+    def redirect(self, answer: Answer, to_image: int, **options: Any) -> Redirection:
+        """Ask again with the routing heads steered to another picture: does the answer follow?
+
+        Parameters
+        ----------
+        answer, to_image, options
+            See `vila_lab.edits.redirect.redirect`.
+        """
+        from ..session import Session
+        from .redirect import redirect
+
+        assert isinstance(self, Session)
+        return redirect(self, answer, to_image, **options)
+
+    # ---- layers and heads ----------------------------------------------------------------------------------------
+
+    def _shape(self) -> at.Shape:
+        text = self.family.model.config.get_text_config(decoder=True)
+        return at.Shape(len(self.family.decoder_layers), int(text.num_attention_heads), self.head_sets)
+
+    def _where(self, layers: at.Layers = None, heads: at.Heads = None) -> Any:
+        return at.resolve(self._shape(), layers, heads)
+
+    def _words(self, where: Any, heads: at.Heads) -> str:
+        return at.in_words(where, self._shape(), heads)
+
+
+def _acts_on(handle: Handle, layer: int) -> bool:
+    spec: Any = handle.spec
+    return layer in (spec.where if hasattr(spec, "where") else spec.layers)
+
+
+def _layer_row(site: Site) -> dict[str, Any]:
+    module: Any = site.module
+    config = module.config
+    heads = getattr(module, "num_heads", None) or config.num_attention_heads
+    return {
+        "name": site.name,
+        "heads": int(heads),
+        "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
+        "window": getattr(module, "sliding_window", None),
+        "implementation": str(getattr(config, "_attn_implementation", None) or "eager"),
+    }

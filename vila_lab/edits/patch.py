@@ -1,0 +1,135 @@
+"""Activation patching: vectors of one answer's pass put into another's, at the same positions. Knows no metric.
+
+Meng et al. 2022, "Locating and Editing Factual Associations in GPT"; Zhang and Nanda 2024, "Towards Best Practices of
+Activation Patching in Language Models".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..attribution.replay import Replay
+from ..capture.editing import Editing
+from ..capture.edits import Edit, State, StateLook, StatePatch
+from ..capture.spans import EVERYWHERE
+from ..errors import OptionError
+from ..tokenmap import TokenMap
+from .groups import reader_span, source_span
+from .program import digest
+from .spec import Question
+
+if TYPE_CHECKING:
+    from ..answer import Answer
+
+STATES: tuple[str, ...] = get_args(State)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Vectors from another answer's prompt in place of this one's.
+
+    Attributes
+    ----------
+    source : Answer
+    positions : str, or tuple of str or int
+        Groups of the prompt, or positions.
+    layers : tuple of int
+    state : str
+        "residual", "attention" or "mlp".
+    """
+
+    source: Answer
+    positions: str | tuple[Any, ...]
+    layers: tuple[int, ...]
+    state: State
+
+    @property
+    def label(self) -> str:
+        where = self.positions if isinstance(self.positions, str) else ", ".join(map(str, self.positions))
+        layers = ", ".join(map(str, self.layers))
+        return f"patch of the {self.state} at {where} behind layer{'s' * (len(self.layers) > 1)} {layers} from {self.source.text!r}"
+
+    @property
+    def is_edit(self) -> bool:
+        return True
+
+    def resolve(self, question: Question) -> list[Edit]:
+        replay = replay_of(self.source)
+        check_same_shape(replay.token_map, question.token_map)
+        positions = prompt_positions(self.positions, question.token_map)
+        found = states(replay, self.state, self.layers)
+        places = tuple(int(p) for p in positions)
+        return [StatePatch(self.state, layer, found[layer][positions], places) for layer in self.layers]
+
+    def changes_nothing(self, question: Question) -> bool:
+        """A patch from an answer to the very same prompt."""
+        return digest(replay_of(self.source).prepared.inputs) == digest(question.inputs)
+
+
+def states(replay: Replay, state: State, layers: Sequence[int]) -> dict[int, Tensor]:
+    """A state of each layer over the whole prompt, in one pass.  # (P, hidden) each"""
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int, positions: NDArray[np.int64], vectors: Tensor) -> None:
+        found[layer] = vectors[0].detach().clone()
+
+    with torch.no_grad(), Editing(replay.model, [StateLook(keep, state, tuple(layers), EVERYWHERE)]):
+        replay.forward(replay.embeddings, range(replay.prompt_length), keep=[replay.prompt_length - 1])
+    return found
+
+
+def replay_of(answer: Answer) -> Replay:
+    """The answer's prompt, ready to be run again.
+
+    Raises
+    ------
+    OptionError
+        If the answer was itself made under edits.
+    CaptureError
+        If it has no model any more.
+    """
+    return answer.replay
+
+
+def check_same_shape(source: TokenMap, target: TokenMap) -> None:
+    """Raises OptionError unless two prompts have the same kinds of positions in the same order."""
+    a, b = source.prompt_length, target.prompt_length
+    if a != b:
+        raise OptionError(
+            f"patching needs two prompts of one shape, but the other answer's has {a} positions and this one {b}"
+        )
+    one, other = (np.stack([m.kind[:a], m.picture[:a]]) for m in (source, target))
+    different = np.flatnonzero((one != other).any(0))
+    if different.size:
+        raise OptionError(
+            f"patching needs two prompts of one shape, but they differ in kind at position {different[0]}"
+        )
+
+
+def prompt_positions(positions: str | Sequence[Any], token_map: TokenMap) -> NDArray[np.int64]:
+    """Positions of one or several groups of the prompt, or as given."""
+    names: list[Any] = [positions] if isinstance(positions, str) else list(positions)
+    if names and all(isinstance(name, str) for name in names):
+        spans = [source_span(name, token_map) for name in names]
+    else:
+        spans = [reader_span(names, token_map)]
+    found = np.flatnonzero(np.any([span.inside(0, token_map.prompt_length) for span in spans], axis=0))
+    if not found.size or any(span.last is not None and span.last >= token_map.prompt_length for span in spans):
+        raise OptionError(
+            f"{positions!r} is not in the prompt's {token_map.prompt_length} positions; patching works on the prompt"
+        )
+    return found
+
+
+def check_state(state: str) -> State:
+    """Raises OptionError unless the state is known."""
+    if state not in STATES:
+        raise OptionError(f"unknown state {state!r}; known: {', '.join(STATES)}")
+    return state  # type: ignore[return-value]

@@ -1,0 +1,181 @@
+"""Patch scan: where what tells two answers apart lies, layer by layer and position by position. Knows no session.
+
+Every cell is one run of the first prompt in which one layer's vectors at one place come from the second prompt. What is
+measured is the logit difference between the two answers' tokens: 0 where the patch does nothing, 1 where it brings
+the second answer about (Wang et al. 2023, "Interpretability in the Wild"; Zhang and Nanda 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..attribution.progress import progress
+from ..attribution.replay import Replay
+from ..capture.editing import Editing
+from ..capture.edits import StatePatch
+from ..errors import OptionError
+from ..tokenmap import TokenMap
+from .patch import check_same_shape, check_state, prompt_positions, replay_of, states
+from .where import Shape, resolve
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ..answer import Answer
+
+BATCH = 8
+
+
+def patch_scan(
+    answer: Answer,
+    from_answer: Answer,
+    *,
+    token: int | None = None,
+    positions: Sequence[Any] | None = None,
+    layers: int | Sequence[int] | None = None,
+    state: str = "residual",
+    batch: int = BATCH,
+) -> xr.DataArray:
+    """Recovered logit difference of every layer and place.
+
+    Parameters
+    ----------
+    answer
+        The answer whose run is patched.
+    from_answer
+        Where the vectors come from: an answer to a prompt of the same shape, of the same model.
+    token
+        The answer's token that is scored; by default the first at which the two answers differ.
+    positions
+        The places, each a group of the prompt ("image_2", a quoted phrase) or a position; by default every picture, and
+        every other position by itself.
+    layers
+        One layer, several, or None for all.
+    state
+        "residual", "attention" or "mlp".
+    batch
+        Runs that go through the model together.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (layer, position); position holds names or the tokens' texts, ``number`` the first position of each.
+        Attributes: the two tokens and the logit differences of the two clean runs.
+
+    Raises
+    ------
+    OptionError
+        If the prompts' shapes differ, or the answers say the same.
+    """
+    import xarray as xr
+
+    replay, other = replay_of(answer), replay_of(from_answer)
+    check_same_shape(other.token_map, replay.token_map)
+    chosen_state = check_state(state)
+    if batch < 1:
+        raise OptionError(f"batch must be at least 1, not {batch}")
+    number, ids = _differing(answer, from_answer, token)
+    places = _places(positions, replay.token_map)
+    n_layers = len(replay.family.decoder_layers)
+    chosen = list(resolve(Shape(n_layers, 1, {}), layers))
+    fed = [each.id for each in replay.said[:number]]
+    with replay.lock, torch.no_grad(), progress(len(chosen) * len(places), "patches") as bar:
+        found = states(other, chosen_state, chosen)
+        base = _differences(replay, fed, ids, [])[0]
+        goal = _differences(other, fed, ids, [])[0]
+        if abs(goal - base) < 1e-6:
+            raise OptionError(
+                "both prompts prefer the two tokens alike, so there is no difference to recover; give another token="
+            )
+        values = np.zeros((len(chosen), len(places)))
+        for row, layer in enumerate(chosen):
+            for first in range(0, len(places), batch):
+                some = [mine for _, mine in places[first : first + batch]]
+                patch = _patch(layer, chosen_state, found[layer], some)
+                values[row, first : first + batch] = _differences(replay, fed, ids, [patch], len(some))
+                bar.update(len(some))
+    return xr.DataArray(
+        (values - base) / (goal - base),
+        dims=("layer", "position"),
+        coords={
+            "layer": chosen,
+            "position": [name for name, _ in places],
+            "number": ("position", [int(mine[0]) for _, mine in places]),
+        },
+        name="recovered logit difference",
+        attrs={
+            "token": answer.tokens[number].text,
+            "from_token": from_answer.tokens[number].text,
+            "clean": base,
+            "from": goal,
+            "state": state,
+        },
+    )
+
+
+def _patch(layer: int, state: Any, source: Tensor, places: Sequence[NDArray[np.int64]]) -> StatePatch:
+    """One place per sequence of a batch."""
+    positions = tuple(int(p) for mine in places for p in mine)
+    items = tuple(item for item, mine in enumerate(places) for _ in mine)
+    return StatePatch(state, layer, source[list(positions)], positions, items)
+
+
+def _differences(
+    replay: Replay, fed: Sequence[int], ids: tuple[int, int], edits: Sequence[StatePatch], batch: int = 1
+) -> list[float]:
+    """The second token's logit minus the first's, for each sequence of a batch of the same prompt."""
+    sequence = torch.cat([replay.embeddings, replay.embed_ids(fed)])
+    with Editing(replay.model, edits):
+        output = replay.model(
+            inputs_embeds=sequence[None].expand(batch, -1, -1),
+            attention_mask=torch.ones(batch, len(sequence), dtype=torch.int64, device=sequence.device),
+            use_cache=False,
+            logits_to_keep=1,
+        )
+    logits = output.logits[:, -1].double()  # (B, V)
+    found: list[float] = (logits[:, ids[1]] - logits[:, ids[0]]).tolist()
+    return found
+
+
+def _differing(answer: Answer, from_answer: Answer, token: int | None) -> tuple[int, tuple[int, int]]:
+    """The token that is scored, and its id in both answers."""
+    mine, other = ([t.id for t in each.tokens] for each in (answer, from_answer))
+    shared = min(len(mine), len(other))
+    first = next((k for k in range(shared) if mine[k] != other[k]), None)
+    number = first if token is None else token
+    if number is None:
+        raise OptionError(f"both answers say {answer.text!r}, so nothing tells them apart")
+    if not 0 <= number < shared or mine[number] == other[number]:
+        where = "nowhere" if first is None else f"first at token {first}"
+        raise OptionError(f"the answers do not differ at token {number}; they differ {where}")
+    return number, (mine[number], other[number])
+
+
+def _places(positions: Sequence[Any] | None, token_map: TokenMap) -> list[tuple[str, NDArray[np.int64]]]:
+    """Name and positions of every place."""
+    if positions is not None:
+        return [
+            (each if isinstance(each, str) else _text_of(int(each), token_map),
+             prompt_positions(each if isinstance(each, str) else [int(each)], token_map))
+            for each in positions
+        ]  # fmt: skip
+    found: list[tuple[str, NDArray[np.int64]]] = []
+    for position in range(token_map.prompt_length):
+        picture = int(token_map.picture[position])
+        name = f"image_{picture + 1}"
+        if picture < 0:
+            found.append((_text_of(position, token_map), np.array([position])))
+        elif not any(known == name for known, _ in found):
+            found.append((name, token_map.positions(name)))
+    return found
+
+
+def _text_of(position: int, token_map: TokenMap) -> str:
+    start, stop = token_map.span[position].tolist()
+    return token_map.text[start:stop] if start >= 0 else f"[{position}]"

@@ -1,0 +1,95 @@
+"""Which layers and heads: from what a user writes to heads by layer, checked against the model. Knows no positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..attribution.attention import named_heads
+from ..capture.edits import Where
+from ..errors import NoEffect, OptionError
+
+Layers: TypeAlias = "int | Sequence[int] | None"
+Heads: TypeAlias = "str | int | Sequence[int] | Sequence[tuple[int, int]] | None"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Layers of a decoder, query heads of each, and the named head sets of its session."""
+
+    layers: int
+    heads: int
+    head_sets: Mapping[str, Sequence[tuple[int, int]]]
+
+
+def resolve(shape: Shape, layers: Layers = None, heads: Heads = None) -> Where:
+    """Heads by layer.
+
+    Parameters
+    ----------
+    layers
+        One, several, or None for all; negative counts from the last.
+    heads
+        None for all; numbers of heads, taken in every chosen layer; (layer, head) pairs; or the name of a head set.
+
+    Raises
+    ------
+    NoEffect
+        If a layer or a head does not exist.
+    OptionError
+        If a head set is unknown, or layers are given twice.
+
+    Examples
+    --------
+    >>> resolve(Shape(3, 4, {"routing": [(1, 0), (1, 3)]}), heads="routing")
+    {1: (0, 3)}
+    >>> resolve(Shape(3, 4, {}), layers=-1)
+    {2: None}
+    """
+    named = named_heads(shape.head_sets, heads) if isinstance(heads, str) else heads
+    wanted: list[Any] | None = [named] if isinstance(named, int) else None if named is None else list(named)
+    if wanted is not None and not wanted:
+        raise NoEffect("heads=[] names no head; leave it out for all of them")
+    if wanted and not isinstance(wanted[0], int):
+        if layers is not None:
+            raise OptionError("give layers= or heads= as (layer, head) pairs, not both: the pairs name their layers")
+        found: dict[int, tuple[int, ...]] = {}
+        for layer, head in wanted:
+            index = _checked(int(layer), shape.layers, "layer")
+            found[index] = (*found.get(index, ()), _checked(int(head), shape.heads, "head"))
+        return {layer: tuple(sorted(set(members))) for layer, members in sorted(found.items())}
+    chosen = range(shape.layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    if not chosen:
+        raise NoEffect("layers=[] names no layer; leave it out for all of them")
+    members = None if wanted is None else tuple(sorted({_checked(int(head), shape.heads, "head") for head in wanted}))
+    return dict.fromkeys(sorted({_checked(int(layer), shape.layers, "layer") for layer in chosen}), members)
+
+
+def in_words(where: Where, shape: Shape, heads: Heads = None) -> str:
+    """The heads in words.
+
+    >>> in_words({2: None}, Shape(3, 4, {})), in_words({0: (1,), 1: (1,)}, Shape(2, 4, {}))
+    ('all heads of layer 2', 'head 1 of all layers')
+    """
+    if isinstance(heads, str):
+        return f"the {heads} heads"
+    which = (
+        "all layers" if len(where) == shape.layers else f"layer{'s' * (len(where) > 1)} {', '.join(map(str, where))}"
+    )
+    sets = set(where.values())
+    if sets == {None}:
+        return "all layers and heads" if len(where) == shape.layers else f"all heads of {which}"
+    if len(sets) == 1:
+        (members,) = sets
+        assert members is not None
+        return f"head{'s' * (len(members) > 1)} {', '.join(map(str, members))} of {which}"
+    return "heads " + ", ".join(f"{layer}.{head}" for layer, members in where.items() for head in members or ())
+
+
+def _checked(value: int, count: int, what: str) -> int:
+    if not -count <= value < count:
+        raise NoEffect(
+            f"there is no {what} {value}: the decoder has {count} {what}s{' a layer' * (what == 'head')}, counted from 0"
+        )
+    return value % count
