@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,15 @@ class Span:
     def inside(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which of the positions ``start .. stop - 1`` belong to it."""
         found = np.zeros(max(0, stop - start), bool)
-        found[[p - start for p in self.positions if start <= p < stop]] = True
+        first, last = np.searchsorted(self._sorted, (start, stop))
+        found[self._sorted[first:last] - start] = True
         if self.onward is not None:
             found[max(0, self.onward - start) :] = True
         return found
+
+    @cached_property
+    def _sorted(self) -> NDArray[np.int64]:
+        return np.array(sorted(self.positions), np.int64)
 
     def without(self, other: Span, length: int) -> Span:
         """The positions that `other` does not have; ``length`` ends what is known by name."""

@@ -58,8 +58,8 @@ class Interventions:
         Examples
         --------
         >>> import vila_lab
-        >>> vila_lab.load().cross_modal_layers[["heads", "kv_heads", "implementation"]].iloc[0].tolist()
-        [4, 2, 'sdpa']
+        >>> vila_lab.load().cross_modal_layers["heads"].tolist()
+        [4, 4, 4, 4, 4, 4]
         """
         return self._layer_table("text")
 
