@@ -1,0 +1,107 @@
+"""A quiz shows no answer before it is revealed, and gives points for what is causal."""
+
+from __future__ import annotations
+
+import pytest
+
+import vila_lab
+from vila_lab.errors import OptionError
+from vila_lab.teaching import Exercise, Quiz
+
+
+@pytest.fixture
+def prompt(demo):
+    return [demo / "g.png", demo / "m.png", demo / "n.png", "What is in image 2?"]
+
+
+@pytest.fixture
+def demo():
+    return vila_lab.demo_images()
+
+
+@pytest.fixture
+def lab():
+    return vila_lab.load()
+
+
+def test_an_exercise_shows_pictures_and_question_but_no_answer(lab, prompt):
+    exercise = Exercise(lab, prompt)
+    shown = exercise._repr_mimebundle_()
+    answer = exercise.answer.text.rstrip(".")
+    assert shown["text/html"].count("<img") == 3
+    assert "What is in image 2?" in shown["text/html"]
+    assert all(answer not in text for text in shown.values())
+
+
+@pytest.mark.parametrize(
+    ("picture", "survives", "points"), [(2, False, 2), (1, False, 1), (3, True, 0), (None, None, 0)]
+)
+def test_points_are_for_the_causal_picture_and_for_survival(lab, prompt, picture, survives, points):
+    exercise = Exercise(lab, prompt)
+    exercise.predict(picture, survives)
+    found = exercise.reveal()
+    assert (found.picture, found.survives, found.points) == (2, False, points)
+    assert f"{points} of 2 points" in found._repr_html_()
+
+
+def test_the_table_is_what_the_session_says(lab, prompt):
+    exercise = Exercise(lab, prompt)
+    table = exercise.reveal().table
+    with lab.knockout("image_2 -> *"):
+        assert table.loc["image_2", "without it"] == lab.ask(prompt, max_new_tokens=48).text
+    assert table.loc["image_1", "without it"] == exercise.answer.text
+    assert table["needed"].idxmax() == "image_2"
+    assert 0 < table["read"].sum() < 1
+    assert lab.edits == ()
+
+
+def test_a_prediction_after_the_fact_does_not_count(lab, prompt):
+    exercise = Exercise(lab, prompt)
+    exercise.reveal()
+    with pytest.raises(OptionError, match="revealed already"):
+        exercise.predict(2, False)
+    assert exercise.reveal().points == 0
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"picture": 4}, "pictures 1 to 3"), ({"picture": 0}, "pictures 1 to 3"), ({"survives": "no"}, "True or False"),
+])  # fmt: skip
+def test_a_wrong_prediction_is_said(lab, prompt, options, message):
+    with pytest.raises(OptionError, match=message):
+        Exercise(lab, prompt).predict(**options)
+
+
+def test_one_picture_is_no_exercise(lab, demo):
+    with pytest.raises(OptionError, match="exercise 1"):
+        Exercise(lab, [demo / "g.png", "What is it?"])
+
+
+def test_hostile_text_stays_text(lab, demo):
+    html = Exercise(lab, [demo / "g.png", demo / "m.png", "<img onerror=x>?"])._repr_mimebundle_()["text/html"]
+    assert "<img onerror" not in html
+
+
+def test_solutions_give_full_points_and_reveal_nothing(lab):
+    quiz = Quiz.drawn(lab, 2, seed=3)
+    solutions = quiz.solutions()
+    assert quiz.score.revealed == 0
+    for exercise, (_, row) in zip(quiz, solutions.iterrows(), strict=True):
+        exercise.predict(int(row.picture), bool(row.survives))
+        exercise.reveal()
+    assert (quiz.score.points, quiz.score.possible) == (4, 4)
+
+
+def test_the_same_seed_draws_the_same_quiz(lab):
+    one, other = Quiz.drawn(lab, 2, seed=1), Quiz.drawn(lab, 2, seed=1)
+    assert [each.question for each in one] == [each.question for each in other]
+    assert [[image.tobytes() for image in each.prompt.images] for each in one] == [
+        [image.tobytes() for image in each.prompt.images] for each in other
+    ]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda lab: Quiz(lab, []), lambda lab: Quiz.drawn(lab, 0)], ids=["no prompts", "none drawn"]
+)
+def test_an_empty_quiz_is_refused(lab, make):
+    with pytest.raises(OptionError, match="at least one"):
+        make(lab)

@@ -1,0 +1,189 @@
+"""Exercise: a question about several pictures, to be predicted before it is looked at. Knows one session.
+
+A prediction says which picture the answer is read off, and whether the answer would survive without it. What counts is
+causal: the picture whose absence costs the answer most, and the answer that is given with that picture out of sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from ..prompt import Prompt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..answer import Answer
+    from ..session import Session
+
+POINTS = 2  # the picture, and whether the answer survives without it
+
+
+@dataclass(frozen=True, eq=False)
+class Reveal:
+    """What the model did, beside what was predicted.
+
+    Attributes
+    ----------
+    answer : Answer
+    table : pandas.DataFrame
+        A row per picture: ``read`` (share of the answer's attention), ``needed`` (log-probability that the answer loses
+        without it), ``without it`` (what the model says when that picture is taken out of sight).
+    picture : int
+        The picture the answer needs most, counted from 1.
+    survives : bool
+        Whether the answer stays the same without it.
+    predicted : tuple of (int or None, bool or None)
+    """
+
+    answer: Answer
+    table: pd.DataFrame
+    picture: int
+    survives: bool
+    predicted: tuple[int | None, bool | None]
+
+    @property
+    def points(self) -> int:
+        """One for the picture, one for the survival."""
+        return int(self.predicted[0] == self.picture) + int(self.predicted[1] == self.survives)
+
+    def __repr__(self) -> str:
+        return (
+            f"Reveal({self.answer.text!r}, needs image_{self.picture}, {'survives' if self.survives else 'changes'} without it, "
+            f"{self.points} of {POINTS} points)"
+        )
+
+    def _repr_html_(self) -> str:
+        picture, survives = self.predicted
+        said = "nothing" if picture is None else f"image_{picture}"
+        guess = "" if survives is None else f", and that the answer {'stays' if survives else 'changes'} without it"
+        return (
+            f"<p>The model says <b>{escape(self.answer.text)}</b>. It needs <b>image_{self.picture}</b> most, and its answer "
+            f"{'stays' if self.survives else 'changes'} without it. You predicted {said}{guess}: "
+            f"<b>{self.points} of {POINTS} points</b>.</p>"
+            f"{self.table.to_html(formatters={'read': '{:.0%}'.format, 'needed': '{:+.2f}'.format})}"
+        )
+
+
+class Exercise:
+    """One question to predict before looking.
+
+    Shown in a cell it is its pictures and its question, without the answer.
+
+    Parameters
+    ----------
+    session : Session
+    prompt
+        As in `Session.ask`; two pictures or more.
+    number : int
+        Which exercise it is, for the reader.
+    max_new_tokens : int
+        Longest answer.
+    """
+
+    def __init__(self, session: Session, prompt: Any, number: int = 1, *, max_new_tokens: int = 48) -> None:
+        self._session = session
+        self.prompt = Prompt.of(prompt)
+        self.number = number
+        self._max_new_tokens = max_new_tokens
+        self._predicted: tuple[int | None, bool | None] = (None, None)
+        self._revealed: Reveal | None = None
+        if len(self.prompt.pictures) < 2:
+            raise OptionError(
+                f"exercise {number}: which picture counts can only be asked of two or more, not of {len(self.prompt.pictures)}"
+            )
+
+    @property
+    def question(self) -> str:
+        """The text, with the numbers of the pictures where they stand."""
+        parts: list[str] = []
+        count = 0
+        for part in self.prompt.parts:
+            if isinstance(part, str):
+                parts.append(part)
+            else:
+                count += 1
+                parts.append(f"[{count}] ")
+        return "".join(parts)
+
+    def predict(self, picture: int | None = None, survives: bool | None = None) -> None:
+        """Say what will happen; until the exercise is revealed it can be said again.
+
+        Parameters
+        ----------
+        picture
+            The picture that the answer needs most, counted from 1.
+        survives
+            Whether the model gives the same answer when that picture is taken out of sight.
+
+        Raises
+        ------
+        OptionError
+            If there is no such picture, or the exercise was revealed already.
+        """
+        count = len(self.prompt.pictures)
+        if self._revealed is not None:
+            raise OptionError(f"exercise {self.number} was revealed already; predictions count before")
+        if picture is not None and not (isinstance(picture, int) and 1 <= picture <= count):
+            raise OptionError(f"exercise {self.number} has pictures 1 to {count}, not {picture!r}")
+        if survives is not None and not isinstance(survives, bool):
+            raise OptionError(f"survives is True or False, not {survives!r}")
+        self._predicted = (picture, survives)
+
+    @cached_property
+    def answer(self) -> Answer:
+        """What the model says."""
+        return self._session.ask(self.prompt, max_new_tokens=self._max_new_tokens)
+
+    def reveal(self) -> Reveal:
+        """Look: the answer, its ledger, the ablation and the knock-outs, and the points for what was predicted."""
+        if self._revealed is None:
+            self._revealed = Reveal(self.answer, *self.solution, self._predicted)
+        return self._revealed
+
+    @property
+    def revealed(self) -> Reveal | None:
+        """What `reveal` showed, or None."""
+        return self._revealed
+
+    @cached_property
+    def solution(self) -> tuple[pd.DataFrame, int, bool]:
+        """What happens: the table of `Reveal`, the picture that counts most, and whether the answer survives without it."""
+        import pandas as pd
+
+        answer = self.answer
+        names = [f"image_{k + 1}" for k in range(len(answer.images))]
+        read = answer.ledger().iloc[answer.rows_of()][names].mean()
+        needed = answer.attribute("leave_one_out").total()[names]
+        without = [self._without(name) for name in names]
+        table = pd.DataFrame(
+            {"read": read, "needed": needed, "without it": without}, index=pd.Index(names, name="picture")
+        )
+        picture = names.index(str(needed.idxmax()))
+        return table, picture + 1, without[picture] == answer.text
+
+    def _without(self, name: str) -> str:
+        with self._session.knockout(f"{name} -> *"):
+            return self._session.ask(self.prompt, max_new_tokens=self._max_new_tokens).text
+
+    def __repr__(self) -> str:
+        return f"Exercise({self.number}, {self.question!r})"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from ..view.pictures import encode, shrink
+
+        shown = [encode(shrink(image, 160), "WEBP", quality=80) for image in self.prompt.images]
+        return {"text/html": _html(self.number, self.question, shown), "text/plain": repr(self)}
+
+
+def _html(number: int, question: str, pictures: Sequence[str]) -> str:
+    figures = "".join(
+        f'<figure style="display:inline-block;margin:0 8px 8px 0"><img alt="picture {k}" src="{src}"><figcaption>{k}</figcaption></figure>'
+        for k, src in enumerate(pictures, 1)
+    )
+    return f"<div><p><b>Exercise {number}</b> <span dir='auto'>{escape(question)}</span></p>{figures}</div>"
