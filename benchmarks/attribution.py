@@ -1,6 +1,7 @@
 """Every attribution method on scenes whose truth is known: does it name the right picture, and the right place in it?
 
     python benchmarks/attribution.py --scenes 300 --curves 60
+    python benchmarks/attribution.py --show    # the table of the last run
 
 Four drawn pictures, a question about one of them, and a word of the answer to explain; only scenes count where the model
 says the word. Chance and three maps that know nothing stand in the same table. Intervals are 95 %, by bootstrap over
@@ -16,7 +17,7 @@ import json
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from vila_lab import Attribution
 from vila_lab.answer import Answer
 from vila_lab.attribution.registry import target_of
 from vila_lab.evidence.baselines import flat_map, random_map, random_weights_map
-from vila_lab.evidence.bootstrap import Interval, interval
+from vila_lab.evidence.bootstrap import interval
 from vila_lab.evidence.card import scores_of
 from vila_lab.evidence.heads import controls
 from vila_lab.evidence.metrics import TIE, curves, energy_in_box, pointing
@@ -216,15 +217,22 @@ def printed(report: dict[str, Any]) -> str:
         lines.append(
             f"- {aim['aim']}, {aim['column']} >= {aim['wanted']:.0%}: {aim['found']:.1%} ({aim['row']}), {verdict}"
         )
+    for label, row in report["methods"].items():
+        if "controls" in label:
+            mean, low, high = row["routing"][:3]
+            verdict = "reached" if low <= chance["routing"] <= high else "NOT reached"
+            lines.append(f"- {label} at chance ({chance['routing']:.0%}): {mean:.1%}, {verdict}")
     return "\n".join(lines)
 
 
-def _cell(name: str, value: Interval | None) -> str:
+def _cell(name: str, value: Sequence[float] | None) -> str:
+    """Mean and interval of a share, the mean alone of everything else (the results file holds all intervals)."""
     if value is None:
         return "-"
+    mean, low, high = value[:3]
     if name in ("routing", "pointing"):
-        return f"{100 * value.mean:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f})"
-    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
+        return f"{100 * mean:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{mean:.2f}"
 
 
 def main() -> None:
@@ -236,7 +244,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="folder of another checkpoint that can answer these questions")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--show", action="store_true", help="measure nothing; print the table of the results file")
     options = parser.parse_args()
+    if options.show:
+        print(printed(json.loads(options.out.read_text(encoding="utf-8"))))
+        return
     torch.set_num_threads(1)
     report = run(vila_lab.load(options.model), options.scenes, options.curves, options.seed)
     print(printed(report))
