@@ -243,17 +243,19 @@ class DecoderRecorder:
         if reel.live is None:
             self._start(reel, layer, module, query, kwargs)
         reel.steps += 1
-        query, key = query.detach(), key.detach()
+        if query.requires_grad or key.requires_grad:
+            query, key = query.detach(), key.detach()
         # A static cache hands out its whole buffer (longer than what was seen), a sliding one only its last keys.
         offset = max(0, step.stop - key.shape[2])
-        seen = key[:, :, : step.stop - offset]
-        window = kwargs.get("sliding_window")
         edited = self._edited_mask(step, module, query, key, mask, kwargs)
-        if self._wants_mass(step):
-            self._record_mass(reel, step, query, seen, mask, offset, window)
-        if reel.live:
-            self._record_live(reel, step, query, seen, mask, offset, window, edited)
-            return
+        if reel.live or self.indicator is not None:
+            seen = key[:, :, : step.stop - offset]
+            window = kwargs.get("sliding_window")
+            if self._wants_mass(step):
+                self._record_mass(reel, step, query, seen, mask, offset, window)
+            if reel.live:
+                self._record_live(reel, step, query, seen, mask, offset, window, edited)
+                return
         if offset:
             raise CaptureError(
                 f"layer {layer} was given {key.shape[2]} keys of {step.stop}: its cache drops keys, so weights cannot be computed later; "
