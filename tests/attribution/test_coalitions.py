@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.attribution.conftest import replay_of, target_of
+from vila_lab.attribution import coalitions
 from vila_lab.attribution.coalitions import evaluate, evaluate_plainly
 from vila_lab.attribution.features import cell_boxes, picture_features, removable, tokens_by_cell
 from vila_lab.attribution.replay import Meter
@@ -73,7 +74,8 @@ def test_a_choice_asked_twice_is_computed_once(two):
 
 
 @pytest.mark.parametrize(("baseline", "blocks"), [("remove", 15), ("grey", 30)])
-def test_exact_shapley_over_four_pictures_computes_so_many_picture_blocks(lab, demo, baseline, blocks):
+def test_exact_shapley_over_four_pictures_computes_so_many_picture_blocks(lab, demo, baseline, blocks, monkeypatch):
+    monkeypatch.setattr(coalitions, "WORTH_A_PASS", 32)  # the embedded model's pictures are small: 36 tokens
     answer = lab.ask([*(demo / f"{name}.png" for name in "gman"), "What is in image 2?"], max_new_tokens=1)
     attribution = answer.attribute("shapley", baseline=baseline)
     positions = answer.token_map.prompt_length

@@ -113,7 +113,19 @@ def test_integrated_gradients_add_up_to_the_difference(two, target):
 
 
 def test_too_few_steps_are_pointed_out(two):
-    assert "take more steps" in two.attribute("integrated_gradients", 0, steps=1).note
+    found = two.attribute("integrated_gradients", 0, steps=1)
+    assert f"the shares of {two.tokens[0].text!r} miss its score's difference by" in found.note
+    assert found.note.endswith("take more steps")
+    assert "miss" not in two.attribute("integrated_gradients", 0).note
+
+
+@pytest.mark.parametrize("on", ["embeddings", "pixels"])
+def test_a_miss_of_more_than_a_percent_is_pointed_out(two, on):
+    for steps in (2, 4, 8):
+        found = two.attribute("integrated_gradients", 0, on=on, steps=steps)
+        gap = abs(found.values.sum() - found.checks["difference"])
+        assert found.checks["completeness"] == pytest.approx(gap)
+        assert ("miss" in found.note) == (gap > max(0.01 * abs(found.checks["difference"]), 1e-3))
 
 
 @pytest.mark.parametrize("name", ["nvila-lite", "nvila-resize", "VILA1.5-3b-tiny"])

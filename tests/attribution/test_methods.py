@@ -8,7 +8,7 @@ import torch
 
 import vila_lab
 from tests.attribution.conftest import replay_of, state_of
-from vila_lab.attribution import Attribution
+from vila_lab.attribution import Attribution, progress
 from vila_lab.attribution.registry import NAMES, find
 from vila_lab.attribution.replay import Replay
 from vila_lab.errors import OptionError, PictureError
@@ -196,8 +196,6 @@ def test_an_attribution_does_not_stop_a_question(two, golden_session, golden_ima
 
 
 def test_a_bar_appears_only_for_what_takes_long(two, capsys, monkeypatch):
-    from vila_lab.attribution import progress
-
     two.attribute("leave_one_out")
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
@@ -205,3 +203,24 @@ def test_a_bar_appears_only_for_what_takes_long(two, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "variants" in captured.err
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    two.attribute("leave_one_out")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(1.9, False), (2.1, True)])
+def test_long_is_two_seconds(capsys, monkeypatch, seconds, shown):
+    now = [100.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with progress.progress(2, "variants") as bar:
+        now[0] += seconds
+        bar.update()
+        assert ("1/2" in capsys.readouterr().err) == shown
+
+
+@pytest.mark.parametrize("method", [name for name in NAMES if find(name).METHOD.cost != "1 forward"])
+def test_what_can_take_long_has_a_bar(two, method, capsys, monkeypatch):
+    """Whatever runs the model more than once, or back through it once per token."""
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    two.attribute(method, **FEW.get(method, {}))
+    assert "/s]" in capsys.readouterr().err

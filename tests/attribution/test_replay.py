@@ -41,6 +41,21 @@ def test_a_variant_of_one_picture_is_embedded_as_in_the_prompt(answer, count):
         torch.testing.assert_close(variant, replay.with_pictures({0: image})[mine], atol=1e-5, rtol=1e-5)
 
 
+def test_put_to_another_model_the_question_is_the_same(two, golden_image):
+    """Another model's embeddings and scores, on the same prompt and answer."""
+    mine = replay_of(two)
+    folder = golden_image("").parent / "checkpoints" / "nvila-lite"
+    session = vila_lab.load(folder, device="cpu", dtype=torch.float64)
+    there = mine.on(session.family)
+    assert there.model is session.model
+    assert (there.said, there.prompt, there.token_map) == (mine.said, mine.prompt, mine.token_map)
+    assert there.lock is not mine.lock
+    assert there.meter is not mine.meter
+    assert there.embeddings.dtype == torch.float64
+    assert there.values(target_of(two)).tolist() == pytest.approx(mine.values(target_of(two)).tolist(), abs=1e-4)
+    session.unload()
+
+
 def test_parameters_are_thawed_as_they_were(two):
     model = replay_of(two).model
     first = next(model.parameters())

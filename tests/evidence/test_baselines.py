@@ -44,6 +44,24 @@ def test_weights_are_shuffled_inside_and_restored_bit_by_bit(tiny):
     assert all(torch.equal(a.flatten().sort()[0], b.flatten().sort()[0]) for a, b in zip(before, inside, strict=True))
 
 
+def test_an_interrupt_while_weights_are_shuffled_brings_them_back(answer, tiny):
+    before = [parameter.detach().clone() for parameter in tiny.model.parameters()]
+
+    def fail(module: torch.nn.Module, inputs: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = tiny.family.decoder_layers[-1].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            random_weights_map(answer._replay, "relevancy")
+    finally:
+        handle.remove()
+    after = list(tiny.model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(parameter.requires_grad for parameter in after)
+    assert not answer._replay.lock.locked()
+
+
 def test_the_map_of_shuffled_weights_differs_and_the_answer_stays(answer, tiny):
     mine = answer.attribute("attention")
     blind = random_weights_map(answer._replay, "attention")

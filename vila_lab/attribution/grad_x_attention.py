@@ -10,6 +10,7 @@ import torch
 
 from ..errors import OptionError
 from .method import Method, Outcome
+from .progress import progress
 from .recording import Recording, gradients_of, recorded
 from .replay import Replay
 from .target import Target
@@ -37,14 +38,15 @@ def attribute(replay: Replay, target: Target, *, readers: str = "all") -> Outcom
     if readers not in READERS:
         raise OptionError(f"unknown readers {readers!r}; known: {', '.join(READERS)}")
     values = np.zeros((len(target.rows), replay.prompt_length + target.length))
-    for index, each in enumerate(target.passes):
-        rows = [replay.prompt_length - 1 + row for row in each.rows]
-        with recorded(replay, each) as recording:
-            for out, part in enumerate(target.part(index, recording.logits)):
-                found = (
-                    _by_key(replay, recording, part) if readers == "all" else _by_rows(replay, recording, part, rows)
-                )
-                values[out, : len(found)] += found.numpy()
+    with progress(len(target.passes) * len(target.rows), "backwards") as bar:
+        for index, each in enumerate(target.passes):
+            rows = [replay.prompt_length - 1 + row for row in each.rows]
+            with recorded(replay, each) as recording:
+                for out, part in enumerate(target.part(index, recording.logits)):
+                    by_key = readers == "all"
+                    found = _by_key(replay, recording, part) if by_key else _by_rows(replay, recording, part, rows)
+                    values[out, : len(found)] += found.numpy()
+                    bar.update()
     return Outcome(values=values)
 
 

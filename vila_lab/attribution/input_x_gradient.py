@@ -8,6 +8,7 @@ import torch
 from .captum_seam import score_function
 from .gradient_inputs import inputs_of
 from .method import Method, Outcome
+from .progress import progress
 from .recording import gradients_of, recorded
 from .replay import Replay, frozen
 from .target import Target
@@ -33,12 +34,14 @@ def attribute(replay: Replay, target: Target, *, on: str = "embeddings") -> Outc
     if on != "embeddings":
         return _on_pixels(replay, target, on)
     values = np.zeros((len(target.rows), replay.prompt_length + target.length))
-    for index, each in enumerate(target.passes):
-        with recorded(replay, each, attention=False) as recording:
-            for out, part in enumerate(target.part(index, recording.logits)):
-                (gradient,) = gradients_of(replay, part, [recording.inputs])
-                product = (recording.inputs.detach().double() * gradient.double()).sum(-1)
-                values[out, : len(product)] += product.cpu().numpy()
+    with progress(len(target.passes) * len(target.rows), "backwards") as bar:
+        for index, each in enumerate(target.passes):
+            with recorded(replay, each, attention=False) as recording:
+                for out, part in enumerate(target.part(index, recording.logits)):
+                    (gradient,) = gradients_of(replay, part, [recording.inputs])
+                    product = (recording.inputs.detach().double() * gradient.double()).sum(-1)
+                    values[out, : len(product)] += product.cpu().numpy()
+                    bar.update()
     return Outcome(values=values, note="on the embeddings")
 
 
@@ -47,9 +50,9 @@ def _on_pixels(replay: Replay, target: Target, on: str) -> Outcome:
 
     inputs = inputs_of(replay, on, "grey")
     rows = []
-    with frozen(replay.model), torch.enable_grad():
+    with frozen(replay.model), torch.enable_grad(), progress(len(target.rows), "passes") as bar:
         value = inputs.value.detach().clone().requires_grad_()
-        method = InputXGradient(score_function(replay, target, inputs.embeddings))
+        method = InputXGradient(score_function(replay, target, inputs.embeddings, bar))
         for out in range(len(target.rows)):
             rows.append(inputs.by_position(method.attribute(value, target=out).detach()))
             replay.meter.backwards += 1

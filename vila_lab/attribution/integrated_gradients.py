@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..errors import OptionError
 from .captum_seam import score_function
@@ -16,7 +17,8 @@ from .progress import progress
 from .replay import Replay, frozen
 from .target import Target
 
-LOOSE = 0.05  # a completeness error beyond this share of the score's difference is pointed out
+LOOSE = 0.01  # a completeness error beyond this share of the score's difference is pointed out ...
+NOISE = 1e-3  # ... unless it is below this: log-probabilities of a word that stays certain differ by rounding only
 
 METHOD = Method(
     name="integrated_gradients",
@@ -41,7 +43,16 @@ def attribute(
     on
         "embeddings" or "pixels".
     steps
-        Points on the path (Gauss-Legendre). `Attribution.checks` tells the completeness error.
+        Points on the path (Gauss-Legendre). On the embeddings 32 are plenty (on the embedded model 16 miss the sum by
+        less than 1e-4). Pixels halfway between two pictures are nothing the model knows: the score bends sharply on the
+        way, and on a question about four pictures 32 missed the sum by 15 %, 128 by 3 %; midpoints and adaptively halved
+        pieces did worse at 32.
+
+    Notes
+    -----
+    Completeness: a token's shares add up to the difference of its score between the pictures and the baseline.
+    ``checks["completeness"]`` is the largest error of any token, and the note tells where one misses by more than 1 %.
+    The path is walked once per token, since captum takes the gradient of one output at a time.
     """
     from captum.attr import IntegratedGradients
 
@@ -63,14 +74,22 @@ def attribute(
                 found.append(inputs.by_position(scores.detach()))
     values = np.stack(found)
     difference = ends[0] - ends[1]
-    error = values.sum(1) - difference
-    worst = int(np.abs(error).argmax())
-    note = f"on the {on}, {steps} steps"
-    if abs(error[worst]) > max(LOOSE * abs(difference[worst]), 1e-3):
-        note += f"; the shares miss the score's difference by {abs(error[worst]):.2g} of {abs(difference[worst]):.2g}: take more steps"
+    error = np.abs(values.sum(1) - difference)
     return Outcome(
         values=values,
         baseline=baseline_name(baseline),
-        note=note,
-        checks={"difference": float(difference.sum()), "completeness": float(np.abs(error).max())},
+        note="; ".join([f"on the {on}, {steps} steps", *_incomplete(target, error, difference)]),
+        checks={"difference": float(difference.sum()), "completeness": float(error.max())},
     )
+
+
+def _incomplete(target: Target, error: NDArray[np.float64], difference: NDArray[np.float64]) -> list[str]:
+    """A sentence about the token whose shares miss its score's difference most, if any misses by too much."""
+    excess = error - np.maximum(LOOSE * np.abs(difference), NOISE)
+    worst = int(excess.argmax())
+    if excess[worst] <= 0:
+        return []
+    return [
+        f"the shares of {target.rows[worst].text!r} miss its score's difference by {error[worst]:.2g} of "
+        f"{abs(difference[worst]):.2g}: take more steps"
+    ]

@@ -19,7 +19,7 @@ METHOD = Method(
     sentence="How much less likely the words become without a picture.",
     unit="log-probability",
     signed=True,
-    cost="n + 1 forwards (shared prefixes: about (n + 1) / 2)",
+    cost="n + 1 forwards (shared prefixes: about (n + 1) / 2 with removal, (n + 3) / 2 with replacement)",
     source="Zeiler & Fergus 2014, 'Visualizing and Understanding Convolutional Networks' (ablation)",
     covers_prompt=False,
 )

@@ -5,7 +5,6 @@ Nothing T x T is kept: weights of chosen rows, and their gradients dP = dO Vᵀ,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from ..capture.rewire import rewired
 from ..capture.rows import attention_rows
 from ..capture.sinks import ResidualNorms, sink_positions
 from ..capture.towers import base_function, select_sites
@@ -150,21 +150,10 @@ AttentionInterface.register(ATTENTION, record_attention)
 @contextmanager
 def _recorder(model: Any) -> Iterator[dict[int, Layer]]:
     """The attention modules record inside, and are afterwards exactly as before."""
-    sites = select_sites(model, ("text",))["text"]
-    bases = [base_function(site) for site in sites]
-    configs: list[Any] = [site.module.config for site in sites]
     kept: dict[int, Layer] = {}
-    try:
-        for site, base, config in zip(sites, bases, configs, strict=True):
-            shadow = copy.copy(config)
-            shadow._attn_implementation_internal = ATTENTION
-            site.module.__dict__[SLOT] = _Slot(base, site.layer, kept)
-            site.module.config = shadow
+    slots = {site: _Slot(base_function(site), site.layer, kept) for site in select_sites(model, ("text",))["text"]}
+    with rewired(slots, SLOT, ATTENTION):
         yield kept
-    finally:
-        for site, config in zip(sites, configs, strict=True):
-            site.module.config = config
-            site.module.__dict__.pop(SLOT, None)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .method import Method, Outcome
+from .progress import progress
 from .recording import Layer, Recording, gradients_of, recorded
 from .replay import Replay
 from .target import Target
@@ -28,12 +29,14 @@ METHOD = Method(
 def attribute(replay: Replay, target: Target) -> Outcome:
     """One teacher-forced pass, one backward per target token; targets are never mixed."""
     values = np.zeros((len(target.rows), replay.prompt_length + target.length))
-    for index, each in enumerate(target.passes):
-        with recorded(replay, each) as recording:
-            for out, part in enumerate(target.part(index, recording.logits)):
-                rows = sorted({entry.row + replay.prompt_length - 1 for entry in each.entries if entry.out == out})
-                flow = _followed(replay, recording, part, rows)
-                values[out, : len(flow)] += flow.double().numpy()
+    with progress(len(target.passes) * len(target.rows), "backwards") as bar:
+        for index, each in enumerate(target.passes):
+            with recorded(replay, each) as recording:
+                for out, part in enumerate(target.part(index, recording.logits)):
+                    rows = sorted({entry.row + replay.prompt_length - 1 for entry in each.entries if entry.out == out})
+                    flow = _followed(replay, recording, part, rows)
+                    values[out, : len(flow)] += flow.double().numpy()
+                    bar.update()
     return Outcome(values=values)
 
 

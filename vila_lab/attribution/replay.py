@@ -95,6 +95,21 @@ class Replay:
     def prompt_length(self) -> int:
         return self.token_map.prompt_length
 
+    def on(self, family: Family) -> Replay:
+        """The same question and answer on another loaded model of the family, or afresh on the same one.
+
+        The new replay computes its own embeddings, counts its own passes and has a lock of its own.
+        """
+        return Replay(
+            family,
+            self.prompt,
+            self.token_map,
+            self.said,
+            conv_mode=self._conv_mode,
+            tile_all_images=self._tile_all_images,
+            head_sets=self.head_sets,
+        )
+
     def release(self) -> None:
         """Forget the embeddings; they are computed again when needed."""
         for name in ("prepared", "embeddings"):

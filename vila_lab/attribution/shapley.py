@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise, product
 from math import factorial
 from typing import Any
@@ -24,7 +25,7 @@ METHOD = Method(
     sentence="Each picture's part of the score, averaged over all orders in which the pictures could have come in.",
     unit="log-probability",
     signed=True,
-    cost="2^n forwards (shared prefixes: about 2^n / 4), or samples x n",
+    cost="2^n forwards (shared prefixes: about 2^n / 4 with removal, 2^n / 2 with replacement), or samples x n",
     source="Shapley 1953; Lundberg & Lee 2017, 'A Unified Approach to Interpreting Model Predictions'; captum's ShapleyValues",
     covers_prompt=False,
 )
@@ -61,7 +62,7 @@ def attribute(
     choices = list(product((0, 1), repeat=count)) if orders is None else [c for order in orders for c in _steps(order)]
     ends = [(0,) * count, (1,) * count]
     scores = dict(zip([*choices, *ends], evaluate(replay, features, [*choices, *ends], target), strict=True))
-    values, errors = _exact(scores, count) if orders is None else _sampled(scores, orders)
+    values, errors = (exact(scores, count), None) if orders is None else _sampled(scores, orders)
     difference = scores[ends[0]] - scores[ends[1]]
     note = EVENLY if orders is None else f"{EVENLY}; {len(orders)} orders drawn, see standard_error()"
     return Outcome(
@@ -79,8 +80,14 @@ def attribute(
     )
 
 
-def _exact(scores: dict[Choice, NDArray[np.float64]], count: int) -> tuple[NDArray[np.float64], None]:
-    """The weighted mean of a picture's marginal score over all coalitions of the others.  # (rows, pictures)"""
+def exact(scores: Mapping[Choice, NDArray[np.float64]], count: int) -> NDArray[np.float64]:
+    """Shapley values from the scores of all coalitions: weighted means of what each picture adds.  # (rows, pictures)
+
+    Keys tell for each picture whether it is absent (1).
+
+    >>> exact({(0, 0): np.array([5.0]), (0, 1): np.array([3.0]), (1, 0): np.array([1.0]), (1, 1): np.array([0.0])}, 2)
+    array([[3.5, 1.5]])
+    """
     values = []
     for picture in range(count):
         total = np.zeros_like(scores[(0,) * count])
@@ -91,7 +98,7 @@ def _exact(scores: dict[Choice, NDArray[np.float64]], count: int) -> tuple[NDArr
             weight = factorial(others) * factorial(count - others - 1) / factorial(count)
             total = total + weight * (scores[absent] - scores[_without(absent, picture)])
         values.append(total)
-    return np.stack(values, 1), None
+    return np.stack(values, 1)
 
 
 def _sampled(

@@ -49,15 +49,7 @@ def random_weights_map(replay: Replay, method: str, token: Any = None, *, seed: 
         If weights are quantised, so that they cannot be shuffled.
     """
     with replay.lock, shuffled(replay.model, seed):
-        blind = Replay(
-            replay.family,
-            replay.prompt,
-            replay.token_map,
-            replay.said,
-            conv_mode=replay._conv_mode,
-            tile_all_images=replay._tile_all_images,
-            head_sets=replay.head_sets,
-        )
+        blind = replay.on(replay.family)  # afresh: the embeddings of the trained weights must not serve
         return replace(attribute(blind, method, token, **options), method=f"{method}, random weights")
 
 
