@@ -117,5 +117,5 @@ def test_after_an_interrupt_the_session_answers(two, fresh):
         ctrl.interrupt(4)
         with pytest.raises(KeyboardInterrupt):
             answer.attribute("shapley")
-    again = session.ask(answer.parts, max_new_tokens=4)
+    again = session.ask(replay_of(answer).prompt, max_new_tokens=4)
     assert [token.logprob for token in again.tokens] == [token.logprob for token in answer.tokens]
