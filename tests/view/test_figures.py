@@ -1,4 +1,4 @@
-"""The figures: stacked shares, one scale, no glyph warning, no global state."""
+"""The overview, its ledger and its heatmaps: stacked shares, one scale, no glyph warning, no global state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vila_lab.errors import MissingExtra
-from vila_lab.view import figures, heatmap_overlay, ledger, overview, png
+from vila_lab.view import figures, heatmap_overlay, ledger, lettering, overlay, overview, png, sheet, style
 from vila_lab.view.html import viewer_source
 
 
@@ -22,7 +22,7 @@ from vila_lab.view.html import viewer_source
 )
 def test_every_overview_renders_without_a_warning(make_view, pictures, tokens):
     picture = Image.open(io.BytesIO(png(make_view(pictures, tokens))))
-    assert picture.width == round(9.4 * figures.DPI)
+    assert picture.width == round(9.4 * sheet.DPI)
     assert picture.info.keys() <= {"dpi"}
 
 
@@ -93,9 +93,9 @@ def test_pictures_of_an_overview_share_one_scale(make_view):
 
 
 def test_without_a_chinese_font_tokens_stand_as_numbers(make_view, monkeypatch):
-    monkeypatch.setattr(figures, "CJK_FONTS", ())
-    figures.font_family.cache_clear()
-    figures._known_characters.cache_clear()
+    monkeypatch.setattr(lettering, "CJK_FONTS", ())
+    lettering.font_family.cache_clear()
+    lettering.known_characters.cache_clear()
     try:
         view = make_view(1, "chinese", title="图片里有什么？")
         assert [text.get_text() for text in ledger(view).get_xticklabels()] == [f"#{k + 1}" for k in range(8)]
@@ -103,8 +103,8 @@ def test_without_a_chinese_font_tokens_stand_as_numbers(make_view, monkeypatch):
         assert "Tokens in a script without an installed font stand as their numbers (#1, #2, ...)." in texts
         png(view)  # and no glyph warning, which would be an error
     finally:
-        figures.font_family.cache_clear()
-        figures._known_characters.cache_clear()
+        lettering.font_family.cache_clear()
+        lettering.known_characters.cache_clear()
 
 
 def test_method_and_honesty_stand_in_the_overview(make_view):
@@ -148,7 +148,7 @@ def test_without_matplotlib_the_way_out_is_named(make_view, monkeypatch):
 
 def test_page_and_figure_have_the_same_colours():
     source = viewer_source()
-    for name, colours in (("PICTURE_COLOURS", figures.PICTURE_COLOURS), ("BLUE_RED", figures.BLUE_RED)):
+    for name, colours in (("PICTURE_COLOURS", style.PICTURE_COLOURS), ("BLUE_RED", style.BLUE_RED)):
         (line,) = [line for line in source.splitlines() if line.startswith(f"const {name}")]
         assert tuple(f"#{colour}" for colour in re.findall(r"\b[0-9a-f]{6}\b", line)) == colours
-    assert f"const STRONGEST_CELL = {figures.STRONGEST_CELL};" in source
+    assert f"const STRONGEST_CELL = {overlay.STRONGEST_CELL};" in source

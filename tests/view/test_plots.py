@@ -1,0 +1,169 @@
+"""answer.plot(kind): every kind reaches its figure, with the numbers of the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vila_lab.errors import OptionError
+from vila_lab.view import gallery, plots
+
+
+@pytest.fixture(scope="module")
+def answer(lab, demo):
+    return lab.ask("What is in image 2?", images=[demo / "g.png", demo / "cat_and_dog.png"], max_new_tokens=8)
+
+
+@pytest.fixture
+def options(answer):
+    """What a kind cannot do without, or would take long without, by kind."""
+    values = np.linspace(-1, 1, 3 * answer.token_map.prompt_length).reshape(3, -1)
+    scan = xr.DataArray(values, dims=("layer", "position"), coords={"layer": [0, 2, 5]})
+    return {"patching": {"scan": scan}, "curves": {"methods": "attention"}}
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+def test_every_kind_draws_on_its_own_and_where_it_is_told(answer, options, kind):
+    mine = Figure().subplots()
+    assert answer.plot(kind, mine, **options.get(kind, {})) is mine
+    own = answer.plot(kind, **options.get(kind, {}))
+    assert isinstance(own, Axes)
+    assert own._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "ledger", "layers", "heads"])
+def test_attention_is_called_attention_and_not_a_reason(answer, kind):
+    ax = answer.plot(kind)
+    assert "attention" in ax.get_title(loc="left")
+    if kind != "ledger":
+        assert "not why it" in " ".join(ax.get_title(loc="left").split())
+
+
+def test_an_unknown_kind_lists_those_there_are(answer):
+    with pytest.raises(OptionError, match=r"unknown kind of figure 'pie'; known: heatmap, ledger, .*agreement"):
+        answer.plot("pie")
+
+
+def test_an_unknown_option_lists_those_there_are(answer):
+    with pytest.raises(OptionError, match=r"the layers figure has no option 'colour'; it has token, ax"):
+        answer.plot("layers", colour="red")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("heatmap", {"image": 2}, "there is no picture 2: the prompt has 2"),
+        ("heads", {"image": -3}, "there is no picture -3"),
+        ("logit_lens", {"image": 9}, "there is no picture 9"),
+        ("layers", {"token": 99}, "there is no token 99"),
+        ("leakage", {"layer": 77}, "there is no layer 77; there are: 0, 1"),
+        ("curves", {"methods": []}, "methods= is empty"),
+        ("patching", {}, "needs scan="),
+        ("patching", {"scan": xr.DataArray(np.zeros((2, 2)), dims=("layer", "head"))}, "but .* are needed"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(answer, kind, options, message):
+    with pytest.raises(OptionError, match=message):
+        answer.plot(kind, **options)
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "heads", "leakage", "logit_lens", "agreement"])
+def test_without_a_picture_the_way_out_is_named(lab, kind):
+    with pytest.raises(OptionError, match=f"no picture, so there is no {kind} figure; 'ledger' and 'layers' need none"):
+        lab.ask("Hello", max_new_tokens=2).plot(kind)
+
+
+@pytest.mark.parametrize("kind", ["ledger", "layers"])
+def test_what_needs_no_picture_is_drawn_without_one(lab, kind):
+    assert lab.ask("Hello", max_new_tokens=2).plot(kind).has_data()
+
+
+def test_heatmaps_of_an_answer_share_one_scale(answer):
+    tops = {answer.plot("heatmap", image=k).figure.axes[1].get_ylim()[1] for k in range(2)}
+    assert tops == {max(float(answer.heatmap(k).max()) for k in range(2))}
+
+
+def test_layer_shares_sum_to_one_and_average_to_the_ledger(answer):
+    lines = answer.plot("layers").get_lines()
+    shares = np.array([line.get_ydata() for line in lines]).T  # (layers, columns)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-3)
+    said = [k for k, token in enumerate(answer.tokens) if not token.stop]
+    np.testing.assert_allclose(shares.mean(0), answer.ledger().iloc[said].mean(), atol=1e-3)
+
+
+def test_the_head_map_is_of_the_picture_that_is_read_most(answer):
+    ax = answer.plot("heads")
+    best = int(answer.ledger()[["image_1", "image_2"]].iloc[:-1].mean().to_numpy().argmax())
+    assert f"picture {best + 1}" in ax.get_title(loc="left")
+    weights = answer.attention()[:-1].mean("token")
+    mine = weights[..., answer.token_map.positions(f"image_{best + 1}")].sum("position")
+    np.testing.assert_allclose(ax.images[0].get_array(), mine, atol=2e-2)  # what a picture's sinks hold is left out
+
+
+def test_causal_leakage_is_drawn_where_there_is_a_path(answer):
+    lost = answer.leakage(causal=True)
+    drawn = answer.plot("leakage", causal=True).images[0].get_array()
+    assert np.ma.getmaskarray(drawn).tolist() == [[True, True], [False, True]]
+    assert drawn[1, 0] == pytest.approx(float(lost[1, 0]))
+
+
+def test_layers_of_leakage_share_one_scale(answer):
+    tops = {answer.plot("leakage", layer=layer).images[0].get_clim() for layer in (0, 3)}
+    assert tops == {(0.0, float(answer.leakage()[:, 1, 0].max()))}
+
+
+def test_a_patch_scan_says_what_was_patched(lab, demo, answer):
+    other = lab.ask("What is in image 2?", images=[demo / "g.png", demo / "m.png"], max_new_tokens=8)
+    ax = answer.plot("patching", scan=lab.patch_scan(answer, other, layers=[1, 4], positions=["image_1", "image_2"]))
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["picture 1", "picture 2"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["1", "4"]
+    assert repr(other.tokens[0].text) in ax.get_title(loc="left")
+
+
+def test_a_method_beside_attention_says_its_name(answer):
+    ax = answer.plot("heatmap", image=1, method="leave_one_out")
+    assert ax.get_title(loc="left").startswith("leave_one_out of")
+
+
+def test_positions_of_a_scan_are_named_by_the_token_map(answer, options):
+    labels = [text.get_text() for text in answer.plot("patching", **options["patching"]).get_xticklabels()]
+    assert {"template", "picture 1", "picture 2"} <= set(labels)
+    scan = xr.DataArray([[0.5, 0.1]], dims=("layer", "position"), coords={"position": ["image_1", "answer"]})
+    assert [t.get_text() for t in answer.plot("patching", scan=scan).get_xticklabels()] == ["picture 1", "answer"]
+
+
+def test_of_tiles_and_thumbnail_the_finest_patches_speak(golden_session, golden_image):
+    tokens = golden_session("nvila-lite").ask([golden_image("a_land.png"), "What?"], max_new_tokens=1).token_map
+    finest = plots._finest(tokens, 0)
+    width, height = tokens.sizes[0]
+    boxes = tokens.box[finest]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    assert areas.sum() == pytest.approx(width * height)  # they cover the picture once
+    assert len(finest) < len(tokens.positions("image_1"))
+
+
+class TestGallery:
+    def test_it_draws_what_is_asked_for(self, tmp_path):
+        assert gallery.main([str(tmp_path), "ledger"]) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["ledger.png"]
+
+    def test_its_page_shows_every_picture(self):
+        page = gallery.page()
+        for name in gallery.PICTURES:
+            assert f'src="{name}.png"' in page
+
+    def test_every_kind_of_figure_is_in_it(self):
+        assert set(plots.KINDS) <= set(gallery.PICTURES)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [([], "usage: "), (["--help"], "usage: "), (["out", "pie"], "no picture 'pie'; it has first_look")],
+    )
+    def test_what_it_cannot_do_is_said(self, tmp_path, monkeypatch, capsys, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        assert gallery.main(arguments) == 2
+        assert message in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())

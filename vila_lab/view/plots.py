@@ -1,0 +1,322 @@
+"""From an Answer to a figure by its kind: what each kind asks the answer for. Knows the Answer's questions, no drawing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError
+from . import figures
+from .lettering import cut, write_title
+from .levels import peak
+from .of_answer import view_of
+from .payload import label, percent
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+    from ..answer import Answer
+    from ..tokenmap import TokenMap
+
+NOT_A_CAUSE = "attention says where the model read, not why it answered"
+METHODS = ("attention", "leave_one_out")  # of the deletion curves: what is read, beside what matters
+SPECIAL = ("template", "separator")  # kinds of positions that go by their kind's name
+
+
+def plot(answer: Answer, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
+    """Draw one kind of figure of an answer.
+
+    Parameters
+    ----------
+    kind
+        A name in `KINDS`.
+    ax
+        Where to draw; None makes a figure of its own.
+    options
+        The kind's own: the keywords of its function in this module.
+
+    Raises
+    ------
+    OptionError
+        If the kind or an option is unknown; the message lists those there are.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"unknown kind of figure {kind!r}; known: {', '.join(KINDS)}")
+    draw = KINDS[kind]
+    known = list(inspect.signature(draw).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise OptionError(f"the {kind} figure has no option {name!r}; it has {', '.join([*known, 'ax'])}")
+    return draw(answer, ax, **options)
+
+
+def heatmap(
+    answer: Answer, ax: Axes | None, image: int | None = None, token: int | None = None, method: str = "attention"
+) -> Axes:
+    """Where in a picture a method puts a token: `Answer.heatmap` over the picture, on the scale of all pictures.
+
+    ``image`` counts from 0; None is the picture with the largest share.
+    """
+    _need_pictures(answer, "heatmap")
+    heats = [answer.heatmap(k, token, method) for k in range(len(answer.images))]
+    chosen = int(np.argmax([heat.sum() for heat in heats])) if image is None else _picture(answer, image)
+    heat = heats[chosen]
+    signed = any(bool(each.min(initial=0) < 0) for each in heats)
+    unit = f"{method} per cell, one scale for all pictures"
+    drawn = figures.heatmap_overlay(answer.images[chosen], heat, ax, vmax=peak(heats), signed=signed, unit=unit)
+    where = f"{method} of {_what(answer, token)} in picture {chosen + 1}"
+    write_title(drawn, f"{where}: {_amount(heat.sum(), method)}")
+    return drawn
+
+
+def ledger(answer: Answer, ax: Axes | None) -> Axes:
+    """Where each token was read: `Answer.ledger` as stacked bars."""
+    view = view_of(answer)
+    if not view.tokens:
+        raise OptionError("the answer says nothing, so there are no bars to draw")
+    drawn = figures.ledger(view, ax, legend=True)
+    write_title(drawn, f"share of {answer.method}")
+    return drawn
+
+
+def layers(answer: Answer, ax: Axes | None, token: int | None = None) -> Axes:
+    """Share of attention on each picture, layer by layer, mean over heads; ``token`` None is the whole answer."""
+    rows = _rows(answer, token)
+    means = answer.layer_means()[rows].astype(np.float64).mean(0)  # (L, T)
+    names = [f"image_{k + 1}" for k in range(len(answer.images))] + ["prompt", "answer"]
+    table = answer.token_map.indicator(names).astype(np.float64)
+    table[answer.sinks] = 0
+    shares = means @ table
+    sink = means[:, answer.sinks].sum(1, keepdims=True)
+    title = f"attention of {_what(answer, token)}, mean over the heads of each layer; {NOT_A_CAUSE}"
+    return figures.layer_shares(np.concatenate([shares, sink], 1), [*names, "sink"], ax=ax, title=title)
+
+
+def heads(
+    answer: Answer,
+    ax: Axes | None,
+    image: int | None = None,
+    token: int | None = None,
+    outline: Sequence[tuple[int, int]] = (),
+) -> Axes:
+    """Each head's attention to one picture; ``image`` None is the picture that is read most, ``outline`` frames heads
+    (such as ``lab.head_sets["routing"]``)."""
+    _need_pictures(answer, "heads")
+    weights = answer.attention().to_numpy()[_rows(answer, token)].astype(np.float64).mean(0)  # (L, H, T)
+    weights[..., answer.sinks] = 0
+    masses = weights @ answer.token_map.indicator([f"image_{k + 1}" for k in range(len(answer.images))])
+    chosen = int(masses.sum((0, 1)).argmax()) if image is None else _picture(answer, image)
+    title = f"attention of {_what(answer, token)} to picture {chosen + 1}; {NOT_A_CAUSE}"
+    return figures.head_map(
+        masses[..., chosen], ax, outline=outline, vmax=peak([masses]), unit=f"share of attention on picture {chosen + 1}",
+        title=title,
+    )  # fmt: skip
+
+
+def leakage(answer: Answer, ax: Axes | None, layer: int | None = None, causal: bool = False) -> Axes:
+    """How much the tokens of each picture read of each other one: `Answer.leakage`.
+
+    ``layer`` None is the mean of all; ``causal`` is what the answer loses when one may not read of the other.
+    """
+    _need_pictures(answer, "leakage")
+    if causal:
+        found = answer.leakage(causal=True)  # (reader, source)
+        names = _names(found)
+        title = f"what {answer.text.strip()!r} loses where one picture may not read of another"
+        values = found.transpose("reader", "source").to_numpy()
+        return figures.leakage_matrix(values, names, ax, unit="log-probability lost", title=title)
+    found = answer.leakage()  # (layer, reader, source)
+    names = _names(found)
+    values = found.transpose("layer", "reader", "source").to_numpy().astype(np.float64)
+    numbers = _numbers(found, "layer")
+    if layer is not None and layer not in numbers:
+        raise OptionError(f"there is no layer {layer}; there are: {', '.join(map(str, numbers))}")
+    values[:, np.triu(np.ones(values.shape[1:], bool), 1)] = np.nan  # a later picture cannot be read
+    others = values[:, np.tri(len(names), k=-1, dtype=bool)]
+    shown = values.mean(0) if layer is None else values[numbers.index(layer)]
+    top = float((others.mean(0) if layer is None else others).max(initial=0.0))  # layers are compared with each other
+    which = f"mean over {len(values)} layers" if layer is None else f"layer {layer}, all layers on one scale"
+    title = f"attention of the pictures to each other, {which}; {NOT_A_CAUSE}"
+    return figures.leakage_matrix(shown, names, ax, vmax=top, title=title)
+
+
+def flow(answer: Answer, ax: Axes | None) -> Axes:
+    """What cutting image -> question, image -> answer and question -> answer does, layer by layer: `Answer.flow`."""
+    table = answer.flow().table
+    effects = {str(edge): table[edge].to_numpy(dtype=np.float64) for edge in table.columns}
+    title = f"what cutting an edge does to {answer.text.strip()!r}"
+    return figures.flow_by_layer(effects, [int(layer) for layer in table.index], ax, title=title)
+
+
+def curves(
+    answer: Answer, ax: Axes | None, methods: Sequence[str] = METHODS, token: Any = None, baseline: Any = "remove"
+) -> Axes:
+    """Deletion and insertion of one or several methods' maps, beside maps that know nothing: `Answer.metric_card`."""
+    names = [methods] if isinstance(methods, str) else list(methods)
+    if not names:
+        raise OptionError("methods= is empty: name at least one, such as 'attention'")
+    cards = {name: answer.metric_card(name, token, baseline=baseline) for name in names}
+    first = cards[names[0]]
+    blind = [name for name in first.curves if name != names[0]]
+    found = {name: card.curves[name] for name, card in cards.items()} | {name: first.curves[name] for name in blind}
+    return figures.deletion_curves(
+        first.curves[names[0]].fractions,
+        {name: each.deletion for name, each in found.items()},
+        {name: each.insertion for name, each in found.items()},
+        ax,
+        baselines=blind,
+        unit="probability of the answer,\nmean over its tokens",
+        title=f"{first.target!r}, deleted tokens: {first.baseline} (area under each curve in the legend)",
+    )
+
+
+def patching(answer: Answer, ax: Axes | None, scan: xr.DataArray | None = None) -> Axes:
+    """A patch scan of this answer: recovered logit difference, dims (layer, position)."""
+    if scan is None:
+        raise OptionError("the patching figure needs scan=, an xarray.DataArray with dims (layer, position)")
+    if set(scan.dims) != {"layer", "position"}:
+        raise OptionError(f"scan= has dims {tuple(scan.dims)}, but (layer, position) are needed")
+    values = scan.transpose("layer", "position").to_numpy()
+    words = [scan.attrs.get(name) for name in ("token", "from_token")]
+    both = f" {words[0]!r} with what led to {words[1]!r}" if all(words) else ""
+    title = f"patching{both}, one layer and place at a time; 1 brings all of it"
+    labels = _position_labels(answer.token_map, scan)
+    return figures.patching_scan(values, labels, _numbers(scan, "layer"), ax, title=title)
+
+
+def logit_lens(
+    answer: Answer, ax: Axes | None, image: int | None = None, layer: int = -1, token: int | None = None
+) -> Axes:
+    """The word that each patch of a picture says after a layer; the more probable the answer there, the stronger.
+
+    ``token`` None is the answer's first; ``image`` None is the picture in which it is most probable.
+    """
+    _need_pictures(answer, "logit_lens")
+    found = answer.attribute("logit_lens", 0 if token is None else token, layers=[layer])
+    tokens = answer.token_map
+    chance = found.values[0]
+    groups = [_finest(tokens, k) for k in range(len(answer.images))]
+    chosen = int(np.argmax([chance[group].max() for group in groups])) if image is None else _picture(answer, image)
+    word = found.extras["word"].isel(layer=0)
+    at = groups[chosen]
+    drawn = figures.logit_lens_grid(
+        answer.images[chosen],
+        tokens.box[at],
+        [str(text) for text in word.sel(position=at).to_numpy()],
+        chance[at],
+        ax,
+        vmax=peak([chance[group] for group in groups]),
+        unit=f"probability of {found.target!r} at the patch, one scale for all pictures",
+    )
+    where = f"the word each patch of picture {chosen + 1} says after layer {int(word.coords['layer'])}"
+    write_title(drawn, f"{where}; what a patch says is not yet what the answer used")
+    return drawn
+
+
+def agreement(answer: Answer, ax: Axes | None, token: Any = None) -> Axes:
+    """Shares of the pictures under four methods, and how far they rank the pictures alike: `Answer.evidence`."""
+    _need_pictures(answer, "agreement")
+    found = answer.evidence(token)
+    shares, tau = found.shares, found.tau
+    return figures.method_agreement(
+        shares.to_numpy(),
+        list(shares.index),
+        list(shares.columns),
+        tau.to_numpy(),
+        ax,
+        title=f"evidence for {found.target!r}",
+    )
+
+
+KINDS: Mapping[str, Callable[..., Axes]] = {
+    "heatmap": heatmap,
+    "ledger": ledger,
+    "layers": layers,
+    "heads": heads,
+    "leakage": leakage,
+    "flow": flow,
+    "curves": curves,
+    "patching": patching,
+    "logit_lens": logit_lens,
+    "agreement": agreement,
+}
+
+
+# -- what several kinds need -----------------------------------------------------------------------------------------
+
+
+def _need_pictures(answer: Answer, kind: str) -> None:
+    if not answer.images:
+        raise OptionError(f"the prompt has no picture, so there is no {kind} figure; 'ledger' and 'layers' need none")
+
+
+def _picture(answer: Answer, image: int) -> int:
+    count = len(answer.images)
+    if not -count <= image < count:
+        raise OptionError(f"there is no picture {image}: the prompt has {count}, counted from 0")
+    return image % count
+
+
+def _rows(answer: Answer, token: int | None) -> list[int]:
+    """Rows of a token, counted from 0 or from the end; None is all that say something."""
+    count = len(answer.tokens)
+    if token is not None and not -count <= token < count:
+        raise OptionError(f"there is no token {token}: this answer has {count}, counted from 0")
+    return answer.rows_of() if token is None else [token % count]
+
+
+def _what(answer: Answer, token: int | None) -> str:
+    said = answer.text.strip() if token is None else answer.tokens[token].text.strip()
+    return f"{said!r}"
+
+
+def _amount(total: float, method: str) -> str:
+    return f"{percent(total)} in all; {NOT_A_CAUSE}" if method == "attention" else f"{total:+.3g} in all"
+
+
+def _names(matrix: xr.DataArray) -> list[str]:
+    return [str(name) for name in matrix.coords["reader"].to_numpy()]
+
+
+def _numbers(array: xr.DataArray, dim: str) -> list[int]:
+    coords = array.coords[dim].to_numpy() if dim in array.coords else np.arange(array.sizes[dim])
+    return [int(number) for number in coords]
+
+
+def _position_labels(tokens: TokenMap, scan: xr.DataArray) -> list[str]:
+    """Names of a scan's positions: groups by their names, numbers by what the token map says stands there."""
+    coords = scan.coords["position"].to_numpy() if "position" in scan.coords else np.arange(scan.sizes["position"])
+    if coords.dtype.kind in "OUS":
+        return [_visible(label(str(name))) for name in coords]
+    frame = tokens.to_frame().loc[coords]
+    return [
+        f"picture {int(row.picture)}"
+        if row.kind == "image"
+        else row.kind
+        if row.kind in SPECIAL
+        else _visible(row.text)
+        for row in frame.itertuples()
+    ]
+
+
+def _visible(text: str) -> str:
+    """A token's text without what cannot be seen; cut where it would not fit."""
+    return cut(text.strip() or ("⏎" if "\n" in text else "␣"), 14)
+
+
+def _finest(tokens: TokenMap, picture: int) -> NDArray[np.int64]:
+    """Positions of a picture's smallest patches: of several scales, and of tiles and thumbnail, the finest.
+
+    Sizes are compared as means over a tile, whose last row and column may be cut short.
+    """
+    mine = tokens.positions(f"image_{picture + 1}")
+    boxes = tokens.box[mine]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    _, group = np.unique(np.stack([tokens.tile[mine], tokens.scale[mine]], 1), axis=0, return_inverse=True)
+    means = (np.bincount(group, areas) / np.bincount(group))[group]
+    return np.asarray(mine[means <= 1.5 * means.min()])
