@@ -77,8 +77,8 @@ class Replay:
         self.lock = lock or threading.Lock()
         self.head_sets = {} if head_sets is None else head_sets
         self.meter = Meter()
-        self._conv_mode = conv_mode
-        self._tile_all_images = tile_all_images
+        self.conv_mode = conv_mode
+        self.tile_all_images = tile_all_images
 
     @property
     def family(self) -> Family:
@@ -105,8 +105,8 @@ class Replay:
             self.prompt,
             self.token_map,
             self.said,
-            conv_mode=self._conv_mode,
-            tile_all_images=self._tile_all_images,
+            conv_mode=self.conv_mode,
+            tile_all_images=self.tile_all_images,
             head_sets=self.head_sets,
         )
 
@@ -119,7 +119,7 @@ class Replay:
 
     @cached_property
     def prepared(self) -> Prepared:
-        return self._prepare(self.prompt, self._tile_all_images)
+        return self._prepare(self.prompt, self.tile_all_images)
 
     @cached_property
     def embeddings(self) -> Tensor:
@@ -137,7 +137,7 @@ class Replay:
             number = sum(isinstance(p, Picture) for p in parts)
             is_replaced = isinstance(part, Picture) and number in images
             parts.append(Picture.of(images[number]) if is_replaced else part)
-        return self._prepare(Prompt(tuple(parts)), self._tile_all_images)
+        return self._prepare(Prompt(tuple(parts)), self.tile_all_images)
 
     def variants(self, picture: int, images: Sequence[Image.Image]) -> list[Tensor]:
         """Visual tokens of one picture painted over in several ways; no other picture is embedded again.
@@ -154,7 +154,7 @@ class Replay:
         for first in range(0, len(images), PICTURES_AT_ONCE):
             some = list(images[first : first + PICTURES_AT_ONCE])
             padded = some if len(some) > 1 else some * 2  # a picture alone would be cut into tiles
-            prepared = self._prepare(Prompt(tuple(map(Picture.of, padded))), is_single or self._tile_all_images)
+            prepared = self._prepare(Prompt(tuple(map(Picture.of, padded))), is_single or self.tile_all_images)
             embeddings = self._embed(prepared)
             found += [embeddings[prepared.token_map.positions(f"image_{k + 1}")] for k in range(len(some))]
         return found
@@ -167,7 +167,7 @@ class Replay:
         return embedded
 
     def _prepare(self, prompt: Prompt, tile_all_images: bool) -> Prepared:
-        return self.family.prepare(prompt, conv_mode=self._conv_mode, tile_all_images=tile_all_images)
+        return self.family.prepare(prompt, conv_mode=self.conv_mode, tile_all_images=tile_all_images)
 
     def _embed(self, prepared: Prepared) -> Tensor:
         with torch.no_grad():
