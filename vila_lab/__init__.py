@@ -23,11 +23,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "answer",
     "Attribution": "attribution",
+    "NoEffect": "errors",
     "Prompt": "prompt",
     "Session": "session",
     "Token": "tokens",
     "TokenMap": "tokenmap",
     "VilaLabError": "errors",
+    "compare": "view.compare",
     "demo_images": "tiny",
     "load": "session",
     "loaded": "session",
@@ -39,12 +41,14 @@ _RENAMED = {"open": "open_answer"}
 __all__ = [
     "Answer",
     "Attribution",
+    "NoEffect",
     "Prompt",
     "Session",
     "Token",
     "TokenMap",
     "VilaLabError",
     "__version__",
+    "compare",
     "demo_images",
     "load",
     "loaded",
@@ -56,12 +60,13 @@ if TYPE_CHECKING:
     from .answer import Answer
     from .answer import open_answer as open
     from .attribution import Attribution, methods
-    from .errors import VilaLabError
+    from .errors import NoEffect, VilaLabError
     from .prompt import Prompt
     from .session import Session, load, loaded
     from .tiny import demo_images
     from .tokenmap import TokenMap
     from .tokens import Token
+    from .view.compare import compare
 
 
 def __getattr__(name: str) -> Any:

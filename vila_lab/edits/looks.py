@@ -144,7 +144,10 @@ class HiddenHook:
             given = HiddenEvent(layer, _step(rows, token_map), rows, token_map, vectors[0].detach())
             _look(self.function, given, "edit states with lab.patch")
 
-        return [StateLook(show, "residual", self.layers, reader_span(self.rows, token_map))]
+        positions = reader_span(self.rows, token_map)
+        if not positions:
+            raise NoEffect(f"{self.label}: {self.rows!r} has no positions in this prompt")
+        return [StateLook(show, "residual", self.layers, positions)]
 
     def changes_nothing(self, question: Question) -> bool:
         return True

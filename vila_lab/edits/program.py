@@ -89,6 +89,7 @@ class Run:
         self._changes = [step for step in steps if step.spec.is_edit]
         self._known = known
         self._first: Tensor | None = None
+        self._between: dict[int, Tensor] = {}
         for index, step in enumerate(self._changes):
             earlier = [edit for other in self._changes[:index] for edit in other.edits]
             if step.edits and all(closed_before(edit, earlier) for edit in step.edits):
@@ -150,7 +151,8 @@ class Run:
     def _differ(self, before: Tensor, after: Tensor) -> bool:
         one, other = before.float(), after.float()
         rounding = max(ROUNDING, torch.finfo(before.dtype).eps)
-        return bool((one - other).abs().max() > rounding * one.abs().max())
+        # Written this way round because an edit that ends in NaN has an effect too.
+        return not bool((one - other).abs().max() <= rounding * one.abs().max())
 
     def _prompt_row(self, count: int) -> Tensor:
         """Logits of the prompt's last row under the first edits.  # (V,)"""
@@ -158,7 +160,9 @@ class Run:
             assert self._first is not None
             return self._first
         if count:
-            return self._question.edited_pass(self._first_edits(count))
+            if count not in self._between:
+                self._between[count] = self._question.edited_pass(self._first_edits(count))
+            return self._between[count]
         key = fingerprint(self._question)
         if key not in self._known:
             self._known[key] = self._question.clean_pass()

@@ -65,6 +65,12 @@ def redirect(
     -------
     Redirection
 
+    Notes
+    -----
+    Heads that show where a model looks need not steer it. On 60 drawn scenes (``benchmarks/edits.py``) the embedded model
+    named what the other picture shows in 3 % with its routing heads at strength 16, in 2 % with as many random heads, and in
+    48 % with all heads of its last two layers.
+
     Raises
     ------
     OptionError
@@ -77,10 +83,15 @@ def redirect(
         raise OptionError(f"there is no image_{to_image}: this answer is about {count} pictures, counted from 1 here")
     if heads is None:
         heads = [(layer, head) for layer, row in session.cross_modal_layers.iterrows() for head in range(row["heads"])]
-    prompt: Any = replay_of(answer).prompt
+    replay = replay_of(answer)
+    prompt: Any = replay.prompt
     with session.steer(f"image_{to_image}", strength, heads=heads):
-        # A steered model may lose the thread and never stop.
-        after = session.ask(prompt, max_new_tokens=2 * len(answer.tokens) + 8)
+        after = session.ask(
+            prompt,
+            max_new_tokens=2 * len(answer.tokens) + 8,  # a steered model may lose the thread and never stop
+            conv_mode=replay.conv_mode,
+            tile_all_images=replay.tile_all_images,
+        )
     column = f"image_{to_image}"
     shares = [float(each.ledger()[column].iloc[each.rows_of()].mean()) for each in (answer, after)]
     return Redirection(answer, after, to_image, *shares)

@@ -20,7 +20,7 @@ from ..attribution.replay import Replay
 from ..capture.editing import Editing
 from ..capture.edits import StatePatch
 from ..errors import OptionError
-from ..tokenmap import TokenMap
+from ..tokenmap import Kind, TokenMap
 from .patch import check_same_shape, check_state, prompt_positions, replay_of, states
 from .where import Shape, resolve
 
@@ -37,7 +37,7 @@ def patch_scan(
     from_answer: Answer,
     *,
     token: int | None = None,
-    positions: Sequence[Any] | None = None,
+    positions: str | Sequence[Any] | None = None,
     layers: int | Sequence[int] | None = None,
     state: str = "residual",
     batch: int = BATCH,
@@ -53,7 +53,7 @@ def patch_scan(
     token
         The answer's token that is scored; by default the first at which the two answers differ.
     positions
-        The places, each a group of the prompt ("image_2", a quoted phrase) or a position; by default every picture, and
+        The places, one or several, each a group of the prompt ("image_2", a quoted phrase) or a position; by default every picture, and
         every other position by itself.
     layers
         One layer, several, or None for all.
@@ -157,8 +157,9 @@ def _differing(answer: Answer, from_answer: Answer, token: int | None) -> tuple[
     return number, (mine[number], other[number])
 
 
-def _places(positions: Sequence[Any] | None, token_map: TokenMap) -> list[tuple[str, NDArray[np.int64]]]:
+def _places(positions: str | Sequence[Any] | None, token_map: TokenMap) -> list[tuple[str, NDArray[np.int64]]]:
     """Name and positions of every place."""
+    positions = [positions] if isinstance(positions, str) else positions
     if positions is not None:
         return [
             (each if isinstance(each, str) else _text_of(int(each), token_map),
@@ -167,9 +168,8 @@ def _places(positions: Sequence[Any] | None, token_map: TokenMap) -> list[tuple[
         ]  # fmt: skip
     found: list[tuple[str, NDArray[np.int64]]] = []
     for position in range(token_map.prompt_length):
-        picture = int(token_map.picture[position])
-        name = f"image_{picture + 1}"
-        if picture < 0:
+        name = f"image_{token_map.picture[position] + 1}"
+        if token_map.kind[position] != Kind.IMAGE:  # a picture's separators belong to it too, but stand by themselves
             found.append((_text_of(position, token_map), np.array([position])))
         elif not any(known == name for known, _ in found):
             found.append((name, token_map.positions(name)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 from ..attribution.attention import named_heads
@@ -48,22 +49,22 @@ def resolve(shape: Shape, layers: Layers = None, heads: Heads = None) -> Where:
     {2: None}
     """
     named = named_heads(shape.head_sets, heads) if isinstance(heads, str) else heads
-    wanted: list[Any] | None = [named] if isinstance(named, int) else None if named is None else list(named)
+    wanted = None if named is None else _listed(named, "heads")
     if wanted is not None and not wanted:
         raise NoEffect("heads=[] names no head; leave it out for all of them")
-    if wanted and not isinstance(wanted[0], int):
+    if wanted and not isinstance(wanted[0], Integral):
         if layers is not None:
             raise OptionError("give layers= or heads= as (layer, head) pairs, not both: the pairs name their layers")
         found: dict[int, tuple[int, ...]] = {}
-        for layer, head in wanted:
-            index = _checked(int(layer), shape.layers, "layer")
-            found[index] = (*found.get(index, ()), _checked(int(head), shape.heads, "head"))
+        for layer, head in _pairs(wanted):
+            index = _checked(layer, shape.layers, "layer")
+            found[index] = (*found.get(index, ()), _checked(head, shape.heads, "head"))
         return {layer: tuple(sorted(set(members))) for layer, members in sorted(found.items())}
-    chosen = range(shape.layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    chosen = list(range(shape.layers)) if layers is None else _listed(layers, "layers")
     if not chosen:
         raise NoEffect("layers=[] names no layer; leave it out for all of them")
-    members = None if wanted is None else tuple(sorted({_checked(int(head), shape.heads, "head") for head in wanted}))
-    return dict.fromkeys(sorted({_checked(int(layer), shape.layers, "layer") for layer in chosen}), members)
+    members = None if wanted is None else tuple(sorted({_checked(head, shape.heads, "head") for head in wanted}))
+    return dict.fromkeys(sorted({_checked(layer, shape.layers, "layer") for layer in chosen}), members)
 
 
 def in_words(where: Where, shape: Shape, heads: Heads = None) -> str:
@@ -87,9 +88,29 @@ def in_words(where: Where, shape: Shape, heads: Heads = None) -> str:
     return "heads " + ", ".join(f"{layer}.{head}" for layer, members in where.items() for head in members or ())
 
 
-def _checked(value: int, count: int, what: str) -> int:
-    if not -count <= value < count:
+def _listed(given: Any, what: str) -> list[Any]:
+    """One number or several, as a list; numpy's count too."""
+    if isinstance(given, Integral):
+        return [given]
+    try:
+        return list(given)
+    except TypeError:
+        raise OptionError(f"{what} are whole numbers counted from 0, not {given!r}") from None
+
+
+def _pairs(wanted: Sequence[Any]) -> list[tuple[Any, Any]]:
+    try:
+        return [(layer, head) for layer, head in wanted]
+    except (TypeError, ValueError):
+        raise OptionError(f"heads are numbers, or (layer, head) pairs throughout, not {list(wanted)!r}") from None
+
+
+def _checked(value: Any, count: int, what: str) -> int:
+    if not isinstance(value, Integral):
+        raise OptionError(f"a {what} is a whole number counted from 0, not {value!r}")
+    number = int(value)
+    if not -count <= number < count:
         raise NoEffect(
-            f"there is no {what} {value}: the decoder has {count} {what}s{' a layer' * (what == 'head')}, counted from 0"
+            f"there is no {what} {number}: the decoder has {count} {what}s{' a layer' * (what == 'head')}, counted from 0"
         )
-    return value % count
+    return number % count
