@@ -7,9 +7,10 @@ READY := .venv/.ready
 # Pinned here and nowhere else, to the version the tests were run with: where pip finds a CPU build of it, the 3 GB of
 # CUDA libraries stay away that an unpinned torch pulls on Linux. `make setup TORCH=torch` takes what pip prefers.
 TORCH := torch==2.13.0
+AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo lab test lint types bench clean
+.PHONY: help setup browser axe demo lab test lint types bench clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
@@ -18,7 +19,7 @@ help:
 	@echo "make bench   measure what the README states"
 	@echo "make clean   remove .venv, caches and builds"
 
-setup: $(READY) browser
+setup: $(READY) browser axe
 
 # One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
 $(READY): pyproject.toml
@@ -28,6 +29,13 @@ $(READY): pyproject.toml
 
 browser:
 	@.ci/browser
+
+# The accessibility checks of the browser tests; without npm they are skipped and say so.
+axe: .cache/axe/axe.min.js
+.cache/axe/axe.min.js:
+	@mkdir -p $(@D)
+	@command -v npm >/dev/null && cd $(@D) && npm pack --silent $(AXE) | xargs tar -xzf && mv package/axe.min.js . && rm -r package *.tgz || \
+		echo "axe-core could not be fetched with npm: the accessibility tests will be skipped"
 
 demo: $(READY)
 	@$(BIN)/vila-lab demo

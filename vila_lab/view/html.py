@@ -18,7 +18,8 @@ from ..errors import MissingExtra
 from .payload import AnswerView, clean, encode, label, pack, percent, to_json
 
 STATIC_QUALITY = 62  # WebP quality of the static picture; its text is still crisp
-VIEWER = Path(__file__).with_name("viewer.js")
+HERE = Path(__file__).parent
+MARGINS = "document.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';"
 
 
 def fragment(view: AnswerView) -> str:
@@ -27,22 +28,25 @@ def fragment(view: AnswerView) -> str:
 
 
 def page_text(view: AnswerView) -> str:
-    """A whole page that works offline: everything inside, and a policy that forbids every request.
+    """A whole page that works offline: everything inside, and a policy that forbids every request."""
+    identity, script = live("mount", to_json(pack(view)))
+    return whole_page(view.title or view.text or "An answer", identity, script, plain(view), _picture(view))
 
-    The policy allows exactly one script, by its hash, so that nothing in the answer could ever run.
+
+def whole_page(title: str, identity: str, script: str, words: str, picture: Image.Image | None) -> str:
+    """A page around a viewer.
+
+    Its policy allows exactly one script, by its hash, so that nothing in the answer could ever run.
     """
-    identity, script = _script(
-        view, f"{viewer_source()}\ndocument.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';"
-    )
+    script = f"{script}{MARGINS}\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    title = " ".join((view.title or view.text or "An answer").split())
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(clean(title))}</title>\n</head>\n<body>\n"
-        f'{_div(view, identity, _picture(view))}\n<script type="module">{script}</script>\n</body>\n</html>\n'
+        f"<title>{escape(clean(' '.join(title.split())))}</title>\n</head>\n<body>\n"
+        f'{static(identity, words, picture)}\n<script type="module">{script}</script>\n</body>\n</html>\n'
     )
 
 
@@ -76,27 +80,28 @@ def plain(view: AnswerView) -> str:
 
 
 def _fragment(view: AnswerView, picture: Image.Image | None) -> str:
-    identity, script = _script(view, viewer_source())
-    return f'{_div(view, identity, picture)}\n<script type="module">{script}</script>'
+    identity, script = live("mount", to_json(pack(view)))
+    return f'{static(identity, plain(view), picture)}\n<script type="module">{script}</script>'
 
 
-def _script(view: AnswerView, viewer: str) -> tuple[str, str]:
+def live(function: str, payload: str, more: str = "") -> tuple[str, str]:
     """The id and the module: the viewer, and the call that mounts this payload wherever its div is not yet alive.
 
-    The same answer may stand in a notebook twice, with the same id, and each copy brings its own script.
+    ``more`` is source of a host that needs more than the viewer. The same answer may stand in a notebook twice, with
+    the same id, and each copy brings its own script.
     """
-    payload = to_json(pack(view))
     identity = "vila-" + hashlib.sha256(payload.encode()).hexdigest()[:16]
     call = (
-        f"const payload = {payload};\n"
+        f"const payload = {payload};\nconst css = {to_json(viewer_style())};\n"
         f"for (const host of document.querySelectorAll('[id=\"{identity}\"]:not([data-alive])')) {{\n"
-        "  host.dataset.alive = '';\n  await mount(host, payload);\n}\n"
+        f"  host.dataset.alive = '';\n  await {function}(host, payload, {{ css }});\n}}\n"
     )
-    return identity, f"\n{viewer}\n{call}"
+    return identity, f"\n{viewer_source()}\n{more}{call}"
 
 
-def _div(view: AnswerView, identity: str, picture: Image.Image | None) -> str:
-    words = escape(plain(view), quote=True)
+def static(identity: str, words: str, picture: Image.Image | None) -> str:
+    """What stands where scripts are stripped: a div with the picture of the same state, or the words alone."""
+    words = escape(words, quote=True)
     if picture is None:
         return f'<div id="{identity}" class="vila-view"><pre>{words}</pre></div>'
     source = encode(picture, "WEBP", quality=STATIC_QUALITY, method=4)
@@ -117,4 +122,10 @@ def _picture(view: AnswerView) -> Image.Image | None:
 @cache
 def viewer_source() -> str:
     """The viewer's ES module; its ``mount(host, payload)`` serves a widget as well as a page."""
-    return VIEWER.read_text(encoding="utf-8")
+    return (HERE / "viewer.js").read_text(encoding="utf-8")
+
+
+@cache
+def viewer_style() -> str:
+    """The viewer's style sheet, which its script puts into a shadow root: no style element stands in the html."""
+    return (HERE / "viewer.css").read_text(encoding="utf-8")

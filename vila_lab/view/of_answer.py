@@ -2,36 +2,292 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .payload import AnswerView
+from ..errors import CaptureError, OptionError
+from ..tokenmap import Kind
+from .payload import AnswerView, Array, Box
+from .reading import Reading
 
 if TYPE_CHECKING:
     from ..answer import Answer
+    from ..attribution import Attribution
+    from ..evidence import MetricCard
+
+MOST_WORDS = 4_000  # pieces of a question that are tinted one by one
 
 
-def view_of(answer: Answer) -> AnswerView:
-    """The first display of an answer: attention, mean over layers and heads, sinks set apart.
+def view_of(
+    answer: Answer,
+    *,
+    layers: bool = True,
+    attributions: Sequence[Attribution] = (),
+    cards: Sequence[MetricCard] = (),
+    boxes: Mapping[int, Any] | None = None,
+) -> AnswerView:
+    """The display of an answer: attention, mean over layers and heads, sinks set apart; and what else is known of it.
 
     The token that ended the answer is left out: it says nothing.
+
+    Parameters
+    ----------
+    answer
+        The answer to show; attributions that it keeps are shown too.
+    layers
+        Whether to add every layer by itself, the session's head sets, and attention with its sinks.
+    attributions
+        More results of `Answer.attribute` on this answer.
+    cards
+        Results of `Answer.metric_card`; each stands beside its method.
+    boxes
+        Where things are known to be, {picture: (x0, y0, x1, y1) or a list of these} in original pixels, from 0.
+
+    Raises
+    ------
+    CaptureError
+        If an attribution is of another answer.
+    OptionError
+        If a box lies in a picture that is not there.
     """
-    said = [k for k, token in enumerate(answer.tokens) if not token.stop]
-    values = answer.mean_attention().astype(np.float64)[said]
-    values[:, answer.sinks] = 0
-    heatmaps = [answer.token_map.heatmap(values, k) for k in range(len(answer.images))]
-    ledger = answer.ledger()
+    reader = _Reader(answer)
+    first = reader.attention(answer.mean_attention())
+    lines = {card.method: _card_line(card) for card in cards}
+    others = [
+        *(reader.closer() if layers else ()),
+        *reader.attributions([*answer._attributions.values(), *attributions]),
+    ]
     return AnswerView(
         title=" ".join(part for part in answer.parts if isinstance(part, str)).strip(),
         prompt_parts=answer.parts,
-        tokens=tuple(answer.tokens[k].text or "\ufffd" for k in said),
+        tokens=tuple(answer.tokens[k].text or "\ufffd" for k in reader.said),
         images=answer.images,
-        heatmaps=tuple(heatmaps),
-        total=tuple(maps.mean(0) if len(said) else np.full(maps.shape[1:], np.nan) for maps in heatmaps),
-        columns=tuple(ledger.columns),
-        ledger=ledger.to_numpy()[said],
+        heatmaps=first.heatmaps,
+        total=first.total,
+        columns=reader.columns,
+        ledger=first.numbers,
         method=answer.method,
         honesty=answer.honesty,
         notes=answer.notes,
+        card=lines.get("attention", ""),
+        readings=tuple(_carded(reading, lines) for reading in others),
+        words=reader.words,
+        word_shares=first.words,
+        tiles=_tiles(answer),
+        boxes=_known_boxes(answer, boxes),
+        edits=tuple(getattr(answer, "edits", ())),
     )
+
+
+def reading_of(answer: Answer, layer: int | None = None, head: int | None = None, sinks: bool = False) -> Reading:
+    """Attention of one layer or the mean of all (None), of one head or the mean of all (None), computed now."""
+    reader = _Reader(answer)
+    if head is None:
+        means = answer.layer_means()
+        values = means.mean(1) if layer is None else means[:, layer]
+    else:
+        values = answer.attention(layer=layer, head=head).to_numpy().mean((1, 2))
+    return reader.attention(np.asarray(values), layer=layer, head=head, sinks=sinks)
+
+
+class _Reader:
+    """Turns weights and scores over positions into readings: what is common to all readings of one answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.map = answer.token_map
+        self.said = [k for k, token in enumerate(answer.tokens) if not token.stop]
+        n = len(answer.images)
+        self.columns = (*(f"image_{k + 1}" for k in range(n)), "prompt", "answer", "sink")
+        self.groups = self.map.indicator(self.columns[:-1]).astype(np.float64)  # (T, columns but sink)
+        self.words, self.word_groups = _words(answer)
+
+    def attention(
+        self,
+        values: NDArray[Any],
+        *,
+        layer: int | None = None,
+        head: int | None = None,
+        heads: str = "",
+        sinks: bool = False,
+    ) -> Reading:
+        """Weights over positions as a reading.  # (tokens, T)"""
+        weights = values.astype(np.float64)[self.said]
+        apart = np.zeros(len(self.map), bool)
+        if not sinks:
+            apart[self.answer.sinks] = True
+        kept = np.where(apart, 0.0, weights)
+        ledger = np.concatenate([kept @ self.groups, weights[:, apart].sum(1, keepdims=True)], 1)
+        ledger /= np.maximum(ledger.sum(1, keepdims=True), 1e-12)
+        maps = [self.map.heatmap(kept, k) for k in range(len(self.answer.images))]
+        n_layers = self.answer.layer_means().shape[1]
+        which = f"layer {layer} of 0 to {n_layers - 1}" if layer is not None else f"mean over all {n_layers} layers"
+        whose = heads or (
+            f"head {head} only" if head is not None else "mean over its heads" if layer is not None else "their heads"
+        )
+        joint = " and " if layer is None and not heads else ", "
+        where = whose if heads else f"{which}{joint}{whose}"
+        return Reading(
+            name="attention",
+            method=f"attention, {where}, sinks {'counted in' if sinks else 'set apart'}",
+            honesty=self.answer.honesty,
+            heatmaps=tuple(maps),
+            total=tuple(_mean(heat) for heat in maps),
+            numbers=ledger,
+            total_numbers=_mean(ledger),
+            layer=layer,
+            heads=heads or (f"head {head}" if head is not None else ""),
+            sinks=sinks,
+            words=kept @ self.word_groups if self.words else None,
+        )
+
+    def closer(self) -> list[Reading]:
+        """Attention with its sinks, by layer, and of the head sets that the session knows."""
+        means = self.answer.layer_means()
+        readings = [self.attention(means.mean(1), sinks=True)]
+        readings += [self.attention(means[:, layer], layer=layer) for layer in range(means.shape[1])]
+        replay = self.answer._replay
+        for name, heads in sorted((replay.head_sets if replay is not None else {}).items()):
+            try:
+                weights = [self.answer.attention(layer=layer, head=head).to_numpy()[:, 0, 0] for layer, head in heads]
+            except CaptureError:  # queries and keys were released; the layers' means stay
+                break
+            if weights:
+                listed = ", ".join(f"{layer}.{head}" for layer, head in heads)
+                readings.append(self.attention(np.mean(weights, 0), heads=f"{name} heads ({listed})"))
+        return readings
+
+    def attributions(self, found: Sequence[Attribution]) -> list[Reading]:
+        """One reading per method and contrast; results for single tokens fill the rows of one reading."""
+        groups: dict[tuple[str, str], list[Attribution]] = {}
+        for one in found:
+            if len(one.token_map) != len(self.map) or one.token_map.sizes != self.map.sizes:
+                raise CaptureError(
+                    f"the {one.method} attribution was computed on another answer: its sequence has {len(one.token_map)} positions, not {len(self.map)}"
+                )
+            name = f"{one.method}: {one.target!r} rather than {one.contrast!r}" if one.contrast else one.method
+            groups.setdefault((name, one.unit), []).append(one)
+        return [self._scores(name, ones) for (name, _), ones in groups.items()]
+
+    def _scores(self, name: str, found: Sequence[Attribution]) -> Reading:
+        first = found[-1]
+        values = np.full((len(self.answer.tokens), len(self.map)), np.nan)
+        for one in found:
+            for row, token in enumerate(one.token):
+                if 0 <= token < len(values):
+                    values[token] = one.values[row]
+        values = values[self.said]
+        scored = values[~np.isnan(values).any(1)]
+        whole = _mean(scored) if first.mean else scored.sum(0)
+        table = np.concatenate([values, whole[None]])  # the last row is the total
+        maps = [self.map.heatmap(table, k) for k in range(len(self.answer.images))]
+        numbers = np.full((len(table), len(self.columns)), np.nan)
+        covered = len(self.answer.images) + first.covers_prompt
+        numbers[:, :covered] = table @ self.groups[:, :covered]
+        cost = (
+            f"{sum(one.cost.forwards for one in found)} forwards, {sum(one.cost.backwards for one in found)} backwards"
+        )
+        baseline = f", baseline {first.baseline}" if first.baseline else ""
+        causal = first.note or "A score is about this model and this prompt."
+        return Reading(
+            name=name,
+            method=f"{name}, {first.unit}, {first.sign}{baseline}, {cost}",
+            honesty=causal[:1].upper() + causal[1:],
+            heatmaps=tuple(heat[:-1] for heat in maps),
+            total=tuple(heat[-1] for heat in maps),
+            numbers=numbers[:-1],
+            total_numbers=numbers[-1],
+            shares=False,
+            unit=first.unit,
+            words=values @ self.word_groups if first.covers_prompt and self.words else None,
+        )
+
+
+def _mean(rows: Array) -> Array:
+    return np.asarray(rows.mean(0)) if len(rows) else np.full(rows.shape[1:], np.nan)
+
+
+def _words(answer: Answer) -> tuple[tuple[str | int, ...], Array]:
+    """The question's words, with a picture's index where it stood, and which positions each word is made of.  # (T, words)"""
+    tokens = answer.token_map
+    pieces: list[tuple[str | int, list[int]]] = []
+    end = -1
+    for position in np.flatnonzero((tokens.kind == Kind.TEXT) | (tokens.kind == Kind.IMAGE)):
+        if tokens.kind[position] == Kind.IMAGE:
+            picture = int(tokens.picture[position])
+            if not pieces or pieces[-1][0] != picture:
+                pieces.append((picture, []))
+            continue
+        a, b = tokens.span[position]
+        text = tokens.text[max(a, end) : b]  # tokens that share a character: it stands at the first
+        end = max(end, b)
+        before = pieces[-1][0] if pieces else 0
+        if isinstance(before, str) and (not text or (re.search(r"[^\W_]$", before) and _goes_on(text))):
+            pieces[-1] = before + text, [*pieces[-1][1], int(position)]
+        else:
+            pieces.append((text, [int(position)]))
+    texts = [positions for piece, positions in pieces if isinstance(piece, str)]
+    if not 0 < len(texts) <= MOST_WORDS:
+        return (), np.zeros((len(tokens), 0))
+    groups = np.zeros((len(tokens), len(texts)))
+    for column, positions in enumerate(texts):
+        groups[positions, column] = 1
+    return tuple(piece for piece, _ in pieces), groups
+
+
+def _goes_on(text: str) -> bool:
+    """Whether a piece goes on with the word before it; characters of scripts without spaces are words of their own."""
+    return text[0].isalnum() and ord(text[0]) < 0x2E80
+
+
+def _tiles(answer: Answer) -> tuple[tuple[Box, ...], ...]:
+    """The tiles of every picture that was cut into several, as boxes of pixels; the whole picture is none."""
+    tokens = answer.token_map
+    return tuple(tuple(_tiles_of(tokens, k)) for k in range(len(answer.images)))
+
+
+def _tiles_of(tokens: Any, picture: int) -> list[Box]:
+    mine = tokens.positions(f"image_{picture + 1}")
+    found: set[Box] = set()
+    for tile in np.unique(tokens.tile[mine]):
+        boxes = tokens.box[mine[tokens.tile[mine] == tile]]
+        (x0, y0), (x1, y1) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
+        found.add((x0, y0, x1, y1))
+    whole = (0.0, 0.0, *map(float, tokens.sizes[picture]))
+    parts = sorted(box for box in found if not np.allclose(box, whole))
+    return parts if len(parts) > 1 else []
+
+
+def _known_boxes(answer: Answer, boxes: Mapping[int, Any] | None) -> tuple[tuple[Box, ...], ...]:
+    """Boxes per picture, from a mapping that may give one box or several."""
+    known: list[tuple[Box, ...]] = [()] * len(answer.images)
+    for picture, given in dict(boxes or {}).items():
+        if not 0 <= picture < len(answer.images):
+            raise OptionError(f"boxes names picture {picture}, but there are {len(answer.images)}, counted from 0")
+        table = np.atleast_2d(np.asarray(given, np.float64))
+        if table.ndim != 2 or table.shape[1] != 4:
+            raise OptionError(f"the boxes of picture {picture} must be (x0, y0, x1, y1) or a list of these")
+        known[picture] = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in table.tolist())
+    return tuple(known)
+
+
+def _carded(reading: Reading, lines: Mapping[str, str]) -> Reading:
+    from dataclasses import replace
+
+    plain = reading.layer is None and not reading.heads and not reading.sinks
+    return replace(reading, card=lines[reading.name]) if plain and reading.name in lines else reading
+
+
+def _card_line(card: MetricCard) -> str:
+    """A metric card in one line: the method's numbers, and the best that a map without knowledge reached."""
+    mine, others = card.table.iloc[0], card.table.iloc[1:]
+    numbers = [
+        f"{name} {mine[name]:.2f} ({', '.join(f'{row} {others.loc[row, name]:.2f}' for row in others.index)})"
+        for name in card.table.columns
+        if np.isfinite(mine[name])
+    ]
+    return f"{card.target!r}: {'; '.join(numbers)}"

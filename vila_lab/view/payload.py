@@ -6,28 +6,42 @@ and all tokens share, so that a brighter cell always means a larger number, and 
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import CaptureError, PictureError, PromptError
+from .levels import CELL_BUDGET, LEVELS, MISSING, Array, fitting, has_sign, peak, quantise, squeeze
+from .pictures import encode, encode_pictures, shrink, size_notes
+from .reading import EXTRA_BUDGET, Reading, labels_of, pack_readings, short, word_levels
 
-MISSING = 255  # the level of a cell that has no number
-LEVELS = (254, 126, 62, 30, 14, 6)  # steps of the scale, tried from fine to coarse until the cells fit their budget
-CELL_BUDGET = 150_000  # base64 characters for all cells; a longer answer gets half a character for each
-PICTURE_BUDGET = 96_000  # base64 characters for all pictures
-PICTURE_STEPS = ((384, 80), (320, 72), (256, 66), (224, 50), (192, 30))  # (longest side, WebP quality), best first
+__all__ = [
+    "CELL_BUDGET",
+    "LEVELS",
+    "MISSING",
+    "AnswerView",
+    "Array",
+    "Box",
+    "clean",
+    "encode",
+    "encode_pictures",
+    "label",
+    "pack",
+    "peak",
+    "percent",
+    "quantise",
+    "shrink",
+    "to_json",
+]
+
 ROW_TOLERANCE = 5e-3  # a ledger row summed in half precision misses 1 by less than this
+WORD_BUDGET = 60_000  # base64 characters for what every token read of the question's words
 
-Array = NDArray[np.float64]
+Box: TypeAlias = "tuple[float, float, float, float]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +71,19 @@ class AnswerView:
         What the drawing does not prove, and where the check is.
     notes
         Anything else a reader must know.
+    name
+        What the method picker calls the heatmaps.
+    card
+        How good the heatmaps are, in one line; may be empty.
+    readings
+        Other ways to read the same answer, for the viewer's pickers: methods, layers, head sets.
+    words, word_shares
+        The question in pieces, a picture's index where one stood, and what every token read of each piece of text,
+        shape (n_tokens, n_texts).
+    tiles, boxes
+        Per picture the tiles it was cut into and what is known to be there: x0, y0, x1, y1 in pixels of the original.
+    edits
+        What was changed in the model while it answered.
 
     Raises
     ------
@@ -82,16 +109,28 @@ class AnswerView:
     method: str
     honesty: str
     notes: tuple[str, ...] = ()
+    name: str = "attention"
+    card: str = ""
+    readings: tuple[Reading, ...] = ()
+    words: tuple[str | int, ...] = ()
+    word_shares: Array | None = None
+    tiles: tuple[tuple[Box, ...], ...] = ()
+    boxes: tuple[tuple[Box, ...], ...] = ()
+    edits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("prompt_parts", "tokens", "images", "columns", "notes"):
+        for name in ("prompt_parts", "tokens", "images", "columns", "notes", "readings", "words", "edits"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("heatmaps", "total"):
             object.__setattr__(self, name, tuple(np.asarray(part, dtype=np.float64) for part in getattr(self, name)))
         object.__setattr__(self, "ledger", np.asarray(self.ledger, dtype=np.float64))
+        for name in ("tiles", "boxes"):
+            object.__setattr__(self, name, _boxes(getattr(self, name), self.images, name))
         self._check_prompt()
         self._check_pictures()
         self._check_ledger()
+        for reading in self.readings:
+            reading.check(len(self.tokens), len(self.columns), self.images)
 
     def __repr__(self) -> str:
         return f"AnswerView({self.text[:40]!r}, {_count(len(self.tokens), 'token')}, {_count(len(self.images), 'picture')})"
@@ -110,9 +149,7 @@ class AnswerView:
     @property
     def signed(self) -> bool:
         """Whether cells below zero are large enough to be seen (rounding noise around zero is not)."""
-        arrays = (*self.heatmaps, *self.total)
-        low = min((float(np.nanmin(a, initial=0.0)) for a in arrays), default=0.0)
-        return -low > peak(arrays) / (2 * LEVELS[0])
+        return has_sign((*self.heatmaps, *self.total))
 
     @property
     def missing(self) -> bool:
@@ -120,13 +157,29 @@ class AnswerView:
         return any(bool(np.isnan(a).any()) for a in (*self.heatmaps, *self.total))
 
     @property
+    def first(self) -> Reading:
+        """The reading that is drawn first: the view's own heatmaps and ledger."""
+        return Reading(
+            name=self.name,
+            method=self.method,
+            honesty=self.honesty,
+            card=self.card,
+            heatmaps=self.heatmaps,
+            total=self.total,
+            numbers=self.ledger,
+            total_numbers=self.total_ledger,
+            words=self.word_shares,
+        )
+
+    @property
     def all_notes(self) -> tuple[str, ...]:
-        """The notes, with one more where something is missing."""
+        """The edits, the notes, and more of them where a picture is not as it was or something is missing."""
         lost = int(np.isnan(self.ledger).any(axis=1).sum())
         extra = ["Hatched cells have no number."] if self.missing else []
         if lost:
             extra.append(f"{_count(lost, 'token')} of {len(self.tokens)} without captured shares.")
-        return (*self.notes, *extra)
+        edits = [f"Edited while answering: {edit}" for edit in self.edits]
+        return (*edits, *self.notes, *size_notes(self.images), *extra)
 
     def _check_prompt(self) -> None:
         for part in self.prompt_parts:
@@ -182,35 +235,61 @@ class AnswerView:
                 )
 
 
-def pack(view: AnswerView) -> dict[str, Any]:
-    """The view as a JSON-able dict, as ``viewer.js`` reads it: small, deterministic, without any network address."""
+def pack(view: AnswerView, budget: int = EXTRA_BUDGET) -> dict[str, Any]:
+    """The view as a JSON-able dict, as ``viewer.js`` reads it: small, deterministic, without any network address.
+
+    ``budget`` is how many characters the further readings may take together; the coarsest still go without some cells.
+    """
     cells, levels = pack_cells(view)
     pictures = encode_pictures(view.images)
-    return {
-        "version": 1,
+    others, left_out = pack_readings(view.readings, budget)
+    notes = list(view.all_notes[len(view.edits) :])
+    if left_out:
+        notes.append(
+            f"{_count(left_out, 'layer or method', 'layers or methods')} left out to keep this small; answer.explore() has all of them."
+        )
+    if any(one["grids"] != [list(total.shape) for total in view.total] for one in others):
+        notes.append("Layers and further methods are drawn in larger cells than the first map, to keep this small.")
+    return labels_of(view.first) | _words(view) | {
+        "version": 2,
         "title": clean(view.title),
         "parts": [clean(part) if isinstance(part, str) else int(part) for part in view.prompt_parts],
         "tokens": [clean(token) for token in view.tokens],
         "images": [
-            {"src": src, "width": image.width, "height": image.height, "rows": total.shape[0], "cols": total.shape[1]}
-            for src, image, total in zip(pictures, view.images, view.total, strict=True)
+            {
+                "src": src, "width": image.width, "height": image.height, "rows": total.shape[0], "cols": total.shape[1],
+                "tiles": [list(box) for box in tiles], "boxes": [list(box) for box in boxes],
+            }
+            for src, image, total, tiles, boxes in zip(pictures, view.images, view.total, view.tiles, view.boxes, strict=True)
         ],
         "cells": cells,
         "levels": levels,
-        "scale": _short(peak(view.heatmaps)),
-        "totalScale": _short(peak(view.total)),
-        "signed": view.signed,
-        "missing": view.missing,
+        "scale": short(peak(view.heatmaps)),
+        "totalScale": short(peak(view.total)),
         "columns": [clean(column) for column in view.columns],
         "ledger": [_shares(row) for row in view.ledger],
         "totalLedger": _shares(view.total_ledger),
         "method": clean(view.method),
         "honesty": clean(view.honesty),
-        "notes": [clean(note) for note in view.all_notes],
+        "notes": [clean(note) for note in notes],
+        "edits": [clean(edit) for edit in view.edits],
+        "readings": others,
+    }  # fmt: skip
+
+
+def _words(view: AnswerView) -> dict[str, Any]:
+    """The question's pieces and what each token read of them; without the numbers where those would be too many."""
+    data, scale = word_levels(view.word_shares)
+    block = squeeze(data) if data else ""
+    fits = 0 < len(block) <= WORD_BUDGET
+    return {
+        "words": [clean(word) if isinstance(word, str) else int(word) for word in view.words] if fits else [],
+        "wordLevels": block if fits else "",
+        "wordScale": scale,
     }
 
 
-def to_json(payload: dict[str, Any]) -> str:
+def to_json(payload: Any) -> str:
     """JSON that is also safe inside a script element: no ``<``, ``>``, ``&`` and no line separators.
 
     >>> to_json({"token": "</script>"})
@@ -229,65 +308,10 @@ def clean(text: str) -> str:
     return "".join("\ufffd" if 0xD800 <= ord(c) <= 0xDFFF else c for c in text)
 
 
-def peak(arrays: Sequence[Array]) -> float:
-    """The largest magnitude over all arrays: the top of their one scale; 0 where no cell has a number."""
-    return max((float(np.nanmax(np.abs(a), initial=0.0)) for a in arrays), default=0.0)
-
-
-def quantise(array: Array, scale: float, levels: int, signed: bool) -> NDArray[np.uint8]:
-    """Levels of the cells on a scale: 0 to ``levels`` for 0 to ``scale``, or for -scale to scale when signed.
-
-    >>> quantise(np.array([0.0, 0.5, 1.0, np.nan]), scale=1.0, levels=254, signed=False).tolist()
-    [0, 127, 254, 255]
-    >>> quantise(np.array([-1.0, 0.0, 1.0]), scale=1.0, levels=254, signed=True).tolist()
-    [0, 127, 254]
-    """
-    share = array / scale if scale > 0 else np.where(np.isnan(array), np.nan, 0.0)
-    share = (share + 1) / 2 if signed else share
-    level = np.clip(np.rint(share * levels), 0, levels)
-    return np.where(np.isnan(level), MISSING, level).astype(np.uint8)
-
-
 def pack_cells(view: AnswerView) -> tuple[str, int]:
-    """All cells, deflated, in base64, and the number of levels that fits the budget.
-
-    The order is: picture by picture (n_tokens, rows, cols), then picture by picture the total (rows, cols).
-    """
-    scale, total_scale, signed = peak(view.heatmaps), peak(view.total), view.signed
+    """All cells of the first reading in base64, and the number of levels that fits the budget."""
     budget = max(CELL_BUDGET, sum(heat.size for heat in view.heatmaps) // 2)
-    for levels in LEVELS:
-        parts = [quantise(heat, scale, levels, signed) for heat in view.heatmaps]
-        parts += [quantise(total, total_scale, levels, signed) for total in view.total]
-        block = _base64(zlib.compress(b"".join(part.tobytes() for part in parts), 9))
-        if len(block) <= budget:
-            break
-    return block, levels
-
-
-def encode_pictures(images: Sequence[Image.Image]) -> list[str]:
-    """The pictures for display, as data addresses: as large and fine as fits the budget of all of them together."""
-    for side, quality in PICTURE_STEPS:
-        pictures = [encode(shrink(image, side), "WEBP", quality=quality, method=4) for image in images]
-        if sum(len(picture) for picture in pictures) <= PICTURE_BUDGET:
-            break
-    return pictures
-
-
-def shrink(image: Image.Image, side: int) -> Image.Image:
-    """The picture in RGB on white, its longest side at most ``side`` pixels; never enlarged, its shape kept."""
-    factor = min(1.0, side / max(image.size))
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
-        return Image.alpha_composite(Image.new("RGBA", size, "white"), rgba).convert("RGB")
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> str:
-    """The picture as a data address; nothing but pixels, so the same pixels give the same text."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(image)).save(buffer, kind, **options)  # a fresh image carries no metadata
-    return f"data:image/{kind.lower()};base64,{_base64(buffer.getvalue())}"
+    return fitting(view.heatmaps, view.total, view.signed, budget)
 
 
 def percent(share: float) -> str:
@@ -317,16 +341,24 @@ def _rounded(share: float) -> float:
     return round(max(float(share), 0.0), 3)
 
 
-def _short(number: float) -> float:
-    return float(f"{number:.5g}")
+def _count(n: int, thing: str, things: str = "") -> str:
+    return f"{n} {thing if n == 1 else things or thing + 's'}"
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _count(n: int, thing: str) -> str:
-    return f"{n} {thing}{'' if n == 1 else 's'}"
+def _boxes(given: Sequence[Sequence[Any]], images: Sequence[Any], name: str) -> tuple[tuple[Box, ...], ...]:
+    """Boxes of every picture as plain numbers; none for all if none are given."""
+    if not len(given):
+        return ((),) * len(images)
+    if len(given) != len(images):
+        raise CaptureError(
+            f"{name} has {len(given)} entries for {_count(len(images), 'picture')}; give one per picture"
+        )
+    boxes = tuple(tuple(tuple(round(float(side), 2) for side in box) for box in ones) for ones in given)
+    for k, ones in enumerate(boxes, start=1):
+        for box in ones:
+            if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+                raise CaptureError(f"picture {k}: {name} has {box}; x0, y0, x1, y1 with x0 < x1 and y0 < y1 is needed")
+    return boxes  # type: ignore[return-value]  # the length was checked
 
 
 def _first(names: Sequence[str]) -> str:

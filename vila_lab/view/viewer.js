@@ -1,165 +1,159 @@
 // The viewer: an answer's tokens over the pictures they read. Knows no model, no kernel and no network.
 //
-// One ES module for three hosts: a notebook cell and an offline page inline it, a widget imports it. `mount` draws into
-// a shadow root, so no style leaks in or out. What a user or a model wrote becomes text nodes and attributes, never markup.
+// One ES module for three hosts: a notebook cell and an offline page inline it, a widget imports it. `mount` draws into a
+// shadow root with the host's style sheet (viewer.css). What a user or a model wrote becomes text, never markup.
 
 // Okabe-Ito, told apart with any colour vision, and a wine red for an eighth picture.
 const PICTURE_COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255"];
-const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // its upper two thirds: purple would not show on a dimmed picture
+const DARK = ["#0072b2", "#882255"]; // with white text on them
+const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // its upper two thirds: purple is lost on a dimmed picture
 const BLUE_RED = "3d9bff 7ab8ff b8d8ff f7f7f7 ffc9b8 ff9a7a ff5f3c"; // signed: zero in the middle, and no dark ends
 const MISSING = 255;
-const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this, on white and on black
+const NO_NUMBER = -32768;
+const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this
 const STRONGEST_CELL = 0.88; // opacity of the cell at the top of the scale; half the number is half the opacity
-const BRIGHTEST = 10; // a token's own scale is at most so much finer than the answer's: who hardly read stays faint
+const BRIGHTEST = 10; // a token's own scale is at most so much finer: who hardly read stays faint
+const COLOURS = 1024; // steps of the colour table
+const SLIMMEST = 24; // a picture longer than this is drawn shorter
 const ALL = -1;
-
-const CSS = `
-:host { all: initial; display: block; container-type: inline-size; color-scheme: inherit;
-  --fg0: #1b1d21; --bg0: #ffffff; --accent0: #0b62c4; }
-@media (prefers-color-scheme: dark) { :host { --fg0: #e8e8ea; --bg0: #121212; --accent0: #7ab8ff; } }
-* { box-sizing: border-box; }
-.view { --fg: var(--jp-content-font-color0, var(--vscode-editor-foreground, var(--fg0)));
-  --bg: var(--jp-layout-color0, var(--vscode-editor-background, var(--bg0)));
-  --accent: var(--jp-brand-color1, var(--accent0));
-  --soft: color-mix(in srgb, var(--fg) 74%, var(--bg)); --line: color-mix(in srgb, var(--fg) 16%, var(--bg));
-  --rest0: color-mix(in srgb, var(--fg) 58%, var(--bg)); --rest1: color-mix(in srgb, var(--fg) 36%, var(--bg));
-  --rest2: color-mix(in srgb, var(--fg) 15%, var(--bg));
-  font: 14px/1.5 var(--jp-content-font-family, system-ui, -apple-system, "Segoe UI", "Noto Sans", "Noto Sans CJK SC", sans-serif);
-  color: var(--fg); background: var(--bg); display: grid; gap: 18px 40px; padding: 12px 8px; max-width: 1560px;
-  font-variant-numeric: tabular-nums; }
-h3 { font-size: 12px; font-weight: 600; color: var(--soft); margin: 0 0 4px; letter-spacing: .02em; }
-p { margin: 0; }
-b { font-weight: 600; }
-.left { display: grid; gap: 18px; align-content: start; min-width: 0; }
-.right { min-width: 0; }
-.prompt { font-size: 16px; line-height: 1.6; white-space: pre-wrap; overflow-wrap: anywhere; }
-.badge { display: inline-block; min-width: 1.5em; padding: 0 .35em; border-radius: 4px; text-align: center;
-  font-size: 12px; font-weight: 700; line-height: 1.5em; margin-inline-end: .4em; }
-.tokens { font-size: 16px; line-height: 1.35; max-height: 27rem; overflow-y: auto; padding: 3px; margin: -3px; }
-.chip { display: inline-block; vertical-align: top; margin: 0 1px 8px 0; cursor: pointer; max-width: 100%; outline: none; }
-.chip.ends { margin-inline-end: 6px; }
-.chip > span { display: block; padding: 2px 5px 1px; border-radius: 4px 4px 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-.chip sup { font-size: 10px; line-height: 1; margin-inline-start: 2px; vertical-align: 5px; font-weight: 600; }
-.chip i { display: block; height: 22px; border-radius: 0 0 3px 3px; }
-.chip.now, .chip.pinned { position: relative; z-index: 1; }
-.chip.now { box-shadow: 0 0 0 2px var(--fg); border-radius: 4px; }
-.chip.pinned { box-shadow: 0 0 0 3px var(--accent); border-radius: 4px; }
-.chip:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 4px; }
-.read { display: grid; gap: 8px; }
-.read-head { display: flex; gap: 10px; align-items: center; justify-content: space-between; min-height: 30px; }
-.read-head b { overflow-wrap: anywhere; }
-button { font: inherit; font-size: 13px; color: var(--fg); background: transparent; border: 1px solid var(--line);
-  border-radius: 6px; padding: 2px 10px; cursor: pointer; white-space: nowrap; }
-button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-button[hidden] { display: inline-block; visibility: hidden; }
-.bar { height: 12px; border-radius: 3px; }
-.legend { display: grid; grid-template-columns: repeat(auto-fill, minmax(135px, 1fr)); gap: 3px 6px; list-style: none; margin: 0; padding: 0; font-size: 13px; }
-.legend li { display: flex; align-items: center; gap: 6px; }
-.legend i { width: 11px; height: 11px; border-radius: 2px; flex: none; }
-.legend span { min-width: 3.6em; text-align: end; }
-.pictures { --zoom: 1; display: flex; flex-wrap: wrap; gap: 18px 16px; align-items: flex-start; }
-figure { margin: 0; max-width: 100%; min-width: 0; }
-figcaption { display: flex; align-items: center; gap: 4px; margin-bottom: 5px; font-size: 14px; white-space: nowrap; }
-.stack { position: relative; line-height: 0; border-radius: 3px; overflow: hidden; background: #777; }
-.stack img { width: 100%; height: 100%; filter: grayscale(calc(.65 * var(--overlay))) brightness(calc(1 - .35 * var(--overlay))); }
-.stack canvas { position: absolute; inset: 0; width: 100%; height: 100%; opacity: var(--overlay); image-rendering: pixelated; }
-.share { height: 4px; margin-top: 5px; background: var(--rest2); border-radius: 2px; overflow: hidden; }
-.share i { display: block; height: 100%; }
-.scale { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 22px; margin-top: 14px; font-size: 13px; color: var(--soft); }
-.scale div, .scale label { display: flex; align-items: center; gap: 8px; }
-.scale .ramp { width: 132px; height: 11px; border-radius: 2px; }
-.scale .hatch { width: 11px; height: 11px; background: repeating-linear-gradient(135deg, #000 0 2px, #fff 2px 4px); }
-.scale output { flex-basis: 100%; min-height: 1.5em; }
-input { accent-color: var(--soft); margin: 0; }
-input[type="range"] { width: 90px; }
-footer { font-size: 13px; color: var(--soft); display: grid; gap: 2px; border-top: 1px solid var(--line); padding-top: 10px; overflow-wrap: anywhere; }
-footer p { max-width: 110ch; }
-footer b { color: var(--fg); }
-.empty { color: var(--soft); font-size: 15px; }
-.aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-@container (min-width: 1400px) {
-  .both { grid-template-columns: minmax(0, 1fr) minmax(0, 2fr); }
-  .both footer { grid-column: 1 / -1; }
-}
-@container (min-width: 1560px) {
-  .pictures { --zoom: 1.15; }
-}
-@media (forced-colors: active) { .chip.now { outline: 2px solid Highlight; } .bar, i, .badge { forced-color-adjust: none; } }
-`;
+const CHOSEN = ["name", "layer", "heads", "sinks"]; // what tells one reading from the others
 
 /**
- * Draw a payload (see payload.py) into an element, in place of what it holds; returns `{ select(index), destroy() }`.
- * `onSelect(index)` hears which token the reader pins, -1 for all together.
+ * Draw a payload (see payload.py) into an element, in place of what it holds; returns `{ select(index), set(change), destroy() }`.
+ * `onSelect(index)` hears which token is pinned, -1 for all together; `onChange({ tokens, region, layer, head })` hears
+ * every choice; `request({ layer, head, sinks })` computes a reading that the payload does not hold.
  */
-export async function mount(host, payload, { onSelect = () => {} } = {}) {
-  const cells = await inflate(payload.cells);
-  const heat = heatmaps(payload, cells);
-  const root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
-  const sheet = new CSSStyleSheet();
-  sheet.replaceSync(CSS);
-  root.adoptedStyleSheets = [sheet]; // allowed under any content security policy, unlike a style element
+export async function mount(host, payload, { css = "", onSelect, onChange, request } = {}) {
+  const readings = [payload, ...(payload.readings ?? [])];
+  const state = { hovered: ALL, focused: ALL, pins: [], region: null, name: payload.name, layer: null, heads: "", sinks: false };
+  let lens = await openReading(payload, payload);
   const view = element("div", { className: payload.images.length ? "view both" : "view" });
-  const state = { hovered: ALL, focused: ALL, pinned: ALL };
+  const root = shadow(host, view, css);
 
+  const question = promptPart(payload);
   const answer = answerPart(payload);
   const reading = readingPart(payload);
-  const pictures = picturesPart(payload, heat);
+  const pickers = pickersPart(payload, readings, state, request && payload.live, (change) => choose(change));
+  const pictures = picturesPart(payload, pickers.node, (...region) => selectRegion(...region));
+  const footer = footerPart(payload);
   const aloud = element("div", { className: "aloud", "aria-live": "polite" });
-  view.append(element("div", { className: "left" }, promptPart(payload), answer.node, reading.node), pictures.node, footerPart(payload), aloud);
-  root.replaceChildren(view);
-  host.replaceChildren();
+  const left = element("div", { className: "left" }, question.node, answer.node, reading.node);
+  view.append(editsPart(payload), left, pictures.node, footer.node, aloud);
 
-  const current = () => [state.hovered, state.focused, state.pinned].find((index) => index !== ALL) ?? ALL;
-  const show = () => {
-    answer.show(current(), state.pinned);
-    reading.show(current(), state.pinned);
-    pictures.show(current());
+  /** The token that is drawn, or the two that are compared. */
+  const drawn = () => {
+    const over = state.hovered !== ALL ? state.hovered : state.focused;
+    const [first, second] = state.pins;
+    if (second === undefined) return [over !== ALL ? over : first ?? ALL];
+    return [first, over !== ALL && over !== first ? over : second];
   };
-  const select = (index) => {
-    Object.assign(state, { pinned: index, hovered: ALL, focused: ALL });
+  const show = () => {
+    const tokens = drawn();
+    question.show(lens, tokens.at(-1));
+    answer.show(tokens.at(-1), state.pins);
+    reading.show(lens, tokens, state);
+    pictures.show(lens, tokens, state.region);
+  };
+  const refresh = () => {
+    answer.colour(lens, state.region);
+    pickers.show();
+    footer.show(lens);
     show();
-    aloud.textContent = describe(payload, index);
-    onSelect(index);
+  };
+  const tell = () => onChange?.({ tokens: [...state.pins], region: state.region, layer: state.layer, head: headOf(state) });
+
+  const pin = (pins) => {
+    Object.assign(state, { pins, hovered: ALL, focused: ALL });
+    show();
+    aloud.textContent = describe(payload, lens, pins.at(-1) ?? ALL);
+    onSelect?.(pins.at(-1) ?? ALL);
+    tell();
+  };
+  const select = (index) => pin(index === ALL ? [] : [index]);
+  const toggle = (index) => pin(state.pins.includes(index) ? state.pins.filter((one) => one !== index) : [...state.pins.slice(0, 1), index]);
+  const selectRegion = (region, quiet = false) => {
+    state.region = region;
+    answer.colour(lens, region);
+    show();
+    if (quiet) return;
+    aloud.textContent = region ? regionWords(payload, lens, region) : "No region.";
+    tell();
+  };
+
+  let ticket = 0;
+  /** Switch to another method, layer, heads or sinks; what is not there falls back to what is. */
+  const choose = async (change, quiet = false) => {
+    Object.assign(state, change);
+    const mine = ++ticket;
+    let found = match(readings, state);
+    if (!found && request && state.name === payload.name) {
+      pictures.say("Computing …");
+      const answered = await request({ layer: state.layer, head: headOf(state), sinks: state.sinks });
+      if (mine !== ticket) return;
+      pictures.say(answered.error ?? "");
+      if (answered.reading) readings.push((found = answered.reading));
+    }
+    found ??= match(readings, { ...state, heads: "", sinks: false }) ?? readings.find(({ name }) => name === state.name);
+    const opened = await openReading(payload, found);
+    if (mine !== ticket) return;
+    lens = opened;
+    for (const key of CHOSEN) state[key] = found[key];
+    refresh();
+    if (!quiet) tell();
   };
 
   const { list, chips } = answer;
   const indexOf = (event) => chips.indexOf(event.target.closest(".chip"));
-  list.addEventListener("pointerover", (event) => {
-    if (event.pointerType === "touch") return; // a finger's tap pins
-    state.hovered = indexOf(event);
-    show();
+  listen(list, {
+    pointerover(event) {
+      if (event.pointerType === "touch") return; // a finger's tap pins
+      state.hovered = indexOf(event);
+      show();
+    },
+    pointerleave() { state.hovered = ALL; show(); },
+    click(event) {
+      const index = indexOf(event);
+      if (index !== ALL) toggle(index);
+    },
+    focusin(event) {
+      state.focused = indexOf(event);
+      chips.forEach((chip, k) => { chip.tabIndex = k === state.focused ? 0 : -1; });
+      show();
+    },
+    focusout() { state.focused = ALL; show(); },
+    keydown(event) {
+      const index = indexOf(event);
+      const action = keyAction(event, index, chips.length, getComputedStyle(list).direction === "rtl");
+      if (!action) return;
+      event.preventDefault();
+      event.stopPropagation(); // or the notebook takes the arrow keys
+      if (action.toggle) return toggle(index);
+      if (action.clear) return select(ALL);
+      state.hovered = ALL; // the keys win over a resting pointer
+      chips[action.focus].focus();
+      show();
+    },
   });
-  list.addEventListener("pointerleave", () => { state.hovered = ALL; show(); });
-  list.addEventListener("click", (event) => {
-    const index = indexOf(event);
-    if (index !== ALL) select(index === state.pinned ? ALL : index);
-  });
-  list.addEventListener("focusin", (event) => {
-    state.focused = indexOf(event);
-    chips.forEach((chip, k) => { chip.tabIndex = k === state.focused ? 0 : -1; });
-    show();
-  });
-  list.addEventListener("focusout", () => { state.focused = ALL; show(); });
-  list.addEventListener("keydown", (event) => {
-    const index = indexOf(event);
-    const action = keyAction(event, index, chips.length, getComputedStyle(list).direction === "rtl");
-    if (!action) return;
-    event.preventDefault();
-    event.stopPropagation(); // or the notebook takes the arrow keys
-    if (action.toggle) return select(index === state.pinned ? ALL : index);
-    if (action.clear) return select(ALL);
-    state.hovered = ALL; // the keys win over a resting pointer
-    chips[action.focus].focus();
-    show();
-  });
-  reading.button.addEventListener("click", () => select(ALL));
-  show();
-  return { select, destroy: () => root.replaceChildren() };
+  reading.button.addEventListener("click", () => { state.region = null; answer.colour(lens, null); select(ALL); });
+  refresh();
+  const set = ({ tokens, region, layer, head }) => {
+    if (tokens) { state.pins = tokens.filter((k) => k >= 0 && k < chips.length).slice(0, 2); show(); }
+    if (region !== undefined) selectRegion(payload.images[region?.picture] ? region : null, true);
+    if (layer !== undefined || head !== undefined) {
+      const heads = head === undefined ? state.heads : head === null ? "" : `head ${head}`;
+      return choose({ name: payload.name, layer: layer === undefined ? state.layer : layer, heads }, true);
+    }
+  };
+  return { select, set, destroy: () => { pickers.stop(); root.replaceChildren(); } };
 }
 
-/** What a key does on token `index`: `{focus}`, `{toggle}`, `{clear}`, or nothing. */
+const modified = (event) => event.ctrlKey || event.metaKey || event.altKey;
+const headOf = ({ heads }) => (/^head \d+$/.test(heads) ? Number(heads.slice(5)) : null);
+const match = (readings, state) => readings.find((one) => CHOSEN.every((key) => one[key] === state[key]));
+
+/** What a key does on a token: `{focus}`, `{toggle}`, `{clear}`, or nothing. */
 function keyAction(event, index, count, rightToLeft) {
-  if (event.ctrlKey || event.metaKey || event.altKey || index === ALL) return null;
+  if (modified(event) || index === ALL) return null;
   const forward = { focus: Math.min(index + 1, count - 1) };
   const back = { focus: Math.max(index - 1, 0) };
   return {
@@ -168,43 +162,85 @@ function keyAction(event, index, count, rightToLeft) {
   }[event.key];
 }
 
-function promptPart({ parts, title }) {
-  if (!parts.length && !title) return "";
-  const words = element("p", { className: "prompt", dir: "auto" });
-  for (const part of parts.length ? parts : [title]) words.append(typeof part === "number" ? badge(part) : part);
-  return element("section", {}, element("h3", {}, "Question"), words);
+// ---- parts of the view ----
+
+function editsPart({ edits = [] }) {
+  if (!edits.length) return "";
+  return element("section", { className: "edits" }, ...edits.map((edit) => element("p", {}, element("b", {}, "Edited while answering: "), edit)));
 }
 
+/** The question; its words are tinted by what the token drawn read of them. */
+function promptPart({ parts, title, words = [] }) {
+  if (!parts.length && !title) return { node: "", show() {} };
+  const box = element("p", { className: "prompt", dir: "auto" });
+  const spans = [];
+  for (const part of [words, parts, [title]].find(({ length }) => length)) {
+    if (typeof part === "number") { box.append(badge(part)); continue; }
+    const [, gap, word] = /^(\s*)(.*)$/s.exec(part);
+    spans.push(element("span", { className: "word" }, word));
+    box.append(gap, spans.at(-1));
+  }
+  if (box.textContent.length > 600) assign(box, { tabIndex: 0, role: "region", "aria-label": "Question" }); // it scrolls
+  let say = () => "";
+  listen(box, { pointerover: ({ target }) => { if (target !== box) target.title = say(spans.indexOf(target)); } });
+  const show = (lens, index) => {
+    const shares = lens.words(index);
+    say = (k) => (shares && k >= 0 ? lens.text(shares[k]) : "");
+    const most = Math.max(...(shares ?? []), 1e-9);
+    spans.forEach((span, k) => {
+      const strength = shares ? Math.round((30 * shares[k]) / most) : 0;
+      if (span.dataset.strength === String(strength)) return; // hovering touches only what changes
+      span.dataset.strength = strength;
+      span.style.background = strength ? `color-mix(in srgb, var(--fg) ${strength}%, transparent)` : "";
+    });
+  };
+  return { node: section("Question", box), show };
+}
+
+/** The tokens as chips, tinted by their leading picture or by a region; bars below them. */
 function answerPart(payload) {
-  const { tokens, ledger } = payload;
-  const lead = tokens.map((_, index) => leading(payload, index));
-  const strongest = Math.max(...lead.map((one) => one.share), 1e-9);
-  const list = element("div", { className: "tokens", role: "listbox", "aria-label": "Answer, token by token", dir: direction(tokens) });
+  const { tokens, changed = [] } = payload;
+  const list = element("div", { className: "tokens", role: "listbox", "aria-label": "Answer, token by token", "aria-multiselectable": "true", dir: direction(tokens) });
   const chips = tokens.map((token, index) => {
-    const { picture, share } = lead[index];
-    const face = element("span", {}, element("bdi", {}, visible(token)));
-    if (picture >= 0) {
-      face.append(element("sup", {}, String(picture + 1)));
-      face.style.background = alpha(colour(picture), (STRONGEST_TINT * share) / strongest);
-    }
-    const bar = element("i");
-    bar.style.background = stacked(payload, ledger[index], "to top");
-    const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, bar);
-    chip.setAttribute("aria-label", describe(payload, index));
+    const face = element("span", {}, element("bdi", {}, visible(token)), element("sup"));
+    const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, element("i"));
     chip.classList.toggle("ends", /^\s/.test(tokens[index + 1] ?? "")); // where lines may break
+    chip.classList.toggle("changed", changed.includes(index));
     list.append(chip);
     if (token.includes("\n")) list.append(element("br"));
     return chip;
   });
+  const colourChips = (lens, region) => {
+    const lead = tokens.map((_, index) => (region ? [region.picture, lens.regionSum(region, index)] : leading(payload, lens, index)));
+    const strongest = Math.max(...lead.map(([, share]) => share), lens.shares ? 1e-3 : 1e-9);
+    chips.forEach((chip, index) => {
+      const [face, bar] = chip.children;
+      const [picture, share] = lead[index];
+      const strength = Math.max(0, share) / strongest;
+      face.lastChild.dataset.picture = picture >= 0 && !region ? picture + 1 : ""; // no text: a chip's name is its token
+      face.style.background = picture >= 0 ? alpha(colour(picture), STRONGEST_TINT * strength) : "";
+      bar.style.background = region ? band(colour(picture), 100 * strength) : stacked(payload, lens, index, "to top");
+      chip.setAttribute("aria-label", (changed.includes(index) ? "changed; " : "") + (region ? `${visible(tokens[index])}: ${lens.text(share)} of it in the region` : describe(payload, lens, index)));
+    });
+  };
   const body = tokens.length ? list : element("p", { className: "empty" }, "The answer is empty: no tokens.");
-  const show = (index, pinned) => chips.forEach((chip, k) => {
-    chip.classList.toggle("now", k === index);
-    chip.classList.toggle("pinned", k === pinned);
-    chip.setAttribute("aria-selected", String(k === pinned));
-  });
-  return { node: element("section", {}, element("h3", {}, "Answer"), body), list, chips, show };
+  let before = [];
+  const show = (index, pins) => {
+    for (const k of new Set([...before, index, ...pins])) {
+      const chip = chips[k];
+      if (!chip) continue;
+      chip.classList.toggle("now", k === index);
+      chip.classList.toggle("pinned", pins.includes(k));
+      chip.setAttribute("aria-selected", String(pins.includes(k)));
+      chip.dataset.pin = (pins.length > 1 && "AB"[pins.indexOf(k)]) || "";
+    }
+    list.classList.toggle("paired", pins.length > 1);
+    before = [index, ...pins];
+  };
+  return { node: section("Answer", body), list, chips, show, colour: colourChips };
 }
 
+/** The numbers of what is drawn: one token, two, or a region. */
 function readingPart(payload) {
   const { tokens, columns } = payload;
   const name = element("b", { dir: "auto" });
@@ -216,113 +252,334 @@ function readingPart(payload) {
     swatch.style.background = columnColour(payload, k);
     return element("li", {}, swatch, columnName(column), numbers[k]);
   }));
-  const show = (index, pinned) => {
-    const shares = sharesOf(payload, index);
-    name.textContent = index === ALL ? `All ${tokens.length} answer tokens` : `Token ${index + 1} of ${tokens.length}: “${visible(tokens[index])}”`;
-    button.hidden = pinned === ALL;
-    bar.style.background = stacked(payload, shares, "to right");
-    numbers.forEach((number, k) => { number.textContent = percent(shares?.[k]); });
+  const show = (lens, shown, { pins, region }) => {
+    const index = shown.at(-1);
+    name.textContent = sided(shown, (one) => nameOf(tokens, one));
+    legend.classList.toggle("two", shown.length > 1);
+    button.hidden = !pins.length && !region;
+    bar.style.background = stacked(payload, lens, index, "to right");
+    numbers.forEach((number, k) => { number.textContent = shown.map((one) => lens.text(lens.numbers(one)?.[k])).join(" · "); });
   };
   const head = element("div", { className: "read-head" }, name, button);
   return { node: tokens.length ? element("section", { className: "read" }, head, bar, legend) : "", button, show };
 }
 
-function picturesPart(payload, heat) {
+/** Which method, layer, heads; whether sinks count. Only where there is a choice. */
+function pickersPart(payload, readings, state, live, choose) {
+  const names = [...new Set(readings.map(({ name }) => name))];
+  const node = element("div", { className: "controls" });
+  const method = picker("Method", names.map((name) => [name, name]), (name) => choose({ name, layer: null, heads: "", sinks: false }));
+  const layers = () => (live && state.name === payload.name ? [...Array(live.layers).keys()]
+    : readings.filter((one) => one.name === state.name && !one.heads && one.layer !== null).map(({ layer }) => layer));
+  const slide = slider("Layer", 0, 0, (step) => { stop(); goTo(Number(step)); });
+  const said = element("span", { className: "wide" });
+  const play = element("button", { type: "button", "aria-label": "Play the layers" }, "▶");
+  const layer = element("div", {}, slide.node, play, said);
+  const goTo = (step) => choose({ layer: step ? layers()[step - 1] : null, heads: headOf(state) === null ? "" : state.heads });
+  let timer = 0;
+  const stop = () => { clearInterval(timer); timer = 0; play.textContent = "▶"; };
+  const step = () => {
+    const next = Number(slide.input.value) + 1;
+    if (next > slide.input.max || !node.isConnected) return stop();
+    goTo(next);
+  };
+  play.addEventListener("click", () => {
+    if (timer) return stop();
+    if (slide.input.value === slide.input.max) slide.input.value = 0;
+    step();
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return; // each click is one step
+    timer = setInterval(step, 700);
+    play.textContent = "❚❚";
+  });
+  const sets = [...new Set(readings.map(({ heads }) => heads).filter(Boolean))];
+  const single = [...Array(live?.heads ?? 0).keys()].map((head) => `head ${head}`);
+  const heads = picker("Heads", [["", "mean of all heads"], ...[...sets, ...single].map((name) => [name, name])], (name) =>
+    choose({ heads: name, layer: sets.includes(name) ? null : state.layer, sinks: false }));
+  const sinks = checkbox("Count sinks in", () => choose({ sinks: sinks.input.checked, ...(live ? {} : { layer: null, heads: "" }) }));
+  node.append(method.node, layer, heads.node, sinks.node);
+  node.addEventListener("keydown", (event) => event.stopPropagation());
+  const show = () => {
+    const all = layers();
+    const own = state.name === payload.name;
+    method.select.value = state.name;
+    slide.input.max = all.length;
+    slide.input.value = state.layer === null ? 0 : all.indexOf(state.layer) + 1;
+    said.textContent = state.layer === null ? (sets.includes(state.heads) ? "their own layers" : "mean of all layers") : `layer ${state.layer}`;
+    slide.input.setAttribute("aria-valuetext", said.textContent);
+    heads.select.value = state.heads;
+    sinks.input.checked = state.sinks;
+    const useful = [names.length > 1, all.length > 0, own && sets.length + single.length > 0, own && Boolean(live || readings.some((one) => one.sinks))];
+    useful.forEach((on, k) => visibly(node.children[k], on));
+    visibly(node, useful.includes(true));
+  };
+  return { node, show, stop };
+}
+
+/** The pictures under their cells, and how cells are drawn. */
+function picturesPart(payload, pickers, onRegion) {
   const { images, tokens } = payload;
   if (!images.length) {
-    return { node: element("p", { className: "empty" }, "No pictures were part of this question: no heatmap."), show() {} };
+    const none = element("p", { className: "empty" }, "No pictures were part of this question: no heatmap.");
+    return { node: element("div", {}, pickers, none), show() {}, say() {} };
   }
-  const high = rowHeight(images);
   const readout = element("output");
-  const ends = { low: element("span"), high: element("span") };
-  let shown = ALL;
+  const where = element("p", { className: "where", dir: "auto" });
+  const ends = { low: element("span"), high: element("span"), words: element("span") };
+  let now = { lens: null, shown: [ALL], region: null };
+  const gallery = element("div", { className: "pictures" });
+  const again = () => show(now.lens, now.shown, now.region);
+
   const cards = images.map((image, k) => {
     const share = element("b");
     const fill = element("i");
     fill.style.background = colour(k);
-    const canvas = element("canvas", { width: image.cols, height: image.rows, role: "img" });
-    const photo = element("img", { src: image.src, alt: `picture ${k + 1} of ${images.length}` });
-    const stack = element("div", { className: "stack" }, photo, canvas);
-    const figure = element("figure", {}, element("figcaption", {}, badge(k), share), stack, element("div", { className: "share" }, fill));
-    layOut(figure, stack, image, high);
-    canvas.addEventListener("pointermove", (event) => {
-      const box = canvas.getBoundingClientRect();
-      const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * image.rows), image.rows);
-      const col = clamp(Math.floor(((event.clientX - box.left) / box.width) * image.cols), image.cols);
-      readout.textContent = `Picture ${k + 1}, row ${row + 1}, column ${col + 1}: ${heat.text(shown, k, row * image.cols + col)}`;
-    });
-    canvas.addEventListener("pointerleave", () => { readout.textContent = ""; });
-    return { figure, canvas, share, fill };
+    const pair = element("div", { className: "pair" });
+    const figure = element("figure", {}, element("figcaption", {}, badge(k), share), pair, element("div", { className: "share" }, fill));
+    const card = { figure, share, fill, pair, stacks: [], image, k };
+    addStack(card, images.length);
+    layOut(figure, pair, image, rowHeight(images));
+    selectable(card, () => now, readout, onRegion);
+    return card;
   });
+  gallery.append(...cards.map(({ figure }) => figure));
 
-  const gallery = element("div", { className: "pictures" }, ...cards.map(({ figure }) => figure));
-  const slider = element("input", { type: "range", min: 0, max: 100, value: tokens.length ? 100 : 0 });
-  const fade = () => gallery.style.setProperty("--overlay", slider.value / 100);
-  slider.addEventListener("input", fade);
-  slider.addEventListener("keydown", (event) => event.stopPropagation());
-  const same = element("input", { type: "checkbox" });
-  same.addEventListener("change", () => show(shown));
+  const overlay = slider("Overlay", 100, tokens.length ? 100 : 0, (value) => gallery.style.setProperty("--overlay", value / 100));
+  const hide = slider("Hide below", 95, 0, () => { hidden.textContent = `${hide.input.value} % of the scale`; again(); });
+  const hidden = element("span", {}, "0 % of the scale");
+  hide.node.append(hidden);
+  const same = checkbox("Same scale for all tokens", again);
+  const smooth = checkbox("Smooth", () => gallery.classList.toggle("smooth", smooth.input.checked));
+  const marks = checkbox(images.some(({ boxes }) => boxes.length) ? "Tiles and known boxes" : "Tile borders", () => gallery.classList.toggle("plain", !marks.input.checked));
+  marks.input.checked = true;
+  visibly(marks.node, images.some(({ boxes, tiles }) => boxes.length || tiles.length));
+  const norm = picker("Scale", [["one", "one scale for all pictures"], ["own", "a scale per picture: do not compare them"]], again);
+  visibly(norm.node, images.length > 1);
+  const mode = picker("Two tokens", [["side", "side by side"], ["difference", "difference, A minus B"]], again);
   const ramp = element("div", { className: "ramp" });
-  ramp.style.background = `linear-gradient(to right, ${rampStops(payload)}) #555`;
+  const hatch = element("div", {}, element("div", { className: "hatch" }), "no number");
   const scale = element("div", { className: "scale" },
-    element("div", {}, ends.low, ramp, ends.high, "per cell, one scale for all pictures"),
-    element("label", {}, same, "Same scale for all tokens"),
-    element("label", {}, "Overlay", slider), readout);
-  if (payload.missing) scale.insertBefore(element("div", {}, element("div", { className: "hatch" }), "no number"), readout);
-  fade();
+    element("div", {}, ends.low, ramp, ends.high, ends.words), norm.node, mode.node, same.node, smooth.node, marks.node, hide.node, overlay.node, hatch, readout);
+  scale.addEventListener("keydown", (event) => event.stopPropagation());
 
-  const show = (index) => {
-    shown = index;
-    const shares = sharesOf(payload, index);
-    const part = same.checked ? 1 : Math.max(heat.reach(index), 1 / BRIGHTEST);
-    const colours = colourTable(payload, part);
-    const top = heat.scale(index) * part;
-    ends.low.textContent = number(payload.signed ? -top : 0);
-    ends.high.textContent = number(top);
-    cards.forEach(({ canvas, share, fill }, k) => {
-      paint(canvas, images[k], heat.levels(index, k), colours, payload.missing);
-      canvas.setAttribute("aria-label", `Heatmap on picture ${k + 1}: ${percent(shares?.[k])}`);
-      share.textContent = percent(shares?.[k]);
-      fill.style.width = `${100 * (shares?.[k] ?? 0)}%`;
+  const show = (lens, shown, region) => {
+    const two = shown.length > 1;
+    const difference = two && mode.select.value === "difference";
+    const sides = two && !difference ? 2 : 1;
+    const signed = lens.signed || difference;
+    const own = norm.select.value === "own";
+    now = { lens, shown, region, difference };
+    const fields = images.map((_, k) => shown.map((index) => lens.field(index, k))).map((pair) => (difference ? [minus(...pair)] : pair));
+    const reach = fields.map((ones) => Math.max(...ones.map(peak)));
+    const whole = lens.scale(shown.at(-1));
+    const shared = difference ? Math.max(...reach) : same.input.checked ? whole : Math.max(...reach, whole / BRIGHTEST);
+    const tops = reach.map((top) => (own ? top : shared));
+    const rows = shown.map((index) => lens.numbers(index));
+    const table = tables[Number(signed)];
+    cards.forEach((card, k) => {
+      while (card.stacks.length < sides) addStack(card, images.length);
+      while (card.stacks.length > sides) card.stacks.pop().remove();
+      const numbers = rows.map((row) => row?.[k]);
+      const words = difference ? lens.text(numbers[0] - numbers[1], true) : sided(numbers, (one) => lens.text(one));
+      card.stacks.forEach((stack, side) => {
+        const canvas = stack.querySelector("canvas");
+        paint(canvas, lens.grid(k), fields[k][side], tops[k], signed, table, hide.input.value / 100);
+        canvas.setAttribute("aria-label", `Heatmap on picture ${k + 1}: ${words}`);
+      });
+      card.share.textContent = words;
+      card.fill.style.width = `${Math.max(0, (100 * (numbers.at(-1) ?? 0)) / lens.strongest)}%`;
+      for (const stack of card.stacks) {
+        stack.querySelector(".region")?.remove();
+        if (region?.picture === k) mark(stack, "region", region.box, card.image);
+      }
     });
+    gallery.classList.toggle("two", sides > 1);
+    ramp.style.background = `linear-gradient(to right, ${rampStops(signed)}) #555`;
+    ends.low.textContent = !signed ? "0" : own ? "least" : number(-shared);
+    ends.high.textContent = own ? "most" : number(shared);
+    ends.words.textContent = `per cell${lens.unit ? `, ${lens.unit}` : ""}${images.length > 1 ? (own ? ", a scale per picture" : ", one scale for all pictures") : ""}`;
+    visibly(where, region);
+    if (region) where.textContent = regionWords(payload, lens, region);
+    visibly(mode.node, two);
+    visibly(hatch, lens.missing);
   };
-  return { node: element("section", { className: "right" }, element("h3", {}, images.length > 1 ? "Pictures" : "Picture"), gallery, scale), show };
+  overlay.input.dispatchEvent(new Event("input"));
+  const node = section(images.length > 1 ? "Pictures" : "Picture", pickers, gallery, where, scale);
+  return { node: assign(node, { className: "right" }), show, say: (text) => { readout.textContent = text; } };
 }
 
-function footerPart({ method, honesty, notes }) {
-  return element("footer", {}, element("p", {}, element("b", {}, "Drawn: "), method), ...[honesty, ...notes].filter(Boolean).map((line) => element("p", { dir: "auto" }, line)));
+/** A picture with its cells and its marks; a second one stands beside it when two tokens are compared. */
+function addStack({ pair, stacks, image, k }, count) {
+  const photo = element("img", { src: image.src, alt: `picture ${k + 1} of ${count}` });
+  const stack = element("div", { className: "stack" }, photo, element("canvas", { role: "img" }));
+  for (const box of image.tiles) mark(stack, "tile", box, image);
+  for (const box of image.boxes) mark(stack, "box", box, image);
+  stack.style.aspectRatio = String(shapeOf(image));
+  pair.append(stack);
+  stacks.push(stack);
 }
 
-/** Slices of the cells: picture by picture (token, row, column), then picture by picture the total. */
-function heatmaps(payload, cells) {
-  const { images, tokens, levels, scale, totalScale, signed } = payload;
-  const sizes = images.map(({ rows, cols }) => rows * cols);
+/** Pointing tells a cell's number; dragging, or the keys, selects a region. */
+function selectable(card, now, readout, onRegion) {
+  const { pair, image, k, stacks } = card;
+  const stack = stacks[0];
+  assign(stack, { tabIndex: 0, role: "application",
+    "aria-label": `Picture ${k + 1}: arrow keys move, Shift and arrows select a region, Enter a cell, Escape clears` });
+  let [start, anchor] = [null, null]; // of a drag, and of a selection with the keys
+  let cursor = { row: 0, col: 0 };
+  let outline = null;
+  const cellAt = (event, over) => {
+    const box = over.getBoundingClientRect();
+    const [rows, cols] = now().lens.grid(k);
+    const at = (place, length, count) => clamp(Math.floor((place / length) * count), count);
+    return { row: at(event.clientY - box.top, box.height, rows), col: at(event.clientX - box.left, box.width, cols) };
+  };
+  const boxOf = (one, other = one) => {
+    const [rows, cols] = now().lens.grid(k);
+    const span = (a, b, unit) => [Math.min(a, b) * unit, (Math.max(a, b) + 1) * unit];
+    const [left, right] = span(one.col, other.col, image.width / cols);
+    const [top, bottom] = span(one.row, other.row, image.height / rows);
+    return [left, top, right, bottom];
+  };
+  const point = (cell, over) => {
+    const { lens, shown, difference } = now();
+    const at = cell.row * lens.grid(k)[1] + cell.col;
+    const values = shown.map((index) => lens.field(index, k)[at]);
+    const words = difference ? `A minus B ${about(values[0] - values[1])}` : sided(values, about);
+    readout.textContent = `Picture ${k + 1}, row ${cell.row + 1}, column ${cell.col + 1}: ${words}`;
+    outline?.remove();
+    outline = mark(over, "cell", boxOf(cell), image);
+  };
+  const leave = () => { outline?.remove(); readout.textContent = ""; };
+  listen(pair, {
+    pointermove(event) {
+      const over = event.target.closest(".stack");
+      if (!over) return leave();
+      const cell = cellAt(event, over);
+      point(cell, over);
+      if (!start || (!start.moved && cell.row === start.row && cell.col === start.col)) return;
+      start.moved = true;
+      onRegion({ picture: k, box: boxOf(start, cell) }, true);
+    },
+    pointerleave: leave,
+    pointerdown(event) {
+      const over = event.target.closest(".stack");
+      if (over && event.button === 0) start = cellAt(event, over);
+    },
+    pointerup(event) {
+      const over = event.target.closest(".stack");
+      if (!start || !over) return;
+      const region = { picture: k, box: boxOf(start, cellAt(event, over)) };
+      const old = now().region;
+      const again = !start.moved && old?.picture === k && String(old.box) === String(region.box); // the same cell: let go
+      cursor = start;
+      start = null;
+      onRegion(again ? null : region);
+    },
+  });
+  const onKey = (event) => {
+    const [rows, cols] = now().lens.grid(k);
+    const move = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+    if (modified(event) || !(move || ["Enter", " ", "Escape"].includes(event.key))) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (event.key === "Escape") { anchor = null; return onRegion(null); }
+    if (!move) return onRegion({ picture: k, box: boxOf(cursor) });
+    if (event.shiftKey) anchor ??= cursor;
+    else anchor = null;
+    cursor = { row: clamp(cursor.row + move[0], rows), col: clamp(cursor.col + move[1], cols) };
+    point(cursor, stack);
+    if (anchor) onRegion({ picture: k, box: boxOf(anchor, cursor) });
+  };
+  listen(stack, { keydown: onKey, blur: leave, focus: () => stack.matches(":focus-visible") && point(cursor, stack) });
+}
+
+function footerPart({ honesty, notes }) {
+  const node = element("footer");
+  const show = (lens) => {
+    const lines = [lens.honesty || honesty, lens.card && `Metric card: ${lens.card}`, ...notes].filter(Boolean);
+    const drawn = element("p", {}, element("b", {}, "Drawn: "), lens.method);
+    node.replaceChildren(drawn, ...lines.map((line) => element("p", { dir: "auto" }, line)));
+  };
+  return { node, show };
+}
+
+// ---- readings ----
+
+const opened = new WeakMap();
+
+/** A reading with its bytes unpacked: fields of cells, numbers per column, shares of the question's words. */
+async function openReading(payload, reading) {
+  if (!opened.has(reading)) opened.set(reading, await unpack(payload, reading));
+  return opened.get(reading);
+}
+
+async function unpack(payload, reading) {
+  const { tokens, images, columns } = payload;
+  const { levels, scale, totalScale, signed, shares } = reading;
+  const cells = await inflate(reading.cells);
+  const grids = reading.grids ?? images.map(({ rows, cols }) => [rows, cols]);
+  const texts = (payload.words ?? []).filter((word) => typeof word === "string").length;
+  const rows = reading.ledger ? [...reading.ledger, reading.totalLedger] : [];
+  let wordLevels = reading.wordLevels ? await inflate(reading.wordLevels) : null;
+  if (reading.numbers) { // (tokens and their total, columns) in 16 bits, then the words' levels
+    const bytes = await inflate(reading.numbers);
+    const table = new DataView(bytes.buffer);
+    for (let row = 0, at = 0; row <= tokens.length; row++) {
+      rows.push(columns.map(() => table.getInt16(2 * at++, true)).map((value) => (value === NO_NUMBER ? null : value * reading.step)));
+    }
+    if (reading.hasWords) wordLevels = bytes.subarray(2 * columns.length * (tokens.length + 1));
+  }
+  const sizes = grids.map(([high, wide]) => high * wide);
   const starts = [];
   let end = 0;
   for (const size of sizes) { starts.push(end); end += size * tokens.length; }
   const totals = sizes.map((size) => { end += size; return end - size; });
-  const from = (index, k) => (index === ALL ? totals[k] : starts[k] + index * sizes[k]);
-  return {
+  const lens = {
+    ...reading,
+    grid: (k) => grids[k],
     scale: (index) => (index === ALL ? totalScale : scale),
-    levels: (index, k) => cells.subarray(from(index, k), from(index, k) + sizes[k]),
-    text(index, k, cell) { // about: it was rounded to a level
-      const level = cells[from(index, k) + cell];
-      if (level === MISSING) return "no number";
-      return `about ${number(this.scale(index) * (signed ? (2 * level) / levels - 1 : level / levels))}`;
+    /** Numbers of a picture's cells, each rounded to a level. */
+    field(index, k) {
+      const from = index === ALL ? totals[k] : starts[k] + index * sizes[k];
+      const top = this.scale(index);
+      return Float32Array.from(cells.subarray(from, from + sizes[k]), (level) => (level === MISSING ? NaN : top * (signed ? (2 * level) / levels - 1 : level / levels)));
     },
-    reach(index) { // how far up the shared scale this token goes, 0 to 1
-      let far = 0;
-      for (const k of images.keys()) {
-        for (const level of this.levels(index, k)) if (level !== MISSING) far = Math.max(far, signed ? Math.abs(2 * level - levels) : level);
+    numbers(index) {
+      const row = rows[index === ALL ? tokens.length : index];
+      return row?.some((value) => value !== null) ? row : null;
+    },
+    words(index) {
+      if (!wordLevels || !texts || !tokens.length) return null;
+      const mine = index === ALL ? wordLevels : wordLevels.subarray(index * texts, (index + 1) * texts);
+      const sums = new Array(texts).fill(0); // of all tokens, their mean
+      mine.forEach((level, at) => { sums[at % texts] += ((level / 255) * reading.wordScale * texts) / mine.length; });
+      return sums;
+    },
+    /** A token's cells in a region added up; those it covers in part, in part. */
+    regionSum({ picture, box }, index) {
+      const [high, wide] = grids[picture];
+      const { width, height } = images[picture];
+      const field = this.field(index, picture);
+      const part = (k, count, low, top, side) => Math.max(0, Math.min(k + 1, (top / side) * count) - Math.max(k, (low / side) * count));
+      let sum = 0;
+      for (let row = 0; row < high; row++) {
+        const down = part(row, high, box[1], box[3], height);
+        if (down > 1e-6) for (let col = 0; col < wide; col++) sum += (field[row * wide + col] || 0) * down * part(col, wide, box[0], box[2], width);
       }
-      return far / levels;
+      return sum;
     },
+    text: (value, plus = !shares) => (Number.isFinite(value) ? (plus && value > 0 ? "+" : "") + (shares ? `${(100 * value).toFixed(1)} %` : number(value)) : "–"),
+    strongest: 1,
   };
+  if (!shares) lens.strongest = Math.max(...rows.slice(0, -1).map(speaking), 1e-9);
+  return lens;
 }
 
-/** Paint levels, one pixel per cell; only the hatching of missing cells needs more. */
-function paint(canvas, { rows, cols }, levels, colours, missing) {
-  const zoom = missing ? Math.max(1, Math.ceil(240 / Math.max(rows, cols))) : 1;
+// ---- drawing ----
+
+/** Paint numbers, one pixel per cell; only hatching needs more. */
+function paint(canvas, [rows, cols], field, top, signed, table, threshold) {
+  const zoom = field.some(Number.isNaN) ? Math.max(1, Math.ceil(240 / Math.max(rows, cols))) : 1;
   const [wide, high] = [cols * zoom, rows * zoom];
   if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, { width: wide, height: high });
   const context = canvas.getContext("2d");
@@ -331,58 +588,71 @@ function paint(canvas, { rows, cols }, levels, colours, missing) {
   for (let y = 0, at = 0; y < high; y++) {
     const row = Math.floor(y / zoom) * cols;
     for (let x = 0; x < wide; x++, at++) {
-      const level = levels[row + Math.floor(x / zoom)];
-      words[at] = level === MISSING ? ((x + y) % 8 < 4 ? 0x90000000 : 0x90ffffff) : colours[level];
+      const value = field[row + Math.floor(x / zoom)];
+      if (Number.isNaN(value)) words[at] = (x + y) % 8 < 4 ? 0x90000000 : 0x90ffffff;
+      else {
+        const share = top > 0 ? Math.max(-1, Math.min(1, value / top)) : 0;
+        if (Math.abs(share) >= threshold) words[at] = table[Math.round(Math.max(0, signed ? (share + 1) / 2 : share) * COLOURS)];
+      }
     }
   }
   context.putImageData(pixels, 0, 0);
 }
 
-/** The colour of every level, as canvas words, on a scale that ends at the part `top` of the shared one. */
-function colourTable(payload, top) {
-  const ramp = stops(payload);
-  const { levels, signed } = payload;
-  const bytes = new Uint8ClampedArray(4 * (levels + 1));
-  for (let level = 0; level <= levels; level++) {
-    const share = Math.min(1, Math.max(0, signed ? 0.5 + (level / levels - 0.5) / top : level / levels / top));
+/** The colour of every step of the scale, as canvas words. */
+function colourTable(signed) {
+  const ramp = stops(signed);
+  const bytes = new Uint8ClampedArray(4 * (COLOURS + 1));
+  for (let step = 0; step <= COLOURS; step++) {
+    const share = step / COLOURS;
     const low = Math.min(Math.floor(share * (ramp.length - 1)), ramp.length - 2);
     const past = share * (ramp.length - 1) - low;
-    bytes.set([...ramp[low].map((c, i) => c + past * (ramp[low + 1][i] - c)), 255 * opacity(payload, share)], 4 * level);
+    bytes.set([...ramp[low].map((c, i) => c + past * (ramp[low + 1][i] - c)), 255 * opacity(signed, share)], 4 * step);
   }
   return new Uint32Array(bytes.buffer);
 }
 
 /** Opacity at a place of the scale (0 to 1): none at zero. */
-const opacity = ({ signed }, share) => STRONGEST_CELL * (signed ? Math.abs(2 * share - 1) : share);
-const rampStops = (payload) => stops(payload).map((rgb, k, all) => `rgba(${rgb}, ${opacity(payload, k / (all.length - 1)).toFixed(3)})`);
-const stops = ({ signed }) => (signed ? BLUE_RED : VIRIDIS).split(" ").map(channels);
+const opacity = (signed, share) => STRONGEST_CELL * (signed ? Math.abs(2 * share - 1) : share);
+const rampStops = (signed) => stops(signed).map((rgb, k, all) => `rgba(${rgb}, ${opacity(signed, k / (all.length - 1)).toFixed(3)})`);
+const stops = (signed) => (signed ? BLUE_RED : VIRIDIS).split(" ").map(channels);
 const channels = (hex) => [0, 2, 4].map((at) => parseInt(hex.replace("#", "").slice(at, at + 2), 16));
 const alpha = (hex, strength) => `rgba(${channels(hex)}, ${strength.toFixed(3)})`;
 const colour = (picture) => PICTURE_COLOURS[picture % PICTURE_COLOURS.length];
 const clamp = (index, count) => Math.max(0, Math.min(index, count - 1));
-const percent = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : "–");
-const number = (value) => (value === 0 ? "0" : String(Number(value.toPrecision(3))));
+const number = (value) => String(Number(value.toPrecision(3)));
+const about = (value) => (Number.isNaN(value) ? "no number" : `about ${number(value)}`);
+const tables = [false, true].map(colourTable);
 const columnName = (column) => column.replace(/^image_/, "picture ");
-const sharesOf = ({ ledger, totalLedger }, index) => (index === ALL ? totalLedger : ledger[index]);
+const minus = (one, other) => one.map((value, at) => value - other[at]);
+const peak = (field) => field.reduce((most, value) => Math.max(most, Math.abs(value) || 0), 0);
 
 /** Height of a row of pictures before it grows: up to four pictures share one row, more share two. */
 function rowHeight(images) {
-  const ratios = images.reduce((sum, image) => sum + slotRatio(image), 0);
-  const high = (images.length > 4 ? 1560 : 780) / ratios;
+  const high = (images.length > 4 ? 1560 : 780) / images.reduce((sum, image) => sum + slotRatio(image), 0);
   return Math.max(120, Math.min(high, images.length === 1 ? 330 : 240));
 }
 
-/** Shape of a picture's slot, which a very wide or very tall one does not fill. */
-const slotRatio = ({ width, height }) => Math.max(0.36, Math.min(width / height, 2.2));
+/** Shape of a picture as drawn, and of its slot, which a very wide or very tall one does not fill. */
+const shapeOf = ({ width, height }) => Math.max(1 / SLIMMEST, Math.min(width / height, SLIMMEST));
+const slotRatio = (image) => Math.max(0.36, Math.min(shapeOf(image), 2.2));
 
-/** Pictures of a row are equally high: they grow and shrink in proportion to their shapes. */
-function layOut(figure, stack, { width, height }, high) {
-  const ratio = slotRatio({ width, height });
-  const wide = `${(high * ratio).toFixed(1)}px * var(--zoom)`;
+/** Pictures of a row are equally high. */
+function layOut(figure, pair, image, high) {
+  const ratio = slotRatio(image);
+  const wide = `${(high * ratio).toFixed(1)}px * var(--zoom) * var(--pair)`;
   figure.style.flex = `${ratio.toFixed(4)} 1 calc(${wide})`;
   figure.style.maxWidth = `min(100%, 1.3 * ${wide})`;
-  stack.style.width = `${Math.min(100, (100 * width) / height / ratio)}%`;
-  stack.style.aspectRatio = `${width} / ${height}`;
+  pair.style.width = `${Math.min(100, (100 * shapeOf(image)) / ratio)}%`;
+}
+
+/** Mark a box of the picture's pixels. */
+function mark(stack, kind, [x0, y0, x1, y1], { width, height }) {
+  const node = element("div", { className: `mark ${kind}` });
+  const inset = [y0 / height, 1 - x1 / width, 1 - y1 / height, x0 / width];
+  node.style.inset = inset.map((share) => `${(100 * share).toFixed(3)}%`).join(" ");
+  stack.append(node);
+  return node;
 }
 
 /** Pictures have colours, the rest greys. */
@@ -390,29 +660,46 @@ function columnColour({ images }, k) {
   return k < images.length ? colour(k) : `var(--rest${Math.min(k - images.length, 2)})`;
 }
 
-function stacked(payload, shares, towards) {
-  if (!shares) return "repeating-linear-gradient(135deg, var(--line) 0 2px, transparent 2px 5px)";
+/** A bar of what speaks for a token, column by column. */
+function stacked(payload, lens, index, towards) {
+  const row = lens.numbers(index);
+  if (!row) return "repeating-linear-gradient(135deg, var(--line) 0 2px, transparent 2px 5px)";
+  const whole = index === ALL && !lens.shares ? speaking(row) || 1 : lens.strongest;
   let end = 0;
-  const bands = shares.map((share, k) => {
+  const bands = row.map((value, k) => {
     const start = end;
-    end += 100 * share;
+    end += (100 * Math.max(0, value)) / whole;
     return `${columnColour(payload, k)} ${start.toFixed(2)}% ${end.toFixed(2)}%`;
   });
-  return `linear-gradient(${towards}, ${bands})`;
+  return `linear-gradient(${towards}, ${bands}, transparent 0)`;
 }
+
+const speaking = (row) => (row ?? []).reduce((sum, value) => sum + Math.max(0, value), 0);
+const band = (hex, end) => `linear-gradient(to top, ${hex} ${end}%, transparent 0)`;
 
 /** The picture a token read most (-1: none) and its share. */
-function leading({ images, ledger }, index) {
-  const shares = (ledger[index] ?? []).slice(0, images.length);
+function leading({ images }, lens, index) {
+  const shares = (lens.numbers(index) ?? []).slice(0, images.length);
   const share = Math.max(...shares, 0);
-  return { picture: share > 0 ? shares.indexOf(share) : -1, share };
+  return [share > 0 ? shares.indexOf(share) : -1, share];
 }
 
-function describe(payload, index) {
+// ---- words ----
+
+function describe(payload, lens, index) {
   const { tokens, columns } = payload;
-  const shares = sharesOf(payload, index);
-  const name = index === ALL ? "All answer tokens" : `Token ${index + 1} of ${tokens.length}, ${visible(tokens[index])}`;
-  return `${name}: ${shares ? columns.map((column, k) => `${columnName(column)} ${percent(shares[k])}`).join(", ") : "no shares captured"}`;
+  const row = lens.numbers(index);
+  return `${nameOf(tokens, index)}: ${row ? columns.map((column, k) => `${columnName(column)} ${lens.text(row[k])}`).join(", ") : "no shares captured"}`;
+}
+
+const nameOf = (tokens, k) => (k === ALL ? "All answer tokens" : `Token ${k + 1} of ${tokens.length}, ${visible(tokens[k])}`);
+const sided = (ones, text) => ones.map((one, side) => (ones.length > 1 ? `${"AB"[side]} ` : "") + text(one)).join(" · ");
+
+/** Which tokens read a region most. */
+function regionWords({ tokens }, lens, region) {
+  const sums = tokens.map((token, index) => [lens.regionSum(region, index), token]).sort((a, b) => b[0] - a[0]);
+  const most = sums.slice(0, 3).map(([sum, token]) => `“${visible(token)}” ${lens.text(sum)}`).join(", ");
+  return `Region of picture ${region.picture + 1}, pixels ${region.box.map(Math.round).join(", ")}: all tokens ${lens.text(lens.regionSum(region, ALL))}${most ? `; most ${most}` : ""}`;
 }
 
 /** A token as it can be seen; the space before a word shows as a gap between chips. */
@@ -427,16 +714,41 @@ function direction(tokens) {
   return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/.test(first) ? "rtl" : "ltr";
 }
 
+// ---- elements ----
+
 function badge(picture) {
   const node = element("span", { className: "badge", title: `picture ${picture + 1}` }, String(picture + 1));
   node.style.background = colour(picture);
-  node.style.color = luminance(channels(colour(picture))) > 0.18 ? "#000" : "#fff";
+  node.style.color = DARK.includes(colour(picture)) ? "#fff" : "#000";
   return node;
 }
 
-function luminance(rgb) {
-  const [r, g, b] = rgb.map((c) => (c <= 10 ? c / 3294 : ((c / 255 + 0.055) / 1.055) ** 2.4));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+function listen(node, handlers) {
+  for (const [name, handler] of Object.entries(handlers)) node.addEventListener(name, handler);
+}
+
+function picker(name, options, onPick) {
+  const select = element("select", { "aria-label": name }, ...options.map(([value, text]) => element("option", { value }, text)));
+  select.addEventListener("change", () => onPick(select.value));
+  return { node: element("label", {}, name, select), select };
+}
+
+function checkbox(name, onToggle) {
+  const input = element("input", { type: "checkbox" });
+  input.addEventListener("change", onToggle);
+  return { node: element("label", {}, input, name), input };
+}
+
+function slider(name, max, value, onMove) {
+  const input = element("input", { type: "range", min: 0, max, value, "aria-label": name });
+  input.addEventListener("input", () => onMove(input.value));
+  return { node: element("label", {}, name, input), input };
+}
+
+const section = (title, ...children) => element("section", {}, element("h3", {}, title), ...children);
+
+function visibly(node, on) {
+  node.style.display = on ? "" : "none";
 }
 
 async function inflate(text) {
@@ -445,12 +757,26 @@ async function inflate(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+function shadow(host, view, css) {
+  const root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(css);
+  root.adoptedStyleSheets = [sheet]; // allowed under any content security policy, unlike a style element
+  root.replaceChildren(view);
+  host.replaceChildren();
+  return root;
+}
+
 function element(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
+  const node = assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+function assign(node, properties) {
   for (const [name, value] of Object.entries(properties)) {
     if (name === "role" || name.startsWith("aria-")) node.setAttribute(name, value);
     else node[name] = value;
   }
-  node.append(...children);
   return node;
 }

@@ -1,0 +1,114 @@
+"""Answers side by side: named by what differs, aligned, in step in the browser, and clear about unlike questions."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+import vila_lab
+from vila_lab.errors import OptionError
+from vila_lab.view.compare import Comparison
+
+
+@pytest.fixture(scope="module")
+def answers():
+    folder = vila_lab.demo_images()
+    lab = vila_lab.load()
+    g, m = folder / "g.png", folder / "m.png"
+    return lab.ask([g, m, "What is in image 2?"]), lab.ask([m, g, "What is in image 2?"]), lab.ask([g, "What is this?"])
+
+
+def views(make_view, *tokens, **options):
+    made = [make_view(2, one, **options) for one in tokens]
+    return Comparison("ABC"[: len(made)], made, [[0, 1]] * len(made))
+
+
+def test_two_orders_are_named_by_their_order(answers):
+    found = vila_lab.compare(answers[0], answers[1])
+    assert found.labels == ("order 1, 2", "order 2, 1")
+    assert found.notes[0].startswith("The same pictures in another order")
+    assert found._pictures == ((0, 1), (1, 0))
+
+
+def test_names_of_ones_own(answers):
+    assert vila_lab.compare(before=answers[0], after=answers[1]).labels == ("before", "after")
+    assert vila_lab.compare(answers[0], other=answers[0]).labels == ("embedded", "other")
+
+
+def test_the_same_answer_twice_gets_letters_and_is_said_to_be_the_same(answers):
+    found = vila_lab.compare(answers[0], answers[0])
+    assert found.labels == ("answer A", "answer B")
+    assert found.notes == ("The answers are word for word the same.",)
+
+
+def test_edits_name_the_answers(answers, monkeypatch):
+    monkeypatch.setattr(answers[1], "edits", ("image 2 → answer cut",), raising=False)
+    assert vila_lab.compare(answers[0], answers[1]).labels == ("without an edit", "image 2 → answer cut")
+
+
+def test_unlike_questions_and_pictures_are_said(answers):
+    notes = " ".join(vila_lab.compare(answers[0], answers[2]).notes)
+    assert "The questions differ" in notes
+    assert "The pictures differ" in notes
+
+
+@pytest.mark.parametrize(("given", "words"), [(1, "at least two answers"), (0, "at least two answers")])
+def test_too_few_answers(answers, given, words):
+    with pytest.raises(OptionError, match=words):
+        vila_lab.compare(*answers[:given])
+
+
+def test_what_is_no_answer_is_named(answers):
+    with pytest.raises(OptionError, match="argument 2 of 2 is str"):
+        vila_lab.compare(answers[0], "answer")
+
+
+def test_the_display_has_three_lives(answers, tmp_path):
+    found = vila_lab.compare(answers[0], answers[1])
+    bundle = found._repr_mimebundle_()
+    assert list(bundle) == ["text/html", "text/plain", "image/png"]
+    assert answers[0].text in bundle["text/plain"]
+    assert answers[1].text in bundle["text/plain"]
+    assert bundle == vila_lab.compare(answers[0], answers[1])._repr_mimebundle_()
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).height > 600
+    assert found.to_html(tmp_path / "both.html").read_text(encoding="utf-8").count("<script") == 1
+
+
+@pytest.mark.browser
+def test_a_selection_in_one_is_made_in_all(make_view, open_page, tmp_path):
+    both = views(make_view, ("a", " red", " cat"), ("a", " blue", " cat", "."))
+    both.to_html(tmp_path / "both.html")
+    sheet = open_page(
+        (tmp_path / "both.html").read_text(encoding="utf-8"), wait="section:nth-child(2) .chip", width=1400
+    )
+    parts = [sheet.locator(".columns > section").nth(k) for k in range(2)]
+    assert [part.locator("h3").first.inner_text() for part in parts] == ["A", "B"]
+    assert [part.locator(".chip.changed bdi").all_inner_texts() for part in parts] == [["red"], ["blue", "."]]
+    parts[0].locator(".chip").nth(1).click()
+    assert parts[1].locator(".chip.pinned bdi").inner_text() == "blue"
+    parts[1].locator(".chip").nth(3).click()  # it has no counterpart
+    assert parts[0].locator(".chip.pinned bdi").all_inner_texts() == ["red"]
+    parts[1].locator(".stack").first.focus()
+    sheet.keyboard.press("Enter")
+    assert parts[0].locator(".region").count() == 1
+    assert sheet.evaluate("document.documentElement.scrollWidth") <= 1400
+
+
+@pytest.mark.browser
+def test_a_region_follows_its_picture_into_another_order(make_view, open_page, tmp_path):
+    view = make_view(2, ("a",), shape="square")
+    both = Comparison(("A", "B"), (view, replace(view, images=view.images[::-1])), ((0, 1), (1, 0)))
+    both.to_html(tmp_path / "both.html")
+    sheet = open_page(
+        (tmp_path / "both.html").read_text(encoding="utf-8"), wait="section:nth-child(2) .chip", width=360
+    )
+    parts = [sheet.locator(".columns > section").nth(k) for k in range(2)]
+    parts[0].locator(".stack").first.focus()
+    sheet.keyboard.press("Enter")
+    assert parts[1].locator("figure").nth(1).locator(".region").count() == 1
+    assert parts[1].locator("figure").nth(0).locator(".region").count() == 0
+    assert sheet.evaluate("document.documentElement.scrollWidth") <= 360

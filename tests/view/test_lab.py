@@ -1,0 +1,208 @@
+"""The viewer in a real JupyterLab: a notebook runs, its output answers pointer and keys, the widget tells Python.
+
+Screenshots land in tests/view/screenshots.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+SHOTS = Path(__file__).parent / "screenshots"
+FIRST = ROOT / "notebooks" / "01_first_look.ipynb"
+SCRATCH = [
+    "import vila_lab\nfolder = vila_lab.demo_images()\n"
+    "answer = vila_lab.load().ask([folder / 'g.png', folder / 'm.png', 'What is in image 2?'])\n"
+    "widget = answer.explore(); widget",
+    "print('token', widget.selected_token, 'layer', widget.layer, 'head', widget.head, 'region', widget.selected_region)",
+]
+
+
+IDLE = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def notebook(cells: list[str]) -> str:
+    made = [
+        {"cell_type": "code", "id": f"c{k}", "execution_count": None, "metadata": {}, "outputs": [], "source": source}
+        for k, source in enumerate(cells)
+    ]
+    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": KERNEL, "cells": made})
+
+
+def without_outputs(path: Path) -> str:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["metadata"] |= KERNEL  # or the lab asks which one
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(content)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """Address and folder of a JupyterLab of its own."""
+    pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    home = tmp_path_factory.mktemp("lab")
+    work = home / "work"
+    work.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    address = f"http://127.0.0.1:{port}"
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        f"--ServerApp.root_dir={work}",
+    ]
+    command += [
+        "--IdentityProvider.token=",
+        "--ServerApp.disable_check_xsrf=True",
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    command += ["--LabApp.news_url=", f"--LabApp.workspaces_dir={home / 'spaces'}"]
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(
+            command, env=os.environ | own | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+        )
+        try:
+            wait_for(address + "/api")
+            yield address, work
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def wait_for(address: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.3)
+
+
+@pytest.fixture
+def in_lab(browser, lab):
+    """Opener of a notebook's text in the lab, run or as it is; fails the test on an error in the page's own script."""
+    address, work = lab
+    contexts, errors = [], []
+
+    def opener(text, name, *, run=True, width=1400):
+        (work / name).write_text(text, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": 1000})
+        contexts.append(context)
+        sheet = context.new_page()
+        sheet.on("pageerror", lambda error: errors.append(str(error)))
+        sheet.goto(f"{address}/lab/tree/{name}?reset")
+        sheet.wait_for_selector(".jp-Notebook")
+        sheet.wait_for_function(IDLE, timeout=90_000)  # run before that, the lab asks which kernel to take
+        if run:
+            sheet.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        return sheet
+
+    yield opener
+    for context in contexts:
+        context.close()
+    assert [error for error in errors if "ResizeObserver" not in error] == []
+
+
+def shoot(sheet, name: str) -> None:
+    SHOTS.mkdir(exist_ok=True)
+    sheet.screenshot(path=SHOTS / f"{name}.png")
+
+
+def test_the_first_notebook_runs_and_its_viewer_lives(in_lab, lab):
+    sheet = in_lab(without_outputs(FIRST), "first.ipynb")
+    view = sheet.locator(".vila-view[data-alive]").first
+    view.wait_for(timeout=120_000, state="attached")
+    chip = view.locator(".chip").first
+    chip.scroll_into_view_if_needed()
+    before = view.locator("figcaption b").first.inner_text()
+    chip.hover()
+    assert "Token 1 of" in view.locator(".read-head b").inner_text()
+    assert view.locator("figcaption b").first.inner_text() != before
+    chip.click()
+    sheet.keyboard.press("ArrowRight")
+    assert "Token 2 of" in view.locator(".read-head b").inner_text()
+    sheet.keyboard.press("Enter")
+    assert view.locator(".chip.pinned").count() == 2
+    view.get_by_label("Layer", exact=True).fill("2")
+    view.locator("footer", has_text="layer 1 ").wait_for()
+    shoot(sheet, "lab_first_light")
+    sheet.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    sheet.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
+    sheet.wait_for_timeout(500)
+    shoot(sheet, "lab_first_dark")
+    sheet.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+    sheet.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    sheet.wait_for_timeout(1500)
+    saved = (lab[1] / "first.ipynb").read_text(encoding="utf-8")
+    assert "data-alive" in saved
+    assert "application/vnd.jupyter.widget-view+json" not in saved
+    sheet.close()
+
+    again = in_lab(saved, "again.ipynb", run=False)  # trusted, as its signature is known; the kernel is a new one
+    revived = again.locator(".vila-view[data-alive]").first
+    revived.wait_for(timeout=60_000, state="attached")
+    revived.locator(".chip").first.hover()
+    assert "Token 1 of" in revived.locator(".read-head b").inner_text()
+    shoot(again, "lab_reopened")
+    again.close()
+
+    strange = saved.replace("First look", "Last look", 1)  # not trusted: scripts are stripped, the picture stays
+    assert strange != saved
+    sheet = in_lab(strange, "strange.ipynb", run=False)
+    picture = sheet.locator("img[alt*='图像']").first
+    picture.wait_for(timeout=30_000, state="attached")
+    picture.scroll_into_view_if_needed()
+    assert picture.bounding_box()["height"] > 100
+    assert sheet.locator(".chip").count() == 0
+    shoot(sheet, "lab_untrusted")
+
+
+def test_the_widget_tells_python_what_was_chosen(in_lab):
+    sheet = in_lab(notebook(SCRATCH[:1]), "scratch.ipynb")
+    view = sheet.locator(".jp-OutputArea-output .view")
+    view.wait_for(timeout=120_000)
+    view.locator(".chip").first.click()
+    view.get_by_label("Heads").select_option("head 2")
+    view.locator("footer", has_text="head 2 only").wait_for(timeout=20_000)
+    view.get_by_label("Layer", exact=True).fill("4")
+    view.locator("footer", has_text="layer 3 of 0 to 5").wait_for(timeout=20_000)
+    stack = view.locator(".stack").first
+    stack.focus()
+    sheet.keyboard.press("Enter")
+    shoot(sheet, "lab_explore")
+    sheet.evaluate("() => jupyterapp.commands.execute('notebook:insert-cell-below')")
+    cell = sheet.locator(".jp-CodeCell").last
+    cell.locator(".cm-content").fill(SCRATCH[1])
+    sheet.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell'); }")
+    said = sheet.locator(".jp-OutputArea-output", has_text="token 0 layer 3 head 2 region [0, 0")
+    said.wait_for(timeout=20_000)
+    cell.locator(".cm-content").fill("widget.selected_token = 1; widget.head = None; widget.layer = 0")
+    sheet.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell'); }")
+    view.locator("footer", has_text="layer 0 of 0 to 5, mean over its heads").wait_for(timeout=20_000)
+    assert "Token 2 of" in view.locator(".read-head b").inner_text()

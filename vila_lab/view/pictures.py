@@ -1,0 +1,60 @@
+"""Pictures as they are shown: small, on white, as data addresses, and what to say where that changes them. Knows no answer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .levels import in_base64
+
+PICTURE_BUDGET = 96_000  # base64 characters for all pictures
+PICTURE_STEPS = ((384, 80), (320, 72), (256, 66), (224, 50), (192, 30))  # (longest side, WebP quality), best first
+LARGE, TINY = 2048, 8  # pixels of the longest side from which, and up to which, the display's size is worth a note
+SLIMMEST = 24  # a picture that is longer for its breadth is drawn as if it were this long
+
+
+def encode_pictures(images: Sequence[Image.Image]) -> list[str]:
+    """The pictures for display, as data addresses: as large and fine as fits the budget of all of them together."""
+    for side, quality in PICTURE_STEPS:
+        pictures = [encode(shrink(image, side), "WEBP", quality=quality, method=4) for image in images]
+        if sum(len(picture) for picture in pictures) <= PICTURE_BUDGET:
+            break
+    return pictures
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """The picture in RGB on white, its longest side at most ``side`` pixels; never enlarged, its shape kept."""
+    factor = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
+        return Image.alpha_composite(Image.new("RGBA", size, "white"), rgba).convert("RGB")
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> str:
+    """The picture as a data address; nothing but pixels, so the same pixels give the same text."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image)).save(buffer, kind, **options)  # a fresh image carries no metadata
+    return f"data:image/{kind.lower()};base64,{in_base64(buffer.getvalue())}"
+
+
+def size_notes(images: Sequence[Image.Image]) -> list[str]:
+    """A sentence for every picture whose display differs much from it.
+
+    >>> size_notes([Image.new("RGB", (8000, 10)), Image.new("RGB", (200, 100))])
+    ['Picture 1 (8000 × 10 pixels) is drawn scaled down and thicker than it is; the heatmap covers all of it.']
+    """
+    notes = []
+    for k, image in enumerate(images, start=1):
+        longest, shortest = max(image.size), min(image.size)
+        how = ["scaled down"] if longest > LARGE else ["enlarged"] if longest <= TINY else []
+        how += ["thicker than it is"] if longest > SLIMMEST * shortest else []
+        if how:
+            size = f"{image.width} × {image.height} {'pixel' if longest == 1 else 'pixels'}"
+            notes.append(f"Picture {k} ({size}) is drawn {' and '.join(how)}; the heatmap covers all of it.")
+    return notes
