@@ -53,7 +53,7 @@ types: $(READY)
 # pytest comes last, so that its sum line closes the output. One thread: these models are so small that more of them
 # only wait for each other.
 test: setup lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests vila_lab notebooks --doctest-modules \
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests vila_lab notebooks --doctest-modules \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 bench: $(READY)

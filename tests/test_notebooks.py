@@ -5,7 +5,9 @@ nbval runs them; but a cell without an execution count runs uncompared, so a not
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-LARGEST = 5_000_000  # bytes; code hosts stop rendering not far above
+LARGEST = 1_500_000  # bytes; code hosts load larger ones slowly, and stop rendering them at a few times that
+MOST_CODE = 40  # lines that are not empty, in all cells: what needs more belongs in the library
 
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
@@ -25,6 +28,12 @@ def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
         and "".join(cell["source"]).strip()
         and "nbval-skip" not in cell["metadata"].get("tags", [])
     ]
+
+
+def sources(notebook: dict[str, Any], kind: str) -> list[str]:
+    """What each cell of a kind says; of code without the lines that only a notebook understands."""
+    found = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+    return [re.sub(r"(?m)^[%!].*$", "", source) for source in found] if kind == "code" else found
 
 
 def test_there_is_a_notebook() -> None:
@@ -58,6 +67,30 @@ class TestNotebook:
 
     def test_it_holds_no_widget_state(self, notebook: dict[str, Any]) -> None:
         assert "widgets" not in notebook["metadata"], "widget state makes code hosts refuse the whole notebook"
+
+    def test_its_code_is_short(self, notebook: dict[str, Any]) -> None:
+        lines = [line for cell in code_cells(notebook) for line in "".join(cell["source"]).splitlines() if line.strip()]
+        assert len(lines) <= MOST_CODE
+
+    def test_it_defines_no_helpers(self, notebook: dict[str, Any]) -> None:
+        nodes = [node for source in sources(notebook, "code") for node in ast.walk(ast.parse(source))]
+        defined = [
+            node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        ]
+        assert defined == [], "a helper belongs in the library, where it is tested"
+
+    def test_it_asserts_something(self, notebook: dict[str, Any]) -> None:
+        nodes = [node for source in sources(notebook, "code") for node in ast.walk(ast.parse(source))]
+        assert any(isinstance(node, ast.Assert) for node in nodes)
+
+    def test_it_says_first_what_is_learned(self, notebook: dict[str, Any]) -> None:
+        first = sources(notebook, "markdown")[0]
+        assert first.startswith("# ")
+        assert len(re.findall(r"(?m)^- ", first)) >= 3
+
+    def test_its_links_to_notebooks_lead_somewhere(self, notebook: dict[str, Any]) -> None:
+        links = [link for text in sources(notebook, "markdown") for link in re.findall(r"\]\(([^):]+\.ipynb)\)", text)]
+        assert [link for link in links if not (FOLDER / link).is_file()] == []
 
     def test_it_is_small(self, path: Path) -> None:
         assert path.stat().st_size < LARGEST

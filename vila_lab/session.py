@@ -29,6 +29,7 @@ from .families.base import Prepared
 from .prompt import Picture, Prompt
 from .scores import TokenScores
 from .tokens import Token, alternatives_as_text, token_texts
+from .turn import Turn
 
 if TYPE_CHECKING:
     from .evidence import HeadRanking, OrderTest, Sample
@@ -67,7 +68,7 @@ class Session(Interventions):
         self.name = name
         self.capture_budget = capture_budget
         self.head_sets: dict[str, tuple[tuple[int, int], ...]] = {}
-        self._lock = threading.Lock()
+        self._lock = Turn()
         self._answers: list[weakref.ref[Answer]] = []
 
     @property

@@ -195,7 +195,13 @@ def test_an_attribution_does_not_stop_a_question(two, golden_session, golden_ima
     assert golden_session("nvila-lite").ask([golden_image("a_land.png"), "What?"], max_new_tokens=1).tokens
 
 
-def test_a_bar_appears_only_for_what_takes_long(two, capsys, monkeypatch):
+@pytest.fixture
+def bars(monkeypatch):
+    """Bars show, also where the tests themselves are run without them."""
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+
+
+def test_a_bar_appears_only_for_what_takes_long(two, capsys, monkeypatch, bars):
     two.attribute("leave_one_out")
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
@@ -209,7 +215,7 @@ def test_a_bar_appears_only_for_what_takes_long(two, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(1.9, False), (2.1, True)])
-def test_long_is_two_seconds(capsys, monkeypatch, seconds, shown):
+def test_long_is_two_seconds(capsys, monkeypatch, bars, seconds, shown):
     now = [100.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     with progress.progress(2, "variants") as bar:
@@ -219,7 +225,7 @@ def test_long_is_two_seconds(capsys, monkeypatch, seconds, shown):
 
 
 @pytest.mark.parametrize("method", [name for name in NAMES if find(name).METHOD.cost != "1 forward"])
-def test_what_can_take_long_has_a_bar(two, method, capsys, monkeypatch):
+def test_what_can_take_long_has_a_bar(two, method, capsys, monkeypatch, bars):
     """Whatever runs the model more than once, or back through it once per token."""
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
     two.attribute(method, **FEW.get(method, {}))

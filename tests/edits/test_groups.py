@@ -19,6 +19,10 @@ def test_an_edge_is_source_and_reader(edge):
     assert parse_edge(edge) == ("image_1", "answer")
 
 
+def test_a_quoted_phrase_may_hold_an_arrow():
+    assert parse_edge('"a -> b" -> answer') == ('"a -> b"', "answer")
+
+
 @pytest.mark.parametrize("edge", ["image_1", "a -> b -> c", "-> answer", "image_1 ->", "", 3])
 def test_what_is_no_edge_is_named(edge):
     with pytest.raises(OptionError, match="source -> reader"):

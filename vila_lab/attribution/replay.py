@@ -6,7 +6,6 @@ All passes are teacher-forced: prompt and answer go through the model at once, r
 from __future__ import annotations
 
 import copy
-import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ..errors import CaptureError
 from ..families.base import Family, Prepared
 from ..prompt import Picture, Prompt
 from ..tokenmap import TokenMap
+from ..turn import Turn
 from .target import Said, Target
 
 NO_MODEL = "this answer has no model any more (it was read from a file, or its session was unloaded): ask again to attribute it"
@@ -67,14 +67,14 @@ class Replay:
         *,
         conv_mode: str = "auto",
         tile_all_images: bool = False,
-        lock: threading.Lock | None = None,
+        lock: Turn | None = None,
         head_sets: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         self._family = weakref.ref(family)
         self.prompt = prompt
         self.token_map = token_map
         self.said = tuple(said)
-        self.lock = lock or threading.Lock()
+        self.lock = lock or Turn()
         self.head_sets = {} if head_sets is None else head_sets
         self.meter = Meter()
         self.conv_mode = conv_mode

@@ -71,7 +71,7 @@ class Flow:
 
 
 def flow(
-    replay: Replay, token: Any = None, *, edges: Sequence[str] = EDGES, width: int | None = None, stride: int = 1
+    replay: Replay, token: Any = None, *, edges: str | Sequence[str] = EDGES, width: int | None = None, stride: int = 1
 ) -> Flow:
     """Cut every edge in a window of layers around every layer.
 
@@ -98,6 +98,7 @@ def flow(
     import pandas as pd
 
     layers = len(replay.family.decoder_layers)
+    edges = [edges] if isinstance(edges, str) else list(edges)
     width = max(1, round(layers / BANDS)) if width is None else width
     if not (1 <= width <= layers and 1 <= stride <= layers):
         raise OptionError(f"width and stride are numbers of layers, 1 to {layers}, not {width} and {stride}")

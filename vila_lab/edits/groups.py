@@ -18,7 +18,8 @@ from ..capture.spans import Span
 from ..errors import NoEffect, OptionError
 from ..tokenmap import TokenMap
 
-ARROW = re.compile(r"\s*(?:->|→)\s*")
+PART = r"""("[^"]+"|'[^']+'|“[^”]+”|[^"'“]+?)"""
+EDGE = re.compile(rf"\s*{PART}\s*(?:->|→)\s*{PART}\s*")
 QUOTED = re.compile(r"""(["'“])(.+)(["'”])""")
 LATER = "*"
 QUESTION = "question"  # what the user wrote; the TokenMap calls it text
@@ -37,12 +38,12 @@ def parse_edge(edge: str) -> tuple[str, str]:
     >>> parse_edge("image_2 -> answer")
     ('image_2', 'answer')
     """
-    parts = ARROW.split(edge.strip()) if isinstance(edge, str) else []
-    if len(parts) != 2 or not all(parts):
+    found = EDGE.fullmatch(edge) if isinstance(edge, str) else None
+    if found is None or any(re.match(r"[^\"'“]*(->|→)", part) for part in found.groups()):
         raise OptionError(f"an edge is written 'source -> reader', such as 'image_2 -> answer', not {edge!r}")
-    if parts[0] == LATER:
+    if found[1] == LATER:
         raise OptionError(f"'*' stands on the right of an edge only, for every later row; in {edge!r} name the source")
-    return parts[0], parts[1]
+    return found[1], found[2]
 
 
 def edge_spans(edge: str, token_map: TokenMap) -> tuple[Span, Span]:

@@ -266,7 +266,7 @@ class Interventions:
     def patch(
         self,
         from_answer: Answer,
-        positions: str | Sequence[str] | Sequence[int],
+        positions: str | int | Sequence[str] | Sequence[int],
         layers: at.Layers = None,
         *,
         state: str = "residual",
@@ -294,7 +294,13 @@ class Interventions:
             raise OptionError(
                 "from_answer was given by another session; ask it of this one, whose layers it has to fit"
             )
-        given = positions if isinstance(positions, str) else tuple(positions)
+        given = (
+            positions
+            if isinstance(positions, str)
+            else (positions,)
+            if isinstance(positions, int)
+            else tuple(positions)
+        )
         return self._program.add(Patch(from_answer, given, chosen, check_state(state)))
 
     # ---- experiments ---------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Program: the hooks and edits of a session, in order, and the proof that each edit bites. Knows no kind of edit.
 
 Proof: the logits under the first k edits are compared with those under the first k - 1. What the rounding of the model's
-number type explains does not count. First the prompt's last row is compared; an edit that leaves it alone (it may act on later
-rows only) is compared on all rows of the answer. Clean logits are kept for the last few prompts, so that many edits of one
-question share one clean pass.
+number type explains does not count (in bfloat16 that is 0.8 % of the largest logit, so a very small edit may be refused).
+First the prompt's last row is compared; an edit that leaves it alone (it may act on later rows only) is compared on all
+rows of the answer. Clean logits are kept for the last few prompts, so that many edits of one question share one clean pass.
 """
 
 from __future__ import annotations

@@ -85,10 +85,11 @@ def redirect(
         heads = [(layer, head) for layer, row in session.cross_modal_layers.iterrows() for head in range(row["heads"])]
     replay = replay_of(answer)
     prompt: Any = replay.prompt
+    room = session.family.context_length - replay.prompt_length
     with session.steer(f"image_{to_image}", strength, heads=heads):
         after = session.ask(
             prompt,
-            max_new_tokens=2 * len(answer.tokens) + 8,  # a steered model may lose the thread and never stop
+            max_new_tokens=min(room, 2 * len(answer.tokens) + 8),  # a steered model may lose the thread and never stop
             conv_mode=replay.conv_mode,
             tile_all_images=replay.tile_all_images,
         )
