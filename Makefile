@@ -10,11 +10,12 @@ TORCH := torch==2.13.0
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser axe demo lab test lint types bench clean
+.PHONY: help setup browser axe demo lab gallery test lint types bench clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
 	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make gallery draw every figure from the embedded model"
 	@echo "make test    formatting, types, unit tests, doctests, notebooks, browser tests"
 	@echo "make bench   measure what the README states"
 	@echo "make clean   remove .venv, caches and builds"
@@ -42,6 +43,10 @@ demo: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/
+
+gallery: $(READY)
+	$(BIN)/python -m vila_lab.view.gallery gallery
+	$(BIN)/python -m vila_lab.view.gallery docs first_look patching
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vila_lab.capture import Capture, editing
+from vila_lab.capture import Capture, edited_layer
 from vila_lab.capture.editing import Editing
 from vila_lab.capture.edits import (
     AttentionLook,
@@ -215,7 +215,7 @@ def test_left_padded_batches(family, attn, program, make, generate):
 def test_rows_in_several_parts_are_as_in_one(at_once, family, attn, make, prompt, monkeypatch):
     model, biases = make(family, attn), PROGRAMS["together"]
     expected, attentions = reference(model, prompt, biases)
-    monkeypatch.setattr(editing, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(edited_layer, "ROWS_AT_ONCE", at_once)
     seen: list[AttentionRows] = []
     with Editing(model, [*biases, AttentionLook(seen.append, {2: None}, EVERYWHERE, EVERYWHERE)]):
         close(model(prompt).logits, expected)

@@ -10,7 +10,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.edits.conftest import forced, said, sequence_of, state_of
-from vila_lab.capture.editing import EditedLayer
+from vila_lab.capture.edited_layer import EditedLayer
 from vila_lab.capture.recorder import EDITED, SLOT
 from vila_lab.capture.towers import SHADOW_OF
 from vila_lab.edits import AttentionEvent, HiddenEvent

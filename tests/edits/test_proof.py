@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.edits.conftest import said
-from vila_lab.capture.editing import EditedLayer
+from vila_lab.capture.edited_layer import EditedLayer
 from vila_lab.edits.program import KEPT, Program
 from vila_lab.errors import NoEffect, VilaLabError
 

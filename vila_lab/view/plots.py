@@ -184,7 +184,7 @@ def patching(answer: Answer, ax: Axes | None, scan: xr.DataArray | None = None) 
     values = scan.transpose("layer", "position").to_numpy()
     words = [scan.attrs.get(name) for name in ("token", "from_token")]
     both = f" {words[0]!r} with what led to {words[1]!r}" if all(words) else ""
-    title = f"patching{both}, one layer and place at a time; 1 brings all of it"
+    title = f"patching{both}: 1 brings all of it"
     labels = _position_labels(answer.token_map, scan)
     return figures.patching_scan(values, labels, _numbers(scan, "layer"), ax, title=title)
 
