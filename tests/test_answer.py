@@ -85,6 +85,14 @@ def test_a_heatmap_sums_to_the_pictures_share(answer, token):
         assert heat.shape == answer.token_map.grid(image)
 
 
+def test_head_sets_are_shown_alike_once_saved(tmp_path):
+    folder = vila_lab.demo_images()
+    answer = vila_lab.load().ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+    opened = vila_lab.open(answer.save(tmp_path / "a.vila"))
+    assert {name: tuple(pairs) for name, pairs in opened.head_sets.items()} == vila_lab.load().head_sets != {}
+    assert opened._repr_mimebundle_()["text/html"] == answer._repr_mimebundle_()["text/html"]
+
+
 def test_saved_and_opened_it_answers_the_same(answer, tmp_path):
     opened = vila_lab.open(answer.save(tmp_path / "a.vila"))
     assert opened.text == answer.text

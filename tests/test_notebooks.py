@@ -60,6 +60,11 @@ class TestNotebook:
         tags = [tag for cell in code_cells(notebook) for tag in cell["metadata"].get("tags", [])]
         assert "nbval-check-output" in tags, "tag a cell that prints numbers with nbval-check-output"
 
+    def test_pictures_and_pages_are_not_compared(self, notebook: dict[str, Any]) -> None:
+        tagged = [c for c in code_cells(notebook) if "nbval-check-output" in c["metadata"].get("tags", [])]
+        kinds = {kind for cell in tagged for output in cell["outputs"] for kind in output.get("data", {})}
+        assert kinds <= {"text/plain"}, "print what is compared in a cell of its own"
+
     def test_skipped_cells_are_skipped_everywhere(self, notebook: dict[str, Any]) -> None:
         for cell in notebook["cells"]:
             tags = cell["metadata"].get("tags", [])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .evidence import Evidence, MetricCard
 
 FILE_KEY = "vila_lab"
+HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 ATTENTION_IS_NOT_CAUSE = (
     "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
 )
@@ -73,6 +74,7 @@ class Answer:
         tape: Tape | None,
         replay: Replay | None = None,
         edits: Sequence[str] = (),
+        head_sets: HeadSets | None = None,
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
@@ -85,6 +87,7 @@ class Answer:
         self._tape = tape
         self._replay = replay
         self.edits = tuple(edits)
+        self._head_sets = {} if head_sets is None else head_sets
         self._attributions: dict[tuple[str, int | None], Attribution] = {}
         self._layer_means: NDArray[np.float32] | None = None
         self._looked_at = time.monotonic()
@@ -256,6 +259,11 @@ class Answer:
 
         find(method)
         return attribute(self.replay, method, token, contrast, **options)
+
+    @property
+    def head_sets(self) -> HeadSets:
+        """(layer, head) pairs by the name that ``heads=`` may give: the session's own, or those of when it was saved."""
+        return self._head_sets
 
     @property
     def replay(self) -> Replay:
@@ -474,6 +482,7 @@ class Answer:
             "notes": self.notes,
             "model": self.model,
             "edits": self.edits,
+            "head_sets": {name: [list(pair) for pair in pairs] for name, pairs in self._head_sets.items()},
             "tape": tape_header,
         }
         return write(path, FILE_KEY, header, tensors)
@@ -504,6 +513,7 @@ def open_answer(path: str | Path) -> Answer:
         norms=arrays["norms"],
         tape=Tape.restore(header["tape"], taped) if header["tape"] is not None else None,
         edits=header.get("edits", ()),
+        head_sets={name: [(a, b) for a, b in pairs] for name, pairs in header.get("head_sets", {}).items()},
     )
     answer._layer_means = arrays.get("layer_means")
     return answer

@@ -259,6 +259,7 @@ class Session(Interventions):
             tape=tape,
             replay=replay,
             edits=run.labels,
+            head_sets=self.head_sets,
         )
 
     def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:

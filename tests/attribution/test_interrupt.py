@@ -13,6 +13,7 @@ from vila_lab.attribution.registry import NAMES
 from vila_lab.session import Session
 
 FEW = {"integrated_gradients": {"steps": 3}, "occlusion": {"cells": (2, 1)}}
+ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # kernels round by where their operands lie in memory
 WITH_BACKWARD = ("grad_x_attention", "relevancy", "input_x_gradient", "integrated_gradients")
 
 
@@ -75,7 +76,7 @@ def assert_clean_after_interrupt(
     assert state_of(replay.model) == before
     assert not replay.lock.locked()
     expected = fresh[1].attribute(method, 0, **options)
-    np.testing.assert_array_equal(two.attribute(method, 0, **options).values, expected.values)
+    np.testing.assert_allclose(two.attribute(method, 0, **options).values, expected.values, **ROUNDING)
 
 
 @pytest.mark.parametrize("at", [0, 0.5, 1], ids=["first", "middle", "last"])
@@ -108,7 +109,7 @@ def test_an_interrupt_while_a_picture_is_embedded_leaves_nothing(two, fresh):
     assert state_of(replay.model) == before
     assert not replay.lock.locked()
     expected = fresh[1].attribute("leave_one_out", baseline="grey").values
-    np.testing.assert_array_equal(two.attribute("leave_one_out", baseline="grey").values, expected)
+    np.testing.assert_allclose(two.attribute("leave_one_out", baseline="grey").values, expected, **ROUNDING)
 
 
 def test_after_an_interrupt_the_session_answers(two, fresh):
@@ -118,4 +119,4 @@ def test_after_an_interrupt_the_session_answers(two, fresh):
         with pytest.raises(KeyboardInterrupt):
             answer.attribute("shapley")
     again = session.ask(replay_of(answer).prompt, max_new_tokens=4)
-    assert [token.logprob for token in again.tokens] == [token.logprob for token in answer.tokens]
+    np.testing.assert_allclose([t.logprob for t in again.tokens], [t.logprob for t in answer.tokens], **ROUNDING)

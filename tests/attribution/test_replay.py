@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,8 @@ def test_replacing_a_picture_by_itself_changes_nothing(answer):
 def test_replacing_a_picture_touches_only_its_tokens(two):
     replay = replay_of(two)
     grey = two.images[1].point(lambda value: 127)
-    changed = (replay.with_pictures({1: grey}) != replay.embeddings).any(-1).nonzero().ravel().tolist()
+    moved = (replay.with_pictures({1: grey}) - replay.embeddings).abs().amax(-1)
+    changed = (moved > 1e-4).nonzero().ravel().tolist()  # the same pixels give the same numbers up to rounding only
     assert changed == two.token_map.positions("image_2").tolist()
 
 
@@ -95,4 +97,4 @@ def test_an_answer_does_not_keep_an_unloaded_model(golden_image):
 def test_a_released_answer_can_be_attributed_again(two):
     before = two.attribute("leave_one_out").values
     replay_of(two).release()
-    assert (two.attribute("leave_one_out").values == before).all()
+    np.testing.assert_allclose(two.attribute("leave_one_out").values, before, atol=1e-5)

@@ -106,7 +106,7 @@ def tensor_bytes() -> int:
     gc.collect()
     storages: dict[int, int] = {}
     for item in gc.get_objects():
-        if issubclass(type(item), torch.Tensor):
+        if type(item) in (torch.Tensor, torch.nn.Parameter):  # not the fake ones that a compiler leaves behind
             storage = item.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -150,8 +150,7 @@ class _Reader:
         means = self.answer.layer_means()
         readings = [self.attention(means.mean(1), sinks=True)]
         readings += [self.attention(means[:, layer], layer=layer) for layer in range(means.shape[1])]
-        replay = self.answer._replay
-        for name, heads in sorted((replay.head_sets if replay is not None else {}).items()):
+        for name, heads in sorted(self.answer.head_sets.items()):
             try:
                 weights = [self.answer.attention(layer=layer, head=head).to_numpy()[:, 0, 0] for layer, head in heads]
             except CaptureError:  # queries and keys were released; the layers' means stay
