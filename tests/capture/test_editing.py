@@ -223,6 +223,41 @@ def test_rows_in_several_parts_are_as_in_one(at_once, family, attn, make, prompt
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("readers", [LATER, Span.of([9, 10, 14]), Span.of([16])], ids=["later", "scattered", "last"])
+@pytest.mark.parametrize(("worth", "left_out"), [(9.0, 3), (0.0, 0)], ids=["left out", "masked"])
+def test_a_cut_is_the_same_with_its_columns_left_out_or_masked(worth, left_out, readers, make, prompt, monkeypatch):
+    """One cheap way for whole prompts, one for everything else: each layer takes the one that costs less."""
+    model, biases = make("llama", "sdpa"), [EdgeBias(SOURCE, readers, ALL), EdgeBias(Span.of([1]), readers, ALL)]
+    expected, _ = reference(model, prompt, biases)
+    calls, way = [], edited_layer._without_columns
+    monkeypatch.setattr(edited_layer, "WORTH_LEAVING_OUT", worth)
+    monkeypatch.setattr(edited_layer, "_without_columns", lambda *given: calls.append(1) or way(*given))
+    with Editing(model, biases):
+        close(model(prompt).logits, expected)
+    assert len(calls) == left_out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "biases",
+    [
+        [EdgeBias(SOURCE, LATER, ALL, -3.0)],
+        [EdgeBias(SOURCE, LATER, {0: (1,)})],
+        [EdgeBias(SOURCE, LATER, {0: None}), EdgeBias(Span.of([1]), Span.of([16]), {0: None})],
+        [EdgeBias(Span.of([4, 12]), LATER, {0: None})],
+    ],
+    ids=["steering", "some heads", "other readers", "a source that reads"],
+)
+def test_columns_are_left_out_only_where_that_says_the_same(biases, make, prompt, monkeypatch):
+    model = make("llama", "sdpa")
+    expected, _ = reference(model, prompt, biases)
+    monkeypatch.setattr(edited_layer, "WORTH_LEAVING_OUT", 9.0)
+    monkeypatch.setattr(edited_layer, "_without_columns", lambda *given: pytest.fail("left out"))
+    with Editing(model, biases):
+        close(model(prompt).logits, expected)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 def test_what_the_models_own_mask_shows_of_later_columns_stays_shown(attn, make, prompt):
     """Some families let the tokens of a picture see each other both ways."""

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from vila_lab.capture.editing import Editing
 
 ROWS_AT_ONCE = 512  # rows that get a mask of their own together: 8 MB of it at 4,096 columns
+WORTH_LEAVING_OUT = 1.5  # of one plain call: masks cost about twice as much, since no kernel skips what they hide
+
+Attention: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]"
 
 
 class EditedLayer:
@@ -56,11 +60,15 @@ class EditedLayer:
         """The layer's attention under its edits; shapes as in transformers: query (B, H, r, D), output (B, r, H, D)."""
         start = self.editing.start
         view = _View(module, query, key, mask, start, kwargs)
+        base = partial(_called, self.base, module, args, kwargs)
         touched = self._touched(view)
-        if touched.any():
-            output, weights = self._with_edits(module, query, key, value, mask, args, kwargs, view, touched)
+        closed = self._closed_alike(view, touched) if touched.any() else None
+        if closed is not None:
+            output, weights = _without_columns(base, view, value, touched, closed), None
+        elif touched.any():
+            output, weights = self._in_chunks(base, view, value, touched)
         else:
-            output, weights = self.base(module, query, key, value, mask, *args, **kwargs)
+            output, weights = base(query, key, value, mask)
         for edit in self.heads:
             output = _heads_changed(edit, self.layer, output, start)
         for output_look in self.outputs:
@@ -69,38 +77,46 @@ class EditedLayer:
             self._show(look, view)
         return output, weights
 
-    def _with_edits(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        view: _View,
-        touched: NDArray[np.bool_],
+    def _in_chunks(
+        self, base: Attention, view: _View, value: Tensor, touched: NDArray[np.bool_]
     ) -> tuple[Tensor, Tensor | None]:
         """Rows before the first touched one in one call; the others in chunks, each with its own mask."""
         first = int(touched.argmax())
         outputs, weights = [], []
 
         def call(rows: slice, columns: int, part: Tensor | None) -> None:
-            found = self.base(
-                module, query[:, :, rows], key[:, :, :columns], value[:, :, :columns], part, *args, **kwargs
-            )
-            outputs.append(found[0])
-            weights.append(None if found[1] is None else _padded(found[1], key.shape[2]))
+            output, shown = base(view.query[:, :, rows], view.key[:, :, :columns], value[:, :, :columns], part)
+            outputs.append(output)
+            weights.append(None if shown is None else _padded(shown, view.columns))
 
         if first:
             columns = view.columns_of(first - 1)
-            call(slice(0, first), columns, None if mask is None else mask[:, :, :first, :columns])
+            call(slice(0, first), columns, None if view.mask is None else view.mask[:, :, :first, :columns])
         for begin in range(first, len(touched), ROWS_AT_ONCE):
             rows = np.arange(begin, min(begin + ROWS_AT_ONCE, len(touched)))
             columns = view.columns_of(int(rows[-1]))
             call(slice(begin, int(rows[-1]) + 1), columns, self.mask(view, rows)[..., :columns])
         shown = [part for part in weights if part is not None]
         return torch.cat(outputs, 1), torch.cat(shown, 2) if shown else None
+
+    def _closed_alike(self, view: _View, touched: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """The columns that all touched rows lose in all heads, where leaving them out of the call says the same and costs
+        less than masks do: a whole prompt under the plain causal limit, a cut from everything that comes after."""
+        plain = view.mask is None and view.causal and view.start == 0 and view.rows == view.columns
+        whole = all(bias.value == -torch.inf and bias.where[self.layer] is None for bias in self.biases)
+        if not plain or not whole or view.kwargs.get("sliding_window") is not None:
+            return None
+        closed = np.zeros(view.rows, bool)
+        for bias in self.biases:
+            readers = bias.reader.inside(0, view.rows)
+            if readers.any() and not np.array_equal(readers, touched):
+                return None
+            closed |= bias.source.inside(0, view.rows) if readers.any() else False
+        if (closed & touched).any():
+            return None
+        before = int(np.flatnonzero(~touched)[-1]) + 1 if not touched.all() else 0
+        is_cheaper = before**2 + (~closed).sum() ** 2 < WORTH_LEAVING_OUT * view.rows**2
+        return closed if is_cheaper else None
 
     def _touched(self, view: _View) -> NDArray[np.bool_]:
         """Rows of this forward that some bias acts on."""
@@ -230,6 +246,40 @@ class _View:
 
     def _later(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.asarray(self.offset + np.arange(self.columns) > self.start + rows[:, None])
+
+
+def _called(
+    base: Any,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The wrapped implementation with everything else that it was given."""
+    found: tuple[Tensor, Tensor | None] = base(module, query, key, value, mask, *args, **kwargs)
+    return found
+
+
+def _without_columns(
+    base: Attention, view: _View, value: Tensor, touched: NDArray[np.bool_], closed: NDArray[np.bool_]
+) -> Tensor:
+    """A whole prompt whose touched rows do not see the closed columns: these are not there in a call of their own.
+
+    Rows keep their order, so the causal limit of the shorter sequence is the same.  # (B, T, H, D)
+    """
+    kept = torch.from_numpy(np.flatnonzero(~closed)).to(value.device)
+    some = base(view.query[:, :, kept], view.key[:, :, kept], value[:, :, kept], None)[0]
+    output = some.new_empty(some.shape[0], view.rows, *some.shape[2:])
+    output[:, kept] = some
+    untouched = torch.from_numpy(np.flatnonzero(~touched)).to(value.device)
+    if len(untouched):
+        before = int(untouched[-1]) + 1
+        plain = base(view.query[:, :, :before], view.key[:, :, :before], value[:, :, :before], None)[0]
+        output[:, untouched] = plain[:, untouched]
+    return output
 
 
 def _heads_changed(edit: HeadScale | HeadConstant, layer: int, output: Tensor, start: int) -> Tensor:
