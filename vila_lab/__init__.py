@@ -34,7 +34,7 @@ _HOMES = {
     "load": "session",
     "loaded": "session",
     "methods": "attribution",
-    "open": "answer",
+    "open": "answer_file",
 }
 _RENAMED = {"open": "open_answer"}
 
@@ -58,7 +58,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .answer import Answer
-    from .answer import open_answer as open
+    from .answer_file import open_answer as open
     from .attribution import Attribution, methods
     from .errors import NoEffect, VilaLabError
     from .prompt import Prompt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +14,6 @@ from PIL import Image
 from .capture import Tape
 from .capture.sinks import sink_positions
 from .errors import CaptureError, OptionError
-from .files import prompt_arrays, prompt_header, read, restored_prompt, write
 from .tokenmap import TokenMap
 from .tokens import Token
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from .edits.flow import Flow
     from .evidence import Evidence, MetricCard
 
-FILE_KEY = "vila_lab"
 HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 ATTENTION_IS_NOT_CAUSE = (
     "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
@@ -464,60 +461,6 @@ class Answer:
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back."""
-        import torch
+        from .answer_file import save_answer
 
-        arrays = prompt_arrays(self.token_map, self.images)
-        arrays["norms"] = self._norms
-        if self._tape is not None or self._layer_means is not None:
-            arrays["layer_means"] = self.layer_means()
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-        tape_header = None
-        if self._tape is not None:
-            tape_header, tape_tensors = self._tape.export()
-            tensors |= {f"tape.{name}": value for name, value in tape_tensors.items()}
-        header = prompt_header(self.token_map) | {
-            "text": self.text,
-            "tokens": [asdict(token) for token in self.tokens],
-            "parts": self.parts,
-            "notes": self.notes,
-            "model": self.model,
-            "edits": self.edits,
-            "head_sets": {name: [list(pair) for pair in pairs] for name, pairs in self._head_sets.items()},
-            "tape": tape_header,
-        }
-        return write(path, FILE_KEY, header, tensors)
-
-
-def open_answer(path: str | Path) -> Answer:
-    """Read an answer that `Answer.save` wrote; no model is needed to look at it.
-
-    Raises
-    ------
-    PictureError
-        If the file is no saved answer.
-    FileNotFoundError
-        If there is no such file.
-    """
-    header, tensors = read(path, FILE_KEY, "answer")
-    taped = {name.removeprefix("tape."): tensors.pop(name) for name in list(tensors) if name.startswith("tape.")}
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    token_map, images = restored_prompt(header, arrays)
-    answer = Answer(
-        text=header["text"],
-        tokens=[_token(entry) for entry in header["tokens"]],
-        images=images,
-        token_map=token_map,
-        parts=header["parts"],
-        notes=header["notes"],
-        model=header["model"],
-        norms=arrays["norms"],
-        tape=Tape.restore(header["tape"], taped) if header["tape"] is not None else None,
-        edits=header.get("edits", ()),
-        head_sets={name: [(a, b) for a, b in pairs] for name, pairs in header.get("head_sets", {}).items()},
-    )
-    answer._layer_means = arrays.get("layer_means")
-    return answer
-
-
-def _token(entry: dict[str, Any]) -> Token:
-    return Token(**{**entry, "alternatives": tuple((text, int(i), float(p)) for text, i, p in entry["alternatives"])})
+        return save_answer(self, path)
