@@ -104,8 +104,7 @@ def measure(
         "seconds": seconds,
     }
     if with_curves:
-        replay = answer._replay
-        assert replay is not None
+        replay = answer.replay
         curve = curves(replay, target_of(replay, probe.word), scores_of(attribution))
         found |= {"deletion": curve.deletion_auc, "insertion": curve.insertion_auc}
     return found
@@ -115,8 +114,7 @@ def maps(
     answer: Answer, probe: Probe, chosen: dict[str, tuple[str, dict[str, Any]]], seed: int
 ) -> dict[str, tuple[Attribution, float]]:
     """All methods' results on one answer with their CPU seconds, and the maps that know nothing."""
-    replay = answer._replay
-    assert replay is not None
+    replay = answer.replay
     _ = replay.embeddings  # computed once for all methods, so that none is charged for it
     works: dict[str, Callable[[], Attribution]] = {
         label: partial(answer.attribute, name, probe.word, **options) for label, (name, options) in chosen.items()

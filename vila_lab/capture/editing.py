@@ -31,7 +31,7 @@ from vila_lab.capture.edits import (
 )
 from vila_lab.capture.recorder import EDITED, SLOT
 from vila_lab.capture.rewire import rewired
-from vila_lab.capture.towers import Site, base_function, select_sites
+from vila_lab.capture.towers import Site, base_function, heads_of, implementation_of, select_sites
 from vila_lab.errors import CaptureError, NoEffect
 
 ATTENTION = "vila_lab_edit"
@@ -203,13 +203,13 @@ def _check(edits: Sequence[Edit], sites: Sequence[Site], model: PreTrainedModel)
             raise CaptureError(
                 f"{type(model).__name__} is already being captured or edited ({site.name}); leave that block first."
             )
-        name = getattr(site.module.config, "_attn_implementation", None) or "eager"
+        name = implementation_of(site)
         if "flash" in name:
             raise CaptureError(
                 f"the {name!r} implementation takes no additive mask, so its attention cannot be edited; "
                 "load the model with attn_implementation='sdpa'."
             )
-    known = {site.layer: int(_heads_of(site)) for site in sites}
+    known = {site.layer: heads_of(site) for site in sites}
     for edit in edits:
         layers: dict[int, Any]
         if isinstance(edit, StatePatch):
@@ -224,11 +224,6 @@ def _check(edits: Sequence[Edit], sites: Sequence[Site], model: PreTrainedModel)
             for head in heads or ():
                 if not 0 <= head < known[layer]:
                     raise NoEffect(f"there is no head {head} in layer {layer}: it has {known[layer]}, counted from 0")
-
-
-def _heads_of(site: Site) -> int:
-    module: Any = site.module
-    return int(getattr(module, "num_heads", None) or module.config.num_attention_heads)
 
 
 def _state_module(model: PreTrainedModel, site: Site, state: str) -> nn.Module:

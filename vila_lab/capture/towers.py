@@ -93,6 +93,17 @@ def select_sites(model: PreTrainedModel, towers: tuple[str, ...]) -> dict[str, l
     return chosen
 
 
+def implementation_of(site: Site) -> str:
+    """Name of the attention implementation that a module would use now."""
+    return str(getattr(site.module.config, "_attn_implementation", None) or "eager")
+
+
+def heads_of(site: Site) -> int:
+    """Number of query heads of a module."""
+    module: Any = site.module
+    return int(getattr(module, "num_heads", None) or module.config.num_attention_heads)
+
+
 def config_of(module: Any) -> Any:
     """The module's own config, also while another one stands in for it."""
     return getattr(module.config, SHADOW_OF, module.config)
@@ -105,7 +116,7 @@ def base_function(site: Site) -> AttentionFunction:
     entries locally) with that file's `eager_attention_forward` as the default.
     """
     scope = _forward(site.module).__globals__
-    name = getattr(site.module.config, "_attn_implementation", None) or "eager"
+    name = implementation_of(site)
     if "flex" in name or name.startswith("paged"):
         raise CaptureError(
             f"attention cannot be captured under the {name!r} implementation; load the model with attn_implementation='sdpa'."

@@ -68,7 +68,7 @@ class MeanHeads:
         def keep(layer: int, output: Tensor) -> None:
             means[layer] = output[0].float().mean(0)  # (H, D)
 
-        question.clean_pass([HeadOutputLook(keep, tuple(self.where))])
+        question.forward([HeadOutputLook(keep, tuple(self.where))])
         return [HeadConstant(self.where, means, _rows(self.rows, question))]
 
     def changes_nothing(self, question: Question) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..capture.towers import Site, find_sites
+from ..capture.towers import Site, find_sites, heads_of, implementation_of
 from ..errors import OptionError
 from ..families import Family
 from . import where as at
@@ -357,11 +357,11 @@ def _acts_on(handle: Handle, layer: int) -> bool:
 def _layer_row(site: Site) -> dict[str, Any]:
     module: Any = site.module
     config = module.config
-    heads = getattr(module, "num_heads", None) or config.num_attention_heads
+    heads = heads_of(site)
     return {
         "name": site.name,
-        "heads": int(heads),
+        "heads": heads,
         "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
         "window": getattr(module, "sliding_window", None),
-        "implementation": str(getattr(config, "_attn_implementation", None) or "eager"),
+        "implementation": implementation_of(site),
     }

@@ -161,11 +161,11 @@ class Run:
             return self._first
         if count:
             if count not in self._between:
-                self._between[count] = self._question.edited_pass(self._first_edits(count))
+                self._between[count] = self._question.forward(self._first_edits(count))
             return self._between[count]
         key = fingerprint(self._question)
         if key not in self._known:
-            self._known[key] = self._question.clean_pass()
+            self._known[key] = self._question.forward()
         self._known.move_to_end(key)
         while len(self._known) > KEPT:
             self._known.popitem(last=False)

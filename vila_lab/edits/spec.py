@@ -31,11 +31,7 @@ class Question:
     inputs: Mapping[str, Tensor]
     token_map: TokenMap
 
-    def clean_pass(self, looks: Sequence[Edit] = ()) -> Tensor:
-        """One forward over the prompt, only watched: the logits of its last row.  # (V,)"""
-        return self.edited_pass(looks)
-
-    def edited_pass(self, edits: Sequence[Edit]) -> Tensor:
+    def forward(self, edits: Sequence[Edit] = ()) -> Tensor:
         """One forward over the prompt under edits: the logits of its last row.  # (V,)"""
         with torch.no_grad(), Editing(self.model, edits):
             logits: Tensor = self.model(**self.inputs, logits_to_keep=1, use_cache=True).logits[0, -1]

@@ -139,7 +139,7 @@ class Comparison:
 def _labels(answers: Sequence[Answer], pictures: Sequence[Sequence[int]]) -> list[str]:
     """Names by what sets the answers apart: their models, their edits, the order of their pictures, or letters."""
     orders = [f"order {', '.join(str(k + 1) for k in ones)}" for ones in pictures]
-    edits = ["; ".join(getattr(one, "edits", ())) or "without an edit" for one in answers]
+    edits = ["; ".join(one.edits) or "without an edit" for one in answers]
     for names in ([str(one.model) for one in answers], edits, orders):
         if len(set(names)) == len(answers):
             return names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def view_of(
         word_shares=first.words,
         tiles=_tiles(answer),
         boxes=_known_boxes(answer, boxes),
-        edits=tuple(getattr(answer, "edits", ())),
+        edits=answer.edits,
     )
 
 
@@ -275,8 +276,6 @@ def _known_boxes(answer: Answer, boxes: Mapping[int, Any] | None) -> tuple[tuple
 
 
 def _carded(reading: Reading, lines: Mapping[str, str]) -> Reading:
-    from dataclasses import replace
-
     plain = reading.layer is None and not reading.heads and not reading.sinks
     return replace(reading, card=lines[reading.name]) if plain and reading.name in lines else reading
 
