@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser axe demo lab gallery test lint types bench clean
+.PHONY: help setup constraints browser axe demo lab gallery test lint types bench clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
@@ -23,10 +23,17 @@ help:
 setup: $(READY) browser axe
 
 # One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lab,test]" $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lab,test]" $(TORCH) --constraint constraints.txt
 	@touch $@
+
+# The newest allowed version of everything, for every Python and system at once. torch is left to TORCH above, and with it
+# the CUDA libraries that only its Linux builds need; sympy and networkx are what else it needs.
+constraints: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	printf 'networkx\nsympy\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command "make constraints" --overrides .ci/no-torch.txt --output-file constraints.txt pyproject.toml -
 
 browser:
 	@.ci/browser

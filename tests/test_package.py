@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import vila_lab
 
@@ -18,7 +21,6 @@ LATE = ("matplotlib", "pandas", "xarray", "captum", "IPython", "ipywidgets", "an
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    tomllib = pytest.importorskip("tomllib", reason="the standard library reads TOML from Python 3.11 on")
     content: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return content
 
@@ -35,12 +37,36 @@ def test_the_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_conda_and_pip_ask_for_the_same(project: dict[str, Any]) -> None:
-    """Every dependency of the package stands in environment.yml with the same bounds."""
-    wanted = {line.replace("torch>", "pytorch>") for line in project["project"]["dependencies"]}
-    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    listed = set(re.findall(r"^  - ([\w>=<.,-]+)", text, flags=re.MULTILINE))
-    assert wanted - {"captum>=0.8"} <= listed  # captum is left to the pip part
+def test_conda_and_make_install_the_same() -> None:
+    make = (ROOT / "Makefile").read_text(encoding="utf-8")
+    conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    torch = re.search(r"^TORCH := (\S+)", make, flags=re.MULTILINE)
+    assert torch is not None
+    assert f"- {torch[1]}\n" in conda
+    assert "--constraint constraints.txt" in conda
+    assert re.search(r"^\$\(READY\): .*\bconstraints.txt\b", make, flags=re.MULTILINE)
+    assert "--constraint constraints.txt" in make
+
+
+def test_the_constraints_pin_everything_that_is_asked_for(project: dict[str, Any]) -> None:
+    """And nothing of it outside the bounds; torch is left to the Makefile."""
+    pinned: dict[str, set[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)
+            pinned.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier)[2:])
+    extras = project["project"]["optional-dependencies"].values()
+    for line in [*project["project"]["dependencies"], *(each for extra in extras for each in extra)]:
+        asked = Requirement(line)
+        name = canonicalize_name(asked.name)
+        assert (name in pinned) == (name != "torch"), name
+        assert all(asked.specifier.contains(version) for version in pinned.get(name, ())), name
+
+
+def test_every_dependency_has_a_lower_bound(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"].values()
+    for line in [*project["project"]["dependencies"], *(each for extra in extras for each in extra)]:
+        assert any(bound.operator == ">=" for bound in Requirement(line).specifier), line
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test"])

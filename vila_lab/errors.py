@@ -53,3 +53,7 @@ class CaptureError(VilaLabError, RuntimeError):
 
 class MissingExtra(VilaLabError, ImportError):
     """An optional package is needed; the message holds the exact pip line."""
+
+
+class UpstreamChanged(VilaLabError, RuntimeError):
+    """A name of transformers or torch on which vila_lab stands is gone in the installed version."""

@@ -5,6 +5,7 @@ One row of logits is held at a time, so a long answer from a large vocabulary co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,14 +44,17 @@ class TokenScores(LogitsProcessor):
         self._ids.append(ids)
         return scores
 
-    def finish(self, last_id: int) -> tuple[list[float], list[tuple[Alternative, ...]]]:
-        """Per generated token its log-probability and the best alternatives, best first."""
-        if self._logprobs is None:
+    def finish(self, ids: Sequence[int]) -> tuple[list[float], list[tuple[Alternative, ...]]]:
+        """Per generated token its log-probability and the best alternatives, best first.
+
+        A step more than tokens is left out: on some devices (mps) transformers notices the stop one step late.
+        """
+        if self._logprobs is None or not ids:
             return [], []
-        chosen = torch.stack([*self._chosen, self._logprobs[last_id]]).tolist()
-        values, ids = torch.stack(self._values).tolist(), torch.stack(self._ids).tolist()
+        chosen = torch.stack([*self._chosen, self._logprobs[ids[-1]]])[: len(ids)].tolist()
+        values, best = (torch.stack(each)[: len(ids)].tolist() for each in (self._values, self._ids))
         self._logprobs = None
         return chosen, [
             tuple(Alternative(i, v) for v, i in zip(row_values, row_ids, strict=True))
-            for row_values, row_ids in zip(values, ids, strict=True)
+            for row_values, row_ids in zip(values, best, strict=True)
         ]

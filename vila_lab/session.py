@@ -30,6 +30,7 @@ from .prompt import Picture, Prompt
 from .scores import TokenScores
 from .tokens import Token, alternatives_as_text, token_texts
 from .turn import Turn
+from .versions import warn_if_unverified
 
 if TYPE_CHECKING:
     from .evidence import HeadRanking, OrderTest, Sample
@@ -230,7 +231,7 @@ class Session(Interventions):
             sequence = self.model.generate(**prepared.inputs, generation_config=config, logits_processor=[scores])
         length = len(prepared.token_map)
         ids = sequence[0, length:].tolist()
-        tape.finish(tokens=len(ids), prompt_length=length)
+        tape.finish(tokens=len(ids), prompt_length=length, stopped=ids[-1] in _stops(config))
         tokens = self._tokens(ids, config, scores, length)
         notes = [f"picture {k}: {note}" for k, picture in enumerate(prompt.pictures, 1) for note in picture.notes]
         if not tokens[-1].stop:
@@ -255,7 +256,7 @@ class Session(Interventions):
             parts=_parts(prompt),
             notes=notes,
             model=self.name,
-            norms=norms.values(),
+            norms=norms.values()[: length + len(ids) - 1],  # a surplus step is not of this answer
             tape=tape,
             replay=replay,
             edits=run.labels,
@@ -263,8 +264,8 @@ class Session(Interventions):
         )
 
     def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:
-        stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        logprobs, best = scores.finish(ids[-1])
+        stops = _stops(config)
+        logprobs, best = scores.finish(ids)
 
         def decode(some: Sequence[int]) -> str:
             return str(self.tokenizer.decode(some, skip_special_tokens=True))
@@ -315,6 +316,10 @@ def _parts(prompt: Prompt) -> list[str | int]:
     for part in prompt.parts:
         parts.append(sum(isinstance(p, int) for p in parts) if isinstance(part, Picture) else part)
     return parts
+
+
+def _stops(config: GenerationConfig) -> list[int]:
+    return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
 
 
 def _set_sampling(config: GenerationConfig, do_sample: bool, options: dict[str, Any]) -> None:
@@ -401,6 +406,7 @@ def load(
                 _sessions[key].head_sets |= _shipped_heads()
         session = _sessions[key]
         session.capture_budget = capture_budget
+    warn_if_unverified()
     return session
 
 

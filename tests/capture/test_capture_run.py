@@ -13,6 +13,7 @@ from transformers.cache_utils import QuantizedLayer
 from vila_lab.capture import Capture, Tape, group_indicator
 from vila_lab.capture.recorder import SLOT
 from vila_lab.errors import CaptureError, OptionError
+from vila_lab.upstream import CACHE, made_cache
 
 TOKENS = 6
 EXACT, STORED = 1e-5, 5e-4  # as in test_capture_families
@@ -88,7 +89,7 @@ def test_a_conversation_goes_on_from_a_filled_cache(model, generate, eager_rows,
     first = generate(model, prompt, TOKENS, return_dict_in_generate=True)
     more = torch.cat([first.sequences, torch.tensor([[11, 12, 13]])], dim=1)
     with Capture(model) as tape:
-        ids = generate(model, more, TOKENS, past_key_values=first.past_key_values)
+        ids = generate(model, more, TOKENS, **{CACHE: made_cache(first)})
     assert tape.finish(TOKENS, more.shape[1]).length == ids.shape[1] - 1
     assert_rows(tape, eager_rows(model, ids[:, :-1]))
 
@@ -135,7 +136,7 @@ def test_a_quantised_cache_is_recorded_live(model, generate, prompt):
     def run():
         cache = DynamicCache()
         cache.layers, cache.layer_class_to_replicate = [RoundedLayer(residual_length=3) for _ in range(3)], None
-        return generate(model, prompt, TOKENS, past_key_values=cache)
+        return generate(model, prompt, TOKENS, **{CACHE: cache})
 
     plain = run()
     with Capture(model) as tape:
@@ -298,7 +299,7 @@ def test_the_model_is_left_as_it_was(attn, error, make, generate, prompt):
 
 def test_a_failure_while_entering_leaves_nothing(model, monkeypatch):
     before = traces(model)
-    monkeypatch.setattr("vila_lab.capture.rewire.copy.copy", lambda config: 1 / 0)
+    monkeypatch.setattr("vila_lab.capture.rewire.config_with_attention", lambda config, name: 1 / 0)
     with pytest.raises(ZeroDivisionError), Capture(model):
         pass
     assert traces(model) == before
@@ -384,7 +385,7 @@ def test_the_tape_holds_queries_and_refers_to_the_keys(model, generate, prompt):
     assert tape.key_nbytes == layers * kv_heads * columns * width * 4
     assert tape.nbytes - tape.key_nbytes == layers * heads * TOKENS * width * 4
     held = tape._layers[1].key
-    assert held.data_ptr() == out.past_key_values.layers[1].keys.data_ptr(), "keys are the cache's own, not a copy"
+    assert held.data_ptr() == made_cache(out).layers[1].keys.data_ptr(), "keys are the cache's own, not a copy"
 
 
 def test_layers_share_one_copy_of_a_padding_mask(model, generate, prompt):
@@ -399,7 +400,7 @@ def test_layers_share_one_copy_of_a_padding_mask(model, generate, prompt):
 
 def test_a_static_cache_costs_no_mask(model, generate, prompt):
     with Capture(model) as tape:
-        generate(model, prompt, TOKENS, past_key_values=StaticCache(config=model.config, max_cache_len=64))
+        generate(model, prompt, TOKENS, **{CACHE: StaticCache(config=model.config, max_cache_len=64)})
     assert all(layer.mask is None for layer in tape._layers.values())
 
 

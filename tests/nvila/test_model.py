@@ -12,6 +12,7 @@ from vila_lab.nvila.checkpoint import load_checkpoint
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.generation import undecodable_ids
 from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
+from vila_lab.upstream import CACHE, made_cache
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_cache_changes_nothing(asked: Any) -> None:
     with torch.no_grad():
         first = model(**batch, use_cache=True)
         new = ids[:, batch["input_ids"].shape[1] :][:, :1]
-        step = model(input_ids=new, past_key_values=first.past_key_values)
+        step = model(input_ids=new, **{CACHE: made_cache(first)})
         longer = batch["attention_mask"].new_ones(1, batch["input_ids"].shape[1] + 1)
         whole = model(**{**batch, "input_ids": torch.cat([batch["input_ids"], new], 1), "attention_mask": longer})
     torch.testing.assert_close(step.logits[0, -1], whole.logits[0, -1], atol=5e-5, rtol=0)

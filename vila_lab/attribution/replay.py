@@ -22,6 +22,7 @@ from ..families.base import Family, Prepared
 from ..prompt import Picture, Prompt
 from ..tokenmap import TokenMap
 from ..turn import Turn
+from ..upstream import CACHE, made_cache
 from .target import Said, Target
 
 NO_MODEL = "this answer has no model any more (it was read from a file, or its session was unloaded): ask again to attribute it"
@@ -214,13 +215,13 @@ class Replay:
             inputs_embeds=embeddings[None],
             position_ids=torch.tensor([list(positions)], device=device),
             attention_mask=torch.ones(1, before + len(embeddings), dtype=torch.int64, device=device),
-            past_key_values=cache,
+            **{CACHE: cache},
             use_cache=cache is not None,
             logits_to_keep=torch.tensor(list(keep), dtype=torch.int64, device=device),
             **options,
         )
         logits: Tensor = output.logits[0]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), output.past_key_values
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), made_cache(output)
 
     def new_cache(self) -> Any:
         from transformers import DynamicCache

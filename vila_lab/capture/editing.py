@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.cache_utils import Cache
 
 from vila_lab.capture.edited_layer import EditedLayer
 from vila_lab.capture.edits import (
@@ -33,6 +32,7 @@ from vila_lab.capture.recorder import EDITED, SLOT
 from vila_lab.capture.rewire import rewired
 from vila_lab.capture.towers import Site, base_function, heads_of, implementation_of, select_sites
 from vila_lab.errors import CaptureError, NoEffect
+from vila_lab.upstream import cache_of
 
 ATTENTION = "vila_lab_edit"
 """Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""
@@ -159,7 +159,7 @@ class Editing:
         """Learn where this forward starts, and forget the masks of the one before."""
         if threading.get_ident() != self.thread:
             return
-        cache = next((item for item in (kwargs.get("past_key_values"), *args) if isinstance(item, Cache)), None)
+        cache = cache_of(args, kwargs)
         self.start = 0 if cache is None else int(cache.get_seq_length())
         self._masks.clear()
 

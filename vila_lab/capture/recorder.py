@@ -19,10 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache, StaticLayer
+from transformers.cache_utils import Cache
 
 from vila_lab.capture.rows import attention_rows, expand_mask, group_mass
 from vila_lab.errors import CaptureError, OptionError
+from vila_lab.upstream import cache_of, changes_later, first_keys, is_buffer, keeps_keys, layer_of, made_cache
 
 ATTENTION = "vila_lab_tape"
 """Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""
@@ -181,7 +182,7 @@ class DecoderRecorder:
         """Check that this forward continues the same generation, and learn where it starts."""
         if threading.get_ident() != self.thread:
             return
-        cache = next((item for item in (kwargs.get("past_key_values"), *args) if isinstance(item, Cache)), None)
+        cache = cache_of(args, kwargs)
         if self.steps:
             self._check_continues(cache)
         elif cache is not None:
@@ -201,15 +202,13 @@ class DecoderRecorder:
         self.seen = self._step.stop
         self.steps.append(self._step)
         if self._cache is None:
-            made = getattr(output, "past_key_values", None)
-            self._cache = made if isinstance(made, Cache) else None
+            self._cache = made_cache(output)
         self._watched = self._watch()
 
     def _watch(self) -> weakref.ref[Tensor] | None:
         """The tensor of the first layer's keys. Beam search and assisted decoding replace it between two forwards."""
-        layers = [] if self._cache is None else self._cache.layers
-        keys = (getattr(layer, "keys", None) for layer in layers)
-        return next((weakref.ref(item) for item in keys if isinstance(item, Tensor)), None)
+        keys = None if self._cache is None else first_keys(self._cache)
+        return None if keys is None else weakref.ref(keys)
 
     def _check_continues(self, cache: Cache | None) -> None:
         if cache is None:
@@ -220,9 +219,7 @@ class DecoderRecorder:
         if self._cache is not None and cache is not self._cache:
             raise CaptureError("a second generation started under the same Capture; open one Capture per generate.")
         before, now = self._watched, self._watch()
-        # A quantised cache puts a reordering off until its next update.
-        reordered = any(getattr(layer, "_pending_beam_idx", None) is not None for layer in cache.layers)
-        if reordered or (before is not None and (now is None or before() is not now())):
+        if changes_later(cache) or (before is not None and (now is None or before() is not now())):
             raise CaptureError(
                 "the cache was reordered or cut between two steps (beam search, assisted decoding); "
                 "capture supports greedy search and sampling."
@@ -318,7 +315,7 @@ class DecoderRecorder:
         reel.sinks = None if sinks is None else sinks.detach().clone()
         is_causal = kwargs.get("is_causal")
         reel.causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-        reel.key_is_buffer = isinstance(self._cache_layer(layer), StaticLayer)
+        reel.key_is_buffer = is_buffer(layer_of(self._cache, layer))
         keeps = self._keeps_keys(layer, kwargs)
         if self.mode == "tape" and not keeps:
             raise CaptureError(
@@ -326,15 +323,8 @@ class DecoderRecorder:
             )
         reel.live = self.mode == "live" or not keeps
 
-    def _cache_layer(self, layer: int) -> Any:
-        layers = [] if self._cache is None else self._cache.layers
-        return layers[layer] if layer < len(layers) else None
-
     def _keeps_keys(self, layer: int, kwargs: dict[str, Any]) -> bool:
-        if kwargs.get("sliding_window") is not None or (self._cache is not None and self._cache.offloading):
-            return False
-        held = self._cache_layer(layer)
-        return not (hasattr(held, "_quantized_keys") or getattr(held, "is_sliding", False))
+        return kwargs.get("sliding_window") is None and keeps_keys(self._cache, layer)
 
     def _keep_mask(self, mask: Tensor, cut: Callable[[], Tensor]) -> Tensor:
         """The kept part of a mask, as a tensor of its own; layers that were given the same mask share one copy."""

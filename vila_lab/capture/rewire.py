@@ -8,12 +8,12 @@ config object back. What the function needs lies in an attribute of the module, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from vila_lab.capture.towers import SHADOW_OF, Site, config_of
+from vila_lab.upstream import config_with_attention
 
 
 @contextmanager
@@ -35,8 +35,7 @@ def rewired(slots: Mapping[Site, Any], attribute: str, implementation: str) -> I
         for site, slot in slots.items():
             config = site.module.config
             if id(config) not in shadows:
-                shadows[id(config)] = copy.copy(config)
-                shadows[id(config)]._attn_implementation_internal = implementation
+                shadows[id(config)] = config_with_attention(config, implementation)
                 setattr(shadows[id(config)], SHADOW_OF, config_of(site.module))
             before.append((site.module, config))
             site.module.__dict__[attribute] = slot

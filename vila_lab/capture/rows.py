@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vila_lab.errors import OptionError
+from vila_lab.upstream import fused_kernel
 
 # Measured on CPU: from about 3 x head_dim groups on, the chunked softmax is cheaper than one fused call per head_dim groups.
 FUSED_PIECES = 3
@@ -247,19 +248,9 @@ def _padded_pieces(indicator: Tensor, width: int) -> Tensor:
 
 
 def _needs_math(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scaling: float) -> bool:
-    """Whether the dispatcher would take the kernel that builds the whole matrix.
-
-    Asked of the dispatcher itself instead of switching that kernel off with `sdpa_kernel`: the switch is one flag for
-    the whole process, and two threads that set and restore it can leave it off for good.
-    """
-    choose = getattr(torch, "_fused_sdp_choice", None)
-    if choose is None:
-        return True
+    """Whether the dispatcher would take the kernel that builds the whole matrix."""
     value = key[..., :1, :].expand_as(key)  # broadcast like the indicator
-    grouped = query.shape[1] != key.shape[1]
-    return (
-        int(choose(query, key, value, mask, 0.0, causal, scale=scaling, enable_gqa=grouped)) <= 0
-    )  # 0: math, -1: none
+    return not fused_kernel(query, key, value, mask, causal, scaling)
 
 
 def _chunked_mass(

@@ -110,6 +110,15 @@ class LayerTape:
             setattr(self, name, done[id(value)][1])
         self.first = None if self.first is None else self.first[rows]
 
+    def keep_columns(self, columns: int, done: dict[int, tuple[Tensor, Tensor]]) -> None:
+        """Drop the columns behind the first so many; `done` as in `keep_rows`."""
+        self.key = None if self.key is None else self.key[:, :, :columns]
+        if self.mask is None:
+            return
+        if id(self.mask) not in done:
+            done[id(self.mask)] = self.mask, self.mask[..., :columns]
+        self.mask = done[id(self.mask)][1]
+
 
 class Tape:
     """The recorded rows of one tower; weights are exact and computed when asked for.
@@ -278,7 +287,7 @@ class Tape:
 
     # -- life ------------------------------------------------------------------------------------------------------
 
-    def finish(self, tokens: int, prompt_length: int | None = None) -> Tape:
+    def finish(self, tokens: int, prompt_length: int | None = None, *, stopped: bool = False) -> Tape:
         """Check that the rows are exactly those of an answer of that many tokens, and drop the ends of prompt chunks.
 
         Parameters
@@ -287,6 +296,9 @@ class Tape:
             Number of generated tokens.
         prompt_length : int, optional
             Positions of the prompt (with what was in the cache before); makes the check exact for chunked prompts.
+        stopped : bool
+            Whether the answer ended in a stop token. Then one row too many is dropped: where reading a stop costs time
+            (device "mps") transformers notices it one step late, feeds the stop token back and undoes the result.
 
         Raises
         ------
@@ -300,6 +312,8 @@ class Tape:
             raise OptionError(
                 f"tokens must be at least 1, not {tokens}: without a generated token there is no answer row."
             )
+        if stopped and prompt_length is not None and self.length == prompt_length + tokens and self._steps[-1] == 1:
+            self._drop_last()
         boundary = len(self._steps) - (tokens - 1)
         prompt, decoded = self._steps[: max(boundary, 0)], self._steps[max(boundary, 0) :]
         length = self.length - (tokens - 1)
@@ -331,6 +345,16 @@ class Tape:
                     data.keep_rows(torch.tensor(keep), done)
                 self.positions = self.positions[keep]
         return self
+
+    def _drop_last(self) -> None:
+        """Forget the last forward, of one row, and the column that it added."""
+        done: dict[int, tuple[Tensor, Tensor]] = {}
+        rows = torch.arange(self.n_rows - 1)
+        for data in self._layers.values():
+            data.keep_rows(rows, done)
+            data.keep_columns(self.length - 1, done)
+        self.positions, self.length = self.positions[:-1], self.length - 1
+        self._steps = self._steps[:-1]
 
     def to(self, device: str | torch.device) -> Tape:
         """Move everything to a device, in place; tensors shared by layers stay shared."""

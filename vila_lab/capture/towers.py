@@ -6,9 +6,7 @@ An attention module is recognised by what it does, not by its name: its forward 
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,10 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vila_lab.errors import CaptureError, OptionError
-
-AttentionFunction = Callable[..., Any]
-
-_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+from vila_lab.upstream import AttentionFunction, attention_function, attention_name, calls_attention_function
 
 SHADOW_OF = "_vila_lab_shadow_of"
 """Attribute of a config that stands in for another one while a module is rewired (see `vila_lab.capture.rewire`)."""
@@ -52,7 +47,7 @@ class Site:
 
 def find_sites(model: PreTrainedModel) -> list[Site]:
     """All attention modules of a model that go through `AttentionInterface`, each with its tower and layer."""
-    found = [(name, module) for name, module in model.named_modules() if _dispatches(module)]
+    found = [(name, module) for name, module in model.named_modules() if calls_attention_function(module)]
     text_config = model.config.get_text_config(decoder=True)
     numbered = {name for name, module in found if isinstance(getattr(module, "layer_idx", None), int)}
     by_config = any(name in numbered and config_of(module) is text_config for name, module in found)
@@ -95,7 +90,7 @@ def select_sites(model: PreTrainedModel, towers: tuple[str, ...]) -> dict[str, l
 
 def implementation_of(site: Site) -> str:
     """Name of the attention implementation that a module would use now."""
-    return str(getattr(site.module.config, "_attn_implementation", None) or "eager")
+    return attention_name(site.module.config)
 
 
 def heads_of(site: Site) -> int:
@@ -110,32 +105,18 @@ def config_of(module: Any) -> Any:
 
 
 def base_function(site: Site) -> AttentionFunction:
-    """The attention function that a module would call now.
-
-    It is looked up exactly as the module's own forward does: through that file's interface object (a file may override
-    entries locally) with that file's `eager_attention_forward` as the default.
-    """
-    scope = _forward(site.module).__globals__
+    """The attention function that a module would call now."""
     name = implementation_of(site)
     if "flex" in name or name.startswith("paged"):
         raise CaptureError(
             f"attention cannot be captured under the {name!r} implementation; load the model with attn_implementation='sdpa'."
         )
-    base: AttentionFunction | None = scope[_INTERFACE].get_interface(name, scope.get("eager_attention_forward"))
+    base = attention_function(site.module, name)
     if base is None:
         raise CaptureError(
             f"{site.name} has no eager attention function to wrap; load the model with attn_implementation='sdpa'."
         )
     return base
-
-
-def _forward(module: nn.Module) -> Any:
-    return inspect.unwrap(type(module).forward)
-
-
-def _dispatches(module: nn.Module) -> bool:
-    code = getattr(_forward(module), "__code__", None)
-    return code is not None and _INTERFACE in code.co_names and hasattr(module, "config")
 
 
 def _owner(model: PreTrainedModel, name: str) -> nn.Module:

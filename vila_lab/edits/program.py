@@ -22,6 +22,7 @@ from ..attribution.replay import Replay
 from ..capture.editing import Editing
 from ..capture.edits import Edit
 from ..errors import NoEffect
+from ..upstream import times_written
 from .edges import closed_before
 from .handle import Handle
 from .spec import Question, Spec
@@ -184,7 +185,7 @@ class Run:
 
 def fingerprint(question: Question) -> tuple[Any, ...]:
     """Tells prompts apart, and a model before and after its weights were changed in place."""
-    versions = [parameter._version for parameter in question.model.parameters()]
+    versions = [times_written(parameter) for parameter in question.model.parameters()]
     return digest(question.inputs), len(versions), sum(versions)
 
 

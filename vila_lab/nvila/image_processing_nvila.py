@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoImageProcessor, BatchFeature
+from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
 from vila_lab.nvila.tiling import Crop, TilingOptions, plan_crops
+from vila_lab.upstream import AutoImageProcessor
 
 WHOLE_PICTURE = (0, 0)  # the block size of a picture that was not cut
 

@@ -31,6 +31,7 @@ from vila_lab.nvila.generation import default_generation_config
 from vila_lab.nvila.processing_nvila import NVILAProcessor
 from vila_lab.nvila.projector import build_projector, projector_kind
 from vila_lab.nvila.weights import CheckpointTensors, match_names
+from vila_lab.upstream import CACHE, CACHE_NAMES, has_adapter, is_quantized, overrides, with_cache
 
 __all__ = ["NVILAForConditionalGeneration", "NVILAPreTrainedModel", "build_projector"]
 
@@ -49,7 +50,7 @@ class NVILAPreTrainedModel(PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _no_split_modules = ["SiglipEncoderLayer", "SiglipVisionEmbeddings", "Projector"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -245,12 +246,11 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         output: CausalLMOutputWithPast = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            **kwargs,
+            **with_cache(past_key_values, kwargs),
         )
         return output
 
@@ -275,16 +275,18 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, past_key_values: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Pictures enter only with the prompt; afterwards they are in the cache."""
+        kwargs = with_cache(past_key_values, kwargs)
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        cache = kwargs[CACHE]
+        if cache is not None and cache.get_seq_length() > 0:
             inputs["pixel_values"] = inputs["block_sizes"] = None
         return inputs
 
+    @overrides(GenerationMixin)
     def _prepare_generated_length(
         self, generation_config: Any, has_default_max_length: bool, *args: Any, **kwargs: Any
     ) -> Any:
@@ -292,6 +294,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         is_default = has_default_max_length or generation_config.max_new_tokens is not None
         return super()._prepare_generated_length(generation_config, is_default, *args, **kwargs)  # type: ignore[misc]
 
+    @overrides(GenerationMixin)
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         """Processors that look at earlier ids (repetition penalty) must not meet ids outside the vocabulary."""
         processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
@@ -355,10 +358,10 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write the three-folder layout, or with an adapter attached only the adapter, as transformers does."""
-        if getattr(self, "_hf_peft_config_loaded", False):
+        if has_adapter(self):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
-        if getattr(self, "hf_quantizer", None) is not None:
+        if is_quantized(self):
             raise CheckpointError(
                 "A quantised model cannot be saved in this layout; load it without quantization and save that."
             )

@@ -1,0 +1,296 @@
+"""The names of other packages that may change: each is found, and each that is gone is said in one sentence."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers.cache_utils import DynamicLayer, QuantizedLayer, StaticCache
+from transformers.generation import utils as generation_utils
+from transformers.generation.utils import GenerationMixin
+
+import vila_lab
+from vila_lab import upstream
+from vila_lab.errors import UpstreamChanged, VilaLabError
+
+
+def config() -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(config()).eval()
+
+
+def filled(cache: Any, length: int = 3) -> Any:
+    for layer in range(2):
+        cache.update(torch.ones(1, 2, length, 4), torch.ones(1, 2, length, 4), layer)
+    return cache
+
+
+# -- the cache -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", upstream.CACHE_NAMES)
+def test_a_cache_is_found_by_its_type_under_any_name_and_at_any_place(name):
+    cache = DynamicCache()
+    assert upstream.cache_of((), {"use_cache": True, name: cache}) is cache
+    assert upstream.cache_of((torch.zeros(1), cache), {}) is cache
+    assert upstream.cache_of((None,), {"a_name_of_next_year": cache}) is cache
+    assert upstream.cache_of((torch.zeros(1),), {name: None}) is None
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_the_cache_that_a_forward_made_is_found_in_what_it_returns(model, as_dict):
+    ids = torch.arange(4)[None]
+    made = upstream.made_cache(model(ids, use_cache=True, return_dict=as_dict))
+    assert made is not None
+    assert made.get_seq_length() == 4
+    assert upstream.made_cache(model(ids, use_cache=False, return_dict=as_dict)) is None
+
+
+def test_the_keyword_is_the_one_that_the_installed_model_takes(model):
+    cache = DynamicCache(config=model.config)
+    model(torch.arange(4)[None], **{upstream.CACHE: cache}, use_cache=True)
+    assert cache.get_seq_length() == 4
+
+
+@pytest.mark.parametrize("name", upstream.CACHE_NAMES)
+def test_a_cache_given_under_any_name_goes_on_under_the_installed_one(name):
+    cache = DynamicCache()
+    assert upstream.with_cache(None, {name: cache, "use_cache": True}) == {upstream.CACHE: cache, "use_cache": True}
+    assert upstream.with_cache(cache, {}) == {upstream.CACHE: cache}
+    assert upstream.with_cache(None, {}) == {upstream.CACHE: None}
+
+
+def test_generation_without_a_known_name_for_its_cache_is_said(monkeypatch):
+    monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", lambda self, input_ids, memory=None: {})
+    with pytest.raises(UpstreamChanged, match="names its cache neither"):
+        upstream._cache_name()
+
+
+def test_the_first_keys_are_those_of_the_cache():
+    cache = filled(DynamicCache())
+    assert upstream.first_keys(cache) is cache.layers[0].keys
+    assert upstream.first_keys(DynamicCache()) is None
+
+
+def test_only_a_static_cache_hands_out_its_buffer():
+    assert upstream.is_buffer(filled(StaticCache(config=config(), max_cache_len=8)).layers[0])
+    assert not upstream.is_buffer(filled(DynamicCache()).layers[0])
+    assert upstream.layer_of(filled(DynamicCache()), 7) is None
+
+
+def test_a_plain_cache_keeps_its_keys_and_sliding_or_quantised_ones_do_not():
+    plain = filled(DynamicCache())
+    assert upstream.keeps_keys(plain, 0)
+    assert upstream.keeps_keys(None, 0)
+    assert upstream.keeps_keys(DynamicCache(), 0)
+    sliding = types.SimpleNamespace(layers=[type("Sliding", (DynamicLayer,), {"is_sliding": True})()], offloading=False)
+    assert not upstream.keeps_keys(sliding, 0)
+    kind = type("Quantised", (QuantizedLayer,), {"_quantize": None, "_dequantize": None})
+    quantised = types.SimpleNamespace(layers=[kind.__new__(kind)], offloading=False)
+    assert not upstream.keeps_keys(quantised, 0)
+    plain.offloading = True
+    assert not upstream.keeps_keys(plain, 0)
+
+
+def test_a_reordering_that_waits_is_seen():
+    cache = filled(DynamicCache())
+    assert not upstream.changes_later(cache)
+    cache.layers[1]._pending_beam_idx = torch.tensor([0])
+    assert upstream.changes_later(cache)
+
+
+# -- attention -----------------------------------------------------------------------------------------------------------
+
+
+def attention(model: Any) -> nn.Module:
+    return model.model.layers[0].self_attn
+
+
+def test_attention_modules_are_told_by_what_their_forward_looks_up(model):
+    found = [name for name, module in model.named_modules() if upstream.calls_attention_function(module)]
+    assert found == ["model.layers.0.self_attn", "model.layers.1.self_attn"]
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_the_function_is_the_one_that_the_modeling_file_would_call(model, name):
+    function = upstream.attention_function(attention(model), name)
+    expected = (
+        transformers.models.qwen2.modeling_qwen2.eager_attention_forward
+        if name == "eager"
+        else transformers.AttentionInterface()["sdpa"]
+    )
+    assert function is expected
+
+
+def test_a_modeling_file_without_the_table_is_said():
+    with pytest.raises(UpstreamChanged, match="ALL_ATTENTION_FUNCTIONS"):
+        upstream.attention_function(nn.Linear(2, 2), "sdpa")
+
+
+def test_another_implementation_stands_in_a_copy_only(model):
+    before = upstream.attention_name(model.config)
+    other = upstream.config_with_attention(model.config, "something else")
+    assert upstream.attention_name(other) == "something else"
+    assert upstream.attention_name(model.config) == before
+    assert other.hidden_size == model.config.hidden_size
+
+
+def test_a_config_that_no_longer_holds_its_implementation_is_said():
+    for lost in (types.SimpleNamespace(), types.SimpleNamespace(_attn_implementation_internal="sdpa")):
+        with pytest.raises(UpstreamChanged, match="_attn_implementation"):
+            upstream.config_with_attention(lost, "x")
+    with pytest.raises(UpstreamChanged, match="does not take"):
+        upstream.config_with_attention(
+            types.SimpleNamespace(_attn_implementation_internal="sdpa", _attn_implementation="sdpa"), "x"
+        )
+
+
+# -- generation, models, torch -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["_prepare_generated_length", "_get_logits_processor"])
+def test_the_private_methods_that_the_model_takes_the_place_of_are_called(name, monkeypatch):
+    """A method that transformers no longer calls would be dead: each is really reached by `generate`."""
+    lab = vila_lab.load()
+    called = []
+    ours = getattr(type(lab.model), name)
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        called.append(name)
+        return ours(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(lab.model), name, spy)
+    lab.ask("Hello", max_new_tokens=1)
+    assert called
+
+
+def test_a_private_method_that_is_gone_is_said_when_the_class_is_made():
+    with pytest.raises(UpstreamChanged, match=r"GenerationMixin has no '_gone'"):
+
+        class Model(GenerationMixin):
+            @upstream.overrides(GenerationMixin)
+            def _gone(self) -> None: ...
+
+
+def test_a_plain_model_has_no_adapter_and_is_not_quantised(model):
+    assert not upstream.has_adapter(model)
+    assert not upstream.is_quantized(model)
+    model.hf_quantizer = object()
+    try:
+        assert upstream.is_quantized(model)
+    finally:
+        del model.hf_quantizer
+
+
+def test_torch_tells_which_kernel_it_would_take():
+    query = torch.zeros(1, 4, 3, 8)
+    assert upstream.fused_kernel(query, query, query, None, True, 0.5)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert not upstream.fused_kernel(query, query, query, None, True, 0.5)
+
+
+def test_a_tensor_changed_in_place_is_told():
+    tensor = torch.zeros(2)
+    before = upstream.times_written(tensor)
+    tensor += 1
+    assert upstream.times_written(tensor) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        (torch, "_fused_sdp_choice", lambda: upstream.fused_kernel(*[torch.zeros(1, 1, 1, 8)] * 3, None, True, 1.0)),
+        (types.SimpleNamespace, "offloading", lambda: upstream.keeps_keys(types.SimpleNamespace(layers=[]), 0)),
+        (types.SimpleNamespace, "layers", lambda: upstream.first_keys(types.SimpleNamespace())),
+        (Qwen2Config, "_attn_implementation", lambda: upstream.attention_name(config())),
+        (Qwen2Config, "_attn_implementation_internal", lambda: upstream.config_with_attention(config(), "x")),
+        (Qwen2ForCausalLM, "_hf_peft_config_loaded", lambda: upstream.has_adapter(Qwen2ForCausalLM(config()))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_name_that_vanished_is_one_sentence_with_the_way_out(owner, name, call, monkeypatch):
+    class Gone:
+        """An attribute that is not there, whatever the instance holds."""
+
+        def __get__(self, instance: Any, kind: Any = None) -> Any:
+            raise AttributeError(name)
+
+        def __set__(self, instance: Any, value: Any) -> None: ...
+
+    if isinstance(owner, types.ModuleType):
+        monkeypatch.delattr(owner, name)
+    elif owner is not types.SimpleNamespace:
+        monkeypatch.setattr(owner, name, Gone(), raising=False)
+    with pytest.raises(UpstreamChanged, match=f"has no '{name}' any more.*transformers") as caught:
+        call()
+    assert isinstance(caught.value, VilaLabError)
+    assert isinstance(caught.value, RuntimeError)
+    assert "\n" not in str(caught.value)
+
+
+# -- the surplus step ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_step_late(monkeypatch):
+    """What transformers does on device "mps", switched on for the CPU: one forward more at a stop, undone afterwards."""
+
+    class Event:
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+        def record(self, *args: Any) -> None: ...
+        def synchronize(self) -> None: ...
+
+    late = generation_utils.DeferredStopCheck
+    monkeypatch.setattr(late, "is_supported", staticmethod(lambda *args, **kwargs: True))
+    monkeypatch.setattr(torch, "Event", Event)
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["plain", "edited"])
+def test_a_stop_that_is_noticed_one_step_late_changes_nothing(one_step_late, monkeypatch, edited):
+    lab, demo = vila_lab.load(), vila_lab.demo_images()
+    parts = [demo / "g.png", demo / "m.png", "What is in image 2?"]
+
+    def ask() -> vila_lab.Answer:
+        if not edited:
+            return lab.ask(parts, max_new_tokens=12)
+        with lab.knockout("image_1 -> answer"):
+            return lab.ask(parts, max_new_tokens=12)
+
+    forwards = []
+    handle = lab.family.decoder_layers[0].register_forward_hook(lambda *_: forwards.append(1))
+    try:
+        late = ask()
+        count = len(forwards)
+        monkeypatch.undo()
+        forwards.clear()
+        usual = ask()
+    finally:
+        handle.remove()
+    if not edited:
+        assert count == len(forwards) + 1  # the surplus step was really there
+    assert [(t.id, t.logprob, t.stop, t.alternatives) for t in late.tokens] == [
+        (t.id, t.logprob, t.stop, t.alternatives) for t in usual.tokens
+    ]
+    assert late.tokens[-1].stop
+    np.testing.assert_allclose(late.attention().to_numpy(), usual.attention().to_numpy(), atol=1e-6)
+    assert late.ledger().equals(usual.ledger())
+    assert list(late.token_map.positions("answer")) == list(usual.token_map.positions("answer"))

@@ -1,0 +1,235 @@
+"""Every name of transformers, torch and peft that is private or changes between versions. Knows nothing of vila_lab.
+
+A minor version of transformers renamed the keyword of the cache and an edit then silently did nothing. So these names are
+read and written here and nowhere else, caches are told by their type, and a name that is gone raises one sentence: there
+are no defaults that would let a result be wrong instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedLayer, StaticLayer
+from transformers.generation.utils import GenerationMixin
+
+# From its own module: the package's name of it wants torchvision in some versions.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from .errors import UpstreamChanged
+from .versions import remedy
+
+__all__ = [
+    "CACHE",
+    "CACHE_NAMES",
+    "AutoImageProcessor",
+    "attention_function",
+    "attention_name",
+    "cache_of",
+    "calls_attention_function",
+    "changes_later",
+    "config_with_attention",
+    "first_keys",
+    "fused_kernel",
+    "has_adapter",
+    "is_buffer",
+    "is_quantized",
+    "keeps_keys",
+    "made_cache",
+    "overrides",
+    "times_written",
+    "with_cache",
+]
+
+AttentionFunction = Callable[..., Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+"""The global under which a modeling file of transformers keeps its table of attention functions."""
+
+
+def read(owner: Any, name: str) -> Any:
+    """An attribute that must be there.
+
+    Raises
+    ------
+    UpstreamChanged
+        It is gone.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        kind = owner if isinstance(owner, type) or inspect.ismodule(owner) else type(owner)
+        home = kind.__name__ if inspect.ismodule(kind) else f"{kind.__module__}.{kind.__name__}"
+        raise UpstreamChanged(f"{home} has no {name!r} any more, on which vila_lab stands; {remedy()}") from error
+
+
+# -- the cache of keys and values ----------------------------------------------------------------------------------------
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""Keywords under which a forward may be given its cache: 5.24 renamed the second to the first."""
+
+
+def _cache_name() -> str:
+    known = inspect.signature(read(GenerationMixin, "prepare_inputs_for_generation")).parameters
+    for name in CACHE_NAMES:
+        if name in known:
+            return name
+    raise UpstreamChanged(f"transformers' generation names its cache neither {' nor '.join(CACHE_NAMES)}; {remedy()}")
+
+
+CACHE = _cache_name()
+"""The keyword that the installed transformers uses."""
+
+
+def cache_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cache | None:
+    """The cache that a forward was given, under whatever name and at whatever place."""
+    return next((item for item in (*args, *kwargs.values()) if isinstance(item, Cache)), None)
+
+
+def made_cache(output: Any) -> Cache | None:
+    """The cache in what a forward returned, a dictionary of outputs or a tuple."""
+    items = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
+    return next((item for item in items if isinstance(item, Cache)), None)
+
+
+def with_cache(cache: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a call with the cache under the installed version's name, however it was given."""
+    given = (cache, *(options.get(name) for name in CACHE_NAMES))
+    others = {name: value for name, value in options.items() if name not in CACHE_NAMES}
+    return {**others, CACHE: next((item for item in given if item is not None), None)}
+
+
+def first_keys(cache: Cache) -> Tensor | None:
+    """The keys of the first layer that holds any."""
+    found = (vars(layer).get("keys") for layer in read(cache, "layers"))  # linear attention has a layer without keys
+    return next((keys for keys in found if isinstance(keys, Tensor)), None)
+
+
+def layer_of(cache: Cache | None, layer: int) -> Any:
+    """One layer of a cache; None where there is none yet."""
+    layers = [] if cache is None else read(cache, "layers")
+    return layers[layer] if layer < len(layers) else None
+
+
+def is_buffer(layer: Any) -> bool:
+    """Whether a layer of a cache hands out its whole buffer, longer than what was seen."""
+    return isinstance(layer, StaticLayer)
+
+
+def keeps_keys(cache: Cache | None, layer: int) -> bool:
+    """Whether all keys of a layer stay where they are: not in a sliding, quantised or offloaded cache."""
+    if cache is None:
+        return True
+    if read(cache, "offloading"):
+        return False
+    held = layer_of(cache, layer)
+    if not isinstance(held, CacheLayerMixin):  # not made yet, or of a layer without keys
+        return True
+    return not (_is_quantized(held) or read(held, "is_sliding"))
+
+
+def changes_later(cache: Cache) -> bool:
+    """Whether a reordering waits for the next update: a quantised cache puts it off."""
+    waiting = (vars(layer).get("_pending_beam_idx") for layer in read(cache, "layers"))  # 5.18 reorders at once
+    return any(indices is not None for indices in waiting)
+
+
+def _is_quantized(layer: CacheLayerMixin) -> bool:
+    return isinstance(layer, QuantizedLayer) or "_quantized_keys" in vars(layer)
+
+
+# -- attention functions -------------------------------------------------------------------------------------------------
+
+
+def calls_attention_function(module: nn.Module) -> bool:
+    """Whether a module's forward looks its attention function up in transformers' table."""
+    code = getattr(_forward(module), "__code__", None)  # a builtin has no code, and looks nothing up
+    return code is not None and INTERFACE in code.co_names and hasattr(module, "config")
+
+
+def attention_function(module: nn.Module, name: str) -> AttentionFunction | None:
+    """The attention function that a module would call under an implementation's name; None where there is none.
+
+    It is looked up exactly as the module's own forward does: through that file's table (a file may override entries
+    locally) with that file's ``eager_attention_forward`` as the default.
+    """
+    scope = _forward(module).__globals__
+    if INTERFACE not in scope:
+        raise UpstreamChanged(f"{scope.get('__name__')} has no {INTERFACE!r}; {remedy()}")
+    found: AttentionFunction | None = read(scope[INTERFACE], "get_interface")(
+        name, scope.get("eager_attention_forward")
+    )
+    return found
+
+
+def attention_name(config: Any) -> str:
+    """The attention implementation that a config names."""
+    return str(read(config, "_attn_implementation") or "eager")
+
+
+def config_with_attention(config: Any, name: str) -> Any:
+    """A shallow copy of a config that names another attention implementation; the config itself stays as it is."""
+    read(config, "_attn_implementation_internal")
+    other = copy.copy(config)
+    other._attn_implementation_internal = name
+    if read(other, "_attn_implementation") != name:
+        raise UpstreamChanged(f"a copied config of transformers does not take an attention implementation; {remedy()}")
+    return other
+
+
+def _forward(module: nn.Module) -> Any:
+    return inspect.unwrap(type(module).forward)
+
+
+# -- generation and models -----------------------------------------------------------------------------------------------
+
+
+def overrides(base: type) -> Callable[[F], F]:
+    """Mark a method that takes the place of a private one: a private method may vanish, and nobody would call ours.
+
+    Raises
+    ------
+    UpstreamChanged
+        When the class is made, if the base has no method of that name.
+    """
+
+    def check(method: F) -> F:
+        read(base, method.__name__)
+        return method
+
+    return check
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    """Whether an adapter of peft is attached."""
+    return bool(read(model, "_hf_peft_config_loaded"))
+
+
+def is_quantized(model: PreTrainedModel) -> bool:
+    """Whether the model was loaded quantised."""
+    return vars(model).get("hf_quantizer") is not None
+
+
+# -- torch ---------------------------------------------------------------------------------------------------------------
+
+
+def fused_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float) -> bool:
+    """Whether `scaled_dot_product_attention` would take a fused kernel rather than build the whole matrix.
+
+    Asked of the dispatcher itself instead of switching the other kernel off with `sdpa_kernel`: that switch is one flag
+    for the whole process, and two threads that set and restore it can leave it off for good.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    choice = read(torch, "_fused_sdp_choice")(query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=grouped)
+    return int(choice) > 0  # 0: math, -1: none
+
+
+def times_written(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return int(read(tensor, "_version"))
