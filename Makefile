@@ -10,13 +10,14 @@ TORCH := torch==2.13.0
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints browser axe demo lab gallery test lint types bench clean
+.PHONY: help setup constraints browser axe demo lab gallery test lint types versions newest probe bench clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make gallery draw every figure from the embedded model"
 	@echo "make test    formatting, types, unit tests, doctests, notebooks, browser tests"
+	@echo "make versions  install and test the lowest and the newest allowed versions"
 	@echo "make bench   measure what the README states"
 	@echo "make clean   remove .venv, caches and builds"
 
@@ -67,6 +68,16 @@ types: $(READY)
 test: setup lint types
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests vila_lab notebooks --doctest-modules -n auto --maxprocesses 4 --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg
+
+# Everything that is asked for in its lowest and in its newest allowed version; writes docs/verified.md.
+versions: $(READY)
+	$(BIN)/python .ci/versions.py lowest newest --torch $(TORCH)
+
+newest: $(READY)
+	$(BIN)/python .ci/versions.py newest --torch $(TORCH)
+
+probe: $(READY)
+	$(BIN)/python .ci/versions.py lowest --probe --torch $(TORCH)
 
 bench: $(READY)
 	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done

@@ -141,6 +141,16 @@ def test_the_function_is_the_one_that_the_modeling_file_would_call(model, name):
     assert function is expected
 
 
+@pytest.mark.parametrize(("version", "left_out"), [("5.20.2", True), ("5.21.0", False)])
+def test_a_soft_cap_that_is_left_out_is_seen(version, left_out, monkeypatch):
+    monkeypatch.setattr(upstream, "installed", lambda name: version)
+    module = nn.Linear(2, 2)
+    assert not upstream.leaves_softcap_out(module, "sdpa")
+    module.attn_logit_softcapping = 5.0
+    assert upstream.leaves_softcap_out(module, "sdpa") == left_out
+    assert not upstream.leaves_softcap_out(module, "eager")
+
+
 def test_a_modeling_file_without_the_table_is_said():
     with pytest.raises(UpstreamChanged, match="ALL_ATTENTION_FUNCTIONS"):
         upstream.attention_function(nn.Linear(2, 2), "sdpa")

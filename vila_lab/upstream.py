@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedLayer, StaticLayer
@@ -22,7 +23,7 @@ from transformers.generation.utils import GenerationMixin
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .errors import UpstreamChanged
-from .versions import remedy
+from .versions import installed, remedy
 
 __all__ = [
     "CACHE",
@@ -40,6 +41,8 @@ __all__ = [
     "is_buffer",
     "is_quantized",
     "keeps_keys",
+    "layer_of",
+    "leaves_softcap_out",
     "made_cache",
     "overrides",
     "times_written",
@@ -166,6 +169,12 @@ def attention_function(module: nn.Module, name: str) -> AttentionFunction | None
         name, scope.get("eager_attention_forward")
     )
     return found
+
+
+def leaves_softcap_out(module: nn.Module, name: str) -> bool:
+    """Whether an implementation computes a soft-capped attention without its soft-cap; from 5.21 on it refuses instead."""
+    capped = vars(module).get("attn_logit_softcapping") is not None
+    return capped and name == "sdpa" and Version(installed("transformers") or "0") < Version("5.21")
 
 
 def attention_name(config: Any) -> str:

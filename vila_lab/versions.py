@@ -8,7 +8,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-__all__ = ["UnverifiedVersionWarning", "remedy", "unverified", "warn_if_unverified"]
+__all__ = ["UnverifiedVersionWarning", "installed", "remedy", "unverified", "warn_if_unverified"]
 
 PACKAGE = "vila-lab"
 
@@ -35,9 +35,9 @@ def unverified() -> dict[str, tuple[str, str]]:
     """
     found = {}
     for name, needed in requirements().items():
-        installed = _installed(name)
-        if installed is not None and not needed.specifier.contains(installed, prereleases=True):
-            found[name] = installed, str(needed.specifier)
+        version = installed(name)
+        if version is not None and not needed.specifier.contains(version, prereleases=True):
+            found[name] = version, str(needed.specifier)
     return found
 
 
@@ -46,7 +46,7 @@ def warn_if_unverified(stacklevel: int = 2) -> None:
     outside = unverified()
     if not outside:
         return
-    named = ", ".join(f"{name} {installed} ({allowed})" for name, (installed, allowed) in outside.items())
+    named = ", ".join(f"{name} {version} ({allowed})" for name, (version, allowed) in outside.items())
     warnings.warn(
         f"outside the versions vila_lab was verified with: {named}; results may be wrong: {_pip_line(outside)}",
         UnverifiedVersionWarning,
@@ -56,18 +56,19 @@ def warn_if_unverified(stacklevel: int = 2) -> None:
 
 def remedy() -> str:
     """The way out for an error that a version may have caused."""
-    installed = _installed("transformers") or "none"
+    version = installed("transformers") or "none"
     needed = requirements().get("transformers")
     if needed is None:
-        return f"transformers {installed} is installed; take the version that vila_lab's pyproject.toml names"
-    return f"transformers {installed} is installed; verified are {needed.specifier}: pip install '{needed.name}{needed.specifier}'"
+        return f"transformers {version} is installed; take the version that vila_lab's pyproject.toml names"
+    return f"transformers {version} is installed; verified are {needed.specifier}: pip install '{needed.name}{needed.specifier}'"
 
 
 def _pip_line(outside: dict[str, tuple[str, str]]) -> str:
     return "pip install " + " ".join(f"'{name}{allowed}'" for name, (_, allowed) in outside.items())
 
 
-def _installed(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of a package, None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -347,17 +347,18 @@ def test_a_generation_in_another_thread_only_is_noticed(model, generate, prompt)
 
 
 class NoTensorOf(TorchDispatchMode):
-    """Fails on any result with that many elements or more."""
+    """Fails on any result with that many elements or more, but for so many that may be."""
 
-    def __init__(self, elements):
+    def __init__(self, elements, allowed=0):
         super().__init__()
-        self.elements = elements
+        self.elements, self.allowed, self.found = elements, allowed, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, torch.Tensor):
-                assert value.numel() < self.elements, f"{func} made {tuple(value.shape)}"
+            if isinstance(value, torch.Tensor) and value.numel() >= self.elements:
+                self.found.append(f"{func} made {tuple(value.shape)}")
+                assert len(self.found) <= self.allowed, self.found[-1]
         return out
 
 
@@ -366,7 +367,9 @@ class NoTensorOf(TorchDispatchMode):
 )
 def test_nothing_as_large_as_the_attention_matrix_is_made(options, model, generate):
     ids = torch.randint(3, 96, (1, 480), generator=torch.Generator().manual_seed(2))
-    with NoTensorOf(480 * 480), Capture(model, **options) as tape:
+    with NoTensorOf(480 * 480, allowed=1000) as alone:  # with an old torch, transformers itself builds a mask
+        generate(model, ids, 3)
+    with NoTensorOf(480 * 480, allowed=len(alone.found)), Capture(model, **options) as tape:
         generate(model, ids, 3)
     with NoTensorOf(480 * 480):
         assert tape.finish(3).weights(0).shape == (3, 4, 482)
@@ -412,7 +415,7 @@ def test_a_static_cache_costs_no_mask(model, generate, prompt):
     "options", [{}, {"prefill_chunk_size": 5}, {"prefill_chunk_size": 16}], ids=["whole", "chunks", "one row left over"]
 )
 def test_mass_of_every_prompt_row(family, options, make, generate, eager_rows, prompt):
-    model = make(family)
+    model = make(family, "eager" if family == "gemma2" else None)  # before 5.21 its sdpa left the soft-cap out
     groups = torch.tensor([-1, 0, 0, 0, 1, 1, -1, 2, 2, 2, 2, 0, -1, 1, 1, 2, -1])
     with Capture(model, groups=groups) as tape:
         ids = generate(model, prompt, TOKENS, **options)

@@ -6,8 +6,10 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
+from packaging.version import Version
 
 FEATURES, PROJECTED, LOGITS, ATTENTION = 2e-5, 5e-6, 5e-5, 2e-6
 
@@ -17,6 +19,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::vila_lab.nvila.prompting.Litera
 @pytest.fixture
 def prepared(golden: Any, golden_parts: list[Any], load: Any) -> tuple[Any, Any, Any, Any]:
     case, _, _ = golden
+    if "b_port.png" in case.parts and Version(PIL.__version__) < Version("13"):
+        pytest.skip(
+            "before version 13 Pillow resamples this picture up to 4 levels of 255 otherwise; the reference had 13"
+        )
     model, processor = load(case.checkpoint)
     batch, layout = processor.prepare(golden_parts, case.conv_mode)
     return model, processor, batch, layout

@@ -15,7 +15,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vila_lab.errors import CaptureError, OptionError
-from vila_lab.upstream import AttentionFunction, attention_function, attention_name, calls_attention_function
+from vila_lab.upstream import (
+    AttentionFunction,
+    attention_function,
+    attention_name,
+    calls_attention_function,
+    leaves_softcap_out,
+)
 
 SHADOW_OF = "_vila_lab_shadow_of"
 """Attribute of a config that stands in for another one while a module is rewired (see `vila_lab.capture.rewire`)."""
@@ -110,6 +116,11 @@ def base_function(site: Site) -> AttentionFunction:
     if "flex" in name or name.startswith("paged"):
         raise CaptureError(
             f"attention cannot be captured under the {name!r} implementation; load the model with attn_implementation='sdpa'."
+        )
+    if leaves_softcap_out(site.module, name):
+        raise CaptureError(
+            f"under {name!r} the installed transformers leaves out the soft-cap of {site.name}, so its attention is not that of the "
+            "model; load it with attn_implementation='eager'."
         )
     base = attention_function(site.module, name)
     if base is None:
