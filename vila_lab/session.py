@@ -26,6 +26,7 @@ from .edits.spec import Question
 from .errors import ContextTooLong, OptionError
 from .families import Family, load_family
 from .families.base import Prepared
+from .interrupts import check_finished
 from .prompt import Picture, Prompt
 from .scores import TokenScores
 from .tokens import Token, alternatives_as_text, token_texts
@@ -156,6 +157,7 @@ class Session(Interventions):
         """
         parts = Prompt.of(prompt, images=images, apply_exif=apply_exif)
         with self._lock:
+            check_finished(self.model, "the model")
             prepared = self.family.prepare(parts, conv_mode=conv_mode, tile_all_images=tile_all_images)
             config = self.family.generation_config(prepared.conv_mode)
             config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -360,13 +360,15 @@ class Tape:
         """Move everything to a device, in place; tensors shared by layers stay shared."""
         self._check()
         moved: dict[int, Tensor] = {}
-        for data in self._layers.values():
-            for name, value in data.tensors():
-                if name == "first":
-                    continue
-                if id(value) not in moved:
-                    moved[id(value)] = value.to(device)
-                setattr(data, name, moved[id(value)])
+
+        def elsewhere(data: LayerTape) -> LayerTape:
+            held: dict[str, Any] = {name: value for name, value in data.tensors() if name != "first"}
+            for value in held.values():
+                moved.setdefault(id(value), value.to(device))
+            return replace(data, **{name: moved[id(value)] for name, value in held.items()})
+
+        # One assignment at the end: an interrupt leaves all layers where they were.
+        self._layers = {layer: elsewhere(data) for layer, data in self._layers.items()}
         return self
 
     def release(self) -> None:
