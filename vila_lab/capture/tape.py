@@ -6,9 +6,10 @@ row (it chose the first token) and one per decoded token but the last, which was
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -362,10 +363,12 @@ class Tape:
         moved: dict[int, Tensor] = {}
 
         def elsewhere(data: LayerTape) -> LayerTape:
-            held: dict[str, Any] = {name: value for name, value in data.tensors() if name != "first"}
-            for value in held.values():
-                moved.setdefault(id(value), value.to(device))
-            return replace(data, **{name: moved[id(value)] for name, value in held.items()})
+            other = copy.copy(data)
+            for name, value in data.tensors():
+                if name != "first":
+                    moved.setdefault(id(value), value.to(device))
+                    setattr(other, name, moved[id(value)])
+            return other
 
         # One assignment at the end: an interrupt leaves all layers where they were.
         self._layers = {layer: elsewhere(data) for layer, data in self._layers.items()}
