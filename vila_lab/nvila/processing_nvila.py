@@ -35,6 +35,7 @@ from vila_lab.nvila.prompting import (
     assemble,
     pictures_of,
 )
+from vila_lab.nvila.typed import spelled_out
 
 __all__ = ["LiteralMediaTokenWarning", "NVILAProcessor"]
 
@@ -168,7 +169,7 @@ class NVILAProcessor(ProcessorMixin):
         return list(self.tokenizer(text).input_ids) if text else []
 
     def _expand(self, text: str, geometry: Sequence[BlockGeometry], spans: list[tuple[int, int]]) -> PromptLayout:
-        ids, offsets = self._tokenise(text)
+        ids, offsets = spelled_out(self.tokenizer, *self._tokenise(text), text, spans)
         if (markers := ids.count(self.image_token_id)) != len(geometry):
             raise PromptError(
                 f"The text has {markers} {IMAGE_TOKEN} markers for {len(geometry)} blocks of visual tokens; give one marker per picture."
