@@ -35,12 +35,12 @@ class CheckpointNotFound(VilaLabError, FileNotFoundError):
     """A checkpoint is named that is neither a folder here nor reachable on the hub."""
 
 
-class DeviceError(VilaLabError, RuntimeError):
-    """A device is asked for that this machine does not have."""
-
-
 class OptionError(VilaLabError, ValueError):
     """An option has a value that is not one of those known; the message lists them."""
+
+
+class DeviceError(OptionError, RuntimeError):
+    """A device is asked for that this machine does not have, or that computes nothing."""
 
 
 class NoEffect(OptionError):
