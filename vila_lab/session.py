@@ -120,8 +120,9 @@ class Session(Interventions):
         Parameters
         ----------
         prompt
-            A question, or a list of texts and pictures in order. A string that names an image file, a path, a PIL image,
-            an array and an image URL are pictures; every other string is text.
+            A question, a list of texts and pictures in order, or a list of messages as chat services take them. Paths, PIL
+            images, arrays, tensors, bytes, open files and addresses are pictures; so is a string that names a file or
+            looks as if it should. Every other string is text, and every `vila_lab.Text`. See `vila_lab.Prompt.of`.
         images
             Pictures to put before the text, as ``vila-infer`` does; then ``prompt`` is text only.
         max_new_tokens
