@@ -447,6 +447,8 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
                 skeleton = cls(config)
             expected = {name: tuple(value.shape) for name, value in skeleton.state_dict().items()}
             state = match_names(expected, tensors.slices, skeleton.all_tied_weights_keys)
+            if _goes_to_disk(kwargs):  # where a weight that shares another's is looked up by its own name
+                state |= {name: state[of] for name, of in skeleton.all_tied_weights_keys.items() if name not in state}
             with _progress_bar(sum(math.prod(shape) for shape in expected.values())):
                 model = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
         report = model[1] if isinstance(model, tuple) else None
@@ -534,6 +536,12 @@ def _refuse_options(options: Mapping[str, Any]) -> None:
 
 def _with_subfolder(source: Any, subfolder: str | None) -> Any:
     return Path(source) / subfolder if subfolder else source
+
+
+def _goes_to_disk(options: Mapping[str, Any]) -> bool:
+    device_map = options.get("device_map")
+    on_disk = isinstance(device_map, Mapping) and "disk" in device_map.values()
+    return on_disk or options.get("offload_folder") is not None
 
 
 def _saved_generation_config(folder: CheckpointFolder) -> GenerationConfig | None:
