@@ -41,10 +41,17 @@ def main(arguments: list[str]) -> int:
     if missing and not packages.is_dir():
         pip("install", "--target", str(packages), "--no-deps", *missing)
     paths = [str(ROOT), str(place), str(packages), str(COMMON), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }
     options = ["-q", "-c", str(COMMON / "pytest.ini"), "-p", "exempting", "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(COMMON / "test_nvila.py"), *arguments], cwd=COMMON, env=environment
+        [sys.executable, "-m", "pytest", *options, str(COMMON / "test_nvila.py"), *arguments],
+        cwd=COMMON,
+        env=environment,
     )
     return run.returncode
 
@@ -74,7 +81,8 @@ def write(path: Path, text: str) -> None:
 
 def pip(*arguments: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "pip", arguments[0], "--quiet", "--disable-pip-version-check", *arguments[1:]], check=True
+        [sys.executable, "-m", "pip", arguments[0], "--quiet", "--disable-pip-version-check", *arguments[1:]],
+        check=True,
     )
 
 

@@ -33,7 +33,7 @@ WITHOUT_EFFECT = ("disable_grouping", "default_to_square")  # they choose betwee
 FILES = ("processor_config.json", "preprocessor_config.json")
 
 
-class NVILAImagesKwargs(ImagesKwargs, total=False):
+class NVILAImageProcessorKwargs(ImagesKwargs, total=False):
     """What a call may set, besides transformers' own names."""
 
     tiled: bool | None
@@ -69,7 +69,7 @@ class NVILAImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values", "block_sizes"]  # noqa: RUF012 - transformers' own convention
-    valid_kwargs = NVILAImagesKwargs
+    valid_kwargs = NVILAImageProcessorKwargs
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     GenerationConfig,
     GenerationMixin,
     LogitsProcessorList,
@@ -58,6 +60,19 @@ class NVILAPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+
+@dataclass
+class NVILACausalLMOutput(CausalLMOutputWithPast):
+    """What a pass with pictures returns.
+
+    Attributes
+    ----------
+    image_outputs : BaseModelOutputWithPooling
+        See `NVILAForConditionalGeneration.get_image_features`.
+    """
+
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
@@ -229,15 +244,20 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         ValueError
             The number of visual tokens differs from the number of places for them.
         """
+        return self._with_pictures(input_ids, pixel_values, block_sizes)[0]
+
+    def _with_pictures(
+        self, input_ids: Tensor, pixel_values: Tensor | None, block_sizes: Tensor | Sequence[Sequence[int]] | None
+    ) -> tuple[Tensor, BaseModelOutputWithPooling | None]:
         embeddings = self._token_embeddings(input_ids)
         if pixel_values is None or len(pixel_values) == 0:
             self._check_places(input_ids, 0)
-            return embeddings
-        blocks = self.get_image_features(pixel_values, block_sizes, return_dict=True).pooler_output
-        features = torch.cat(blocks).to(embeddings.device, embeddings.dtype)
+            return embeddings, None
+        seen: BaseModelOutputWithPooling = self.get_image_features(pixel_values, block_sizes, return_dict=True)
+        features = torch.cat(list(seen.pooler_output or ())).to(embeddings.device, embeddings.dtype)
         self._check_places(input_ids, len(features))
         places = torch.eq(input_ids, self._image_token_id).to(embeddings.device).unsqueeze(-1).expand_as(embeddings)
-        return embeddings.masked_scatter(places, features)
+        return embeddings.masked_scatter(places, features), seen
 
     def _check_places(self, input_ids: Tensor, count: int) -> None:
         places = torch.eq(input_ids, self._image_token_id).sum()
@@ -284,18 +304,21 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
 
         Returns
         -------
-        CausalLMOutputWithPast
+        CausalLMOutputWithPast, with pictures an NVILACausalLMOutput
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
         if inputs_embeds is not None and pixel_values is not None:
             raise ValueError("inputs_embeds already hold the pictures; pass pixel_values together with input_ids.")
         kwargs = with_cache(cache if cache is not None else past_key_values, kwargs)
+        seen = None
         if input_ids is not None:
             # With a cache the pictures may be in it; how long it is must not be asked, or no step could be compiled.
             cached = pixel_values is None and kwargs[CACHE] is not None
-            inputs_embeds = (
-                self._token_embeddings(input_ids) if cached else self.embed(input_ids, pixel_values, block_sizes)
+            inputs_embeds, seen = (
+                (self._token_embeddings(input_ids), None)
+                if cached
+                else self._with_pictures(input_ids, pixel_values, block_sizes)
             )
         if labels is not None:
             labels = labels.masked_fill(torch.eq(labels, self._image_token_id), IGNORED_LABEL)
@@ -308,7 +331,9 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
-        return output
+        return (
+            output if seen is None or isinstance(output, tuple) else NVILACausalLMOutput(**output, image_outputs=seen)
+        )
 
     # -- generation -----------------------------------------------------------------------------------------------
 
@@ -477,6 +502,8 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             Tensors to write instead of the model's own.
         max_shard_size : int or str
             Largest file of weights, in bytes or as "5GB".
+        save_original_format : bool, optional
+            Passed on to the decoder.
 
         Raises
         ------
@@ -490,6 +517,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             raise CheckpointError(
                 "A quantised model cannot be saved in this layout; load it without quantization and save that."
             )
+        original = {name: kwargs.pop(name) for name in ("save_original_format",) if name in kwargs}
         _refuse_options({**kwargs, "push_to_hub": push_to_hub})
         if not is_main_process:
             return
@@ -500,7 +528,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         self.language_model.generation_config = _plain_generation_config(self.generation_config)
         with _progress_bar(self.num_parameters()):
             self.language_model.save_pretrained(
-                root / "llm", state_dict=part_of(state, "language_model"), max_shard_size=max_shard_size
+                root / "llm", state_dict=part_of(state, "language_model"), max_shard_size=max_shard_size, **original
             )
         for part in ("vision_tower", "mm_projector"):
             save_tensors(root / part, part_of(state, part), max_shard_size)
@@ -520,7 +548,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
 
 CONFIG_OPTIONS = frozenset(inspect.signature(NVILAConfig.__init__).parameters) - {"self", "kwargs"}
 USUAL_OPTIONS: Mapping[str, Any] = {
-    "variant": None, "token": None, "save_peft_format": True, "save_original_format": True, "safe_serialization": True,
+    "variant": None, "token": None, "save_peft_format": True, "safe_serialization": True,
     "distributed_checkpoint": False, "push_to_hub": False,
 }  # fmt: skip
 
@@ -622,3 +650,4 @@ def _plain_generation_config(config: GenerationConfig) -> GenerationConfig:
 
 
 AutoModelForImageTextToText.register(NVILAConfig, NVILAForConditionalGeneration, exist_ok=True)
+AutoModelForMultimodalLM.register(NVILAConfig, NVILAForConditionalGeneration, exist_ok=True)

@@ -1,6 +1,7 @@
-"""The keyword arguments of a processor's call, told apart and checked. Knows transformers' names, no text and no picture."""
+"""The keyword arguments of a processor's call, told apart and checked. Knows transformers' names, no text and no picture.
 
-from __future__ import annotations
+Annotations are evaluated here: transformers reads the groups from those of `NVILAProcessorKwargs`.
+"""
 
 import warnings
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 from transformers.processing_utils import AudioKwargs, ProcessingKwargs, TextKwargs, VideosKwargs
 
 from vila_lab.errors import OptionError
-from vila_lab.nvila.image_processing_nvila import NVILAImagesKwargs
+from vila_lab.nvila.image_processing_nvila import NVILAImageProcessorKwargs
 
 __all__ = ["CallOptions", "NVILAProcessorKwargs", "TextOptions", "call_options", "is_call_option"]
 
@@ -18,11 +19,11 @@ __all__ = ["CallOptions", "NVILAProcessorKwargs", "TextOptions", "call_options",
 class NVILAProcessorKwargs(ProcessingKwargs, total=False):
     """What a call may set, in groups or without them."""
 
-    images_kwargs: NVILAImagesKwargs  # type: ignore[misc]
+    images_kwargs: NVILAImageProcessorKwargs  # type: ignore[misc]
 
 
 TEXT = frozenset(TextKwargs.__annotations__)
-IMAGES = frozenset(NVILAImagesKwargs.__annotations__)
+IMAGES = frozenset(NVILAImageProcessorKwargs.__annotations__)
 ELSEWHERE = (frozenset(VideosKwargs.__annotations__) | frozenset(AudioKwargs.__annotations__)) - TEXT - IMAGES
 GROUPS = {"text_kwargs": TEXT, "images_kwargs": IMAGES, "common_kwargs": frozenset({"return_tensors"})}
 OTHER_GROUPS = ("videos_kwargs", "audio_kwargs")

@@ -72,7 +72,11 @@ class NVILAProcessor(ProcessorMixin):
         What stands around every block of visual tokens.
     conv_mode : str, optional
         What "auto" means here; by default the chat template if there is one, otherwise what the tokenizer suggests.
+    chat_template : str or dict, optional
+        Instead of the tokenizer's.
     """
+
+    valid_processor_kwargs = NVILAProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
         self,
