@@ -164,7 +164,7 @@ def test_legacy_transposed(copy_of: Any, edit_json: Any, load: Any, open_picture
     batch, layout = processor.prepare([open_picture("a_land.png"), "Q"])
     _, old_layout = old_processor.prepare([open_picture("a_land.png"), "Q"])
     with torch.no_grad():
-        (turned,), (straight,) = (model.get_image_features(batch["pixel_values"]) for model in (old, new))
+        (turned,), (straight,) = (model.get_image_features(batch["pixel_values"]).pooler_output for model in (old, new))
     torch.testing.assert_close(turned.reshape(4, 4, -1).transpose(0, 1).reshape(16, -1), straight, atol=1e-5, rtol=0)
     boxes, old_boxes = layout.blocks[0].boxes.reshape(4, 4, 4), old_layout.blocks[0].boxes.reshape(4, 4, 4)
     np.testing.assert_array_equal(old_boxes.transpose(1, 0, 2), boxes)

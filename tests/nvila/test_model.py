@@ -205,7 +205,7 @@ def test_from_scratch_with_a_config_alone() -> None:
     assert NVILAConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     model = NVILAForConditionalGeneration(config)
     assert model.language_model.lm_head.weight is model.get_input_embeddings().weight
-    features = model.get_image_features(torch.randn(1 + 4 + 12, 3, 28, 28), torch.tensor([[3, 4]]))
+    features = model.get_image_features(torch.randn(1 + 4 + 12, 3, 28, 28), torch.tensor([[3, 4]])).pooler_output
     assert features[0].shape == (3 * 2 * 4 * 2, 16)
 
 
@@ -218,7 +218,7 @@ def test_scale_that_becomes_the_tokens(load: Any, chosen: int, shape: tuple[int,
     model.config.s2_resize_output_to_scale_idx = processor.image_processor.s2_resize_output_to_scale_idx = chosen
     try:
         batch, layout = processor.prepare([Image.new("RGB", (400, 300)), "Q"])
-        (features,) = model.get_image_features(batch["pixel_values"], batch["block_sizes"])
+        (features,) = model.get_image_features(batch["pixel_values"], batch["block_sizes"]).pooler_output
     finally:
         model.config.s2_resize_output_to_scale_idx = processor.image_processor.s2_resize_output_to_scale_idx = before
     assert (layout.blocks[0].rows, layout.blocks[0].cols) == (4 * shape[0], 4 * shape[1])

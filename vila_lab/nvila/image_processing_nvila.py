@@ -1,24 +1,47 @@
-"""Pictures to tiles of numbers, bit-equal to the reference. Knows PIL and numpy, no text and no model.
+"""Pictures to tiles of numbers, bit-equal to the reference. Knows pictures and arrays, no text and no model.
 
 Resampling is always PIL's: the torchvision processors that transformers 5 prefers differ by up to two grey levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ImagesKwargs
 
+from vila_lab.errors import OptionError, PictureError
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
 from vila_lab.nvila.tiling import Crop, TilingOptions, plan_crops
+from vila_lab.picture import Picture
 from vila_lab.upstream import AutoImageProcessor
 
 WHOLE_PICTURE = (0, 0)  # the block size of a picture that was not cut
+SETTINGS = (
+    "size", "image_mean", "image_std", "rescale_factor", "resample", "do_convert_rgb", "do_rescale", "do_normalize",
+    "image_aspect_ratio", "min_tiles", "max_tiles", "s2_scales", "s2_resize_output_to_scale_idx",
+)  # fmt: skip
+WITHOUT_EFFECT = ("disable_grouping", "default_to_square")  # they choose between ways to the same result
+FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+class NVILAImageProcessorKwargs(ImagesKwargs, total=False):
+    """What a call may set, besides transformers' own names."""
+
+    tiled: bool | None
+    image_aspect_ratio: str | None
+    min_tiles: int
+    max_tiles: int
+    s2_scales: list[int] | None
+    s2_resize_output_to_scale_idx: int
 
 
 class NVILAImageProcessor(BaseImageProcessor):
@@ -32,6 +55,9 @@ class NVILAImageProcessor(BaseImageProcessor):
         Per channel, applied after `rescale_factor`.
     resample : int
         PIL filter; 3 is bicubic.
+    do_convert_rgb, do_resize, do_rescale, do_normalize : bool
+        False leaves the step out, which does not suit any released checkpoint; tiles are always resized, and a picture of
+        another mode than RGB is always converted.
     image_aspect_ratio : str or None
         Tiling mode, see `vila_lab.nvila.tiling`.
     min_tiles, max_tiles : int
@@ -43,6 +69,7 @@ class NVILAImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values", "block_sizes"]  # noqa: RUF012 - transformers' own convention
+    valid_kwargs = NVILAImageProcessorKwargs
 
     def __init__(
         self,
@@ -51,6 +78,10 @@ class NVILAImageProcessor(BaseImageProcessor):
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         rescale_factor: float = 0.00392156862745098,
         resample: int = 3,
+        do_convert_rgb: bool = True,
+        do_resize: bool = True,
+        do_rescale: bool = True,
+        do_normalize: bool = True,
         image_aspect_ratio: str | None = "resize",
         min_tiles: int = 1,
         max_tiles: int = 12,
@@ -59,7 +90,7 @@ class NVILAImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        side = (size or {}).get("height", 448)
+        side = _side(size or {"height": 448, "width": 448})
         self.image_aspect_ratio = image_aspect_ratio
         self.s2_scales = sorted(s2_scales) if s2_scales else [side, 2 * side, 3 * side]
         if image_aspect_ratio == "dynamic_s2":
@@ -69,6 +100,10 @@ class NVILAImageProcessor(BaseImageProcessor):
         self.image_std = list(image_std)
         self.rescale_factor = rescale_factor
         self.resample = resample
+        self.do_convert_rgb = do_convert_rgb
+        self.do_resize = do_resize
+        self.do_rescale = do_rescale
+        self.do_normalize = do_normalize
         self.min_tiles = min_tiles
         self.max_tiles = max_tiles
         self.s2_resize_output_to_scale_idx = s2_resize_output_to_scale_idx
@@ -83,24 +118,67 @@ class NVILAImageProcessor(BaseImageProcessor):
             self.image_aspect_ratio, side, self.min_tiles, self.max_tiles, scales, self.s2_resize_output_to_scale_idx
         )
 
+    def with_settings(self, **settings: Any) -> NVILAImageProcessor:
+        """A copy with other settings, those that are None unchanged.
+
+        Raises
+        ------
+        OptionError
+            A setting is not known, or cannot be had.
+        """
+        given = {name: value for name, value in settings.items() if value is not None and name not in WITHOUT_EFFECT}
+        if given.pop("do_resize", True) is False:
+            raise OptionError(
+                "do_resize=False cannot be had: tiles are squares of one size; resize is what makes them."
+            )
+        if str(getattr(given.pop("data_format", None), "value", "channels_first")) != "channels_first":
+            raise OptionError("data_format cannot be changed: the vision tower takes the channels first.")
+        if unknown := sorted(given.keys() - set(SETTINGS)):
+            raise OptionError(f"The image processor has no option {unknown[0]!r}; it has {', '.join(SETTINGS)}.")
+        if "size" in given:
+            given["size"] = {"height": _side(given["size"]), "width": _side(given["size"])}
+        other = copy.copy(self)
+        vars(other).update(given)
+        if other.image_aspect_ratio == "dynamic_s2" and other.size["height"] != min(other.s2_scales):
+            raise OptionError("Under dynamic_s2 the size of a tile is the smallest of s2_scales; change those instead.")
+        return other
+
     def preprocess(
-        self, images: Any, *, tiled: bool | None = None, return_tensors: str | None = None, **kwargs: Any
+        self,
+        images: Any,
+        *,
+        tiled: bool | None = None,
+        return_tensors: str | None = None,
+        input_data_format: Any = None,
+        **settings: Any,
     ) -> BatchFeature:
         """Turn pictures into tiles.
 
         Parameters
         ----------
-        images : PIL image, array or (nested) list of them
+        images : PIL image, array, tensor, path, address, or (nested) list of them
         tiled : bool, optional
             Whether to cut; by default only if there is exactly one picture, as the reference does.
+        input_data_format : str, optional
+            Where arrays have their channels, "channels_first" or "channels_last"; by default that is found out.
+        settings
+            Any setting of this processor, for this call only.
 
         Returns
         -------
         BatchFeature
             ``pixel_values`` (n_tiles, 3, S, S) float32 and ``block_sizes`` (n_blocks, 2): the (rows, columns) of each
             ``<image>``'s finest grid under dynamic_s2, (0, 0) for a block of one tile.
+
+        Raises
+        ------
+        PictureError, PictureNotFound, OptionError
         """
-        pictures = flatten_pictures(images)
+        if any(value is not None for value in settings.values()):
+            return self.with_settings(**settings).preprocess(
+                images, tiled=tiled, return_tensors=return_tensors, input_data_format=input_data_format
+            )
+        pictures = flatten_pictures(images, input_data_format)
         cut = len(pictures) == 1 if tiled is None else tiled
         tiles: list[np.ndarray] = []
         block_sizes: list[tuple[int, int]] = []
@@ -144,17 +222,32 @@ class NVILAImageProcessor(BaseImageProcessor):
         return square
 
     def _normalise(self, tile: Image.Image) -> np.ndarray:
-        values = (np.asarray(tile) * self.rescale_factor).astype(
-            np.float32
-        )  # the product is float64, as in the reference
-        mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
-        return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
+        values = np.asarray(tile)
+        if self.do_rescale:
+            values = values * self.rescale_factor  # float64, as in the reference
+        values = values.astype(np.float32)
+        if self.do_normalize:
+            values = (values - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Read the image processor of a checkpoint in any layout; a folder, or a hub id."""
-        folder = find_checkpoint(pretrained_model_name_or_path, revision=kwargs.pop("revision", None), weights=False)
-        return cls.from_folder(folder, NVILAConfig.from_pretrained(folder.root))
+        """Read an image processor that was saved by itself or with its processor, or that of a checkpoint in any layout.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path : str or Path
+            A folder, or a hub id.
+        kwargs
+            Settings to overrule, and transformers' own arguments.
+        """
+        if saved_here(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = find_checkpoint(pretrained_model_name_or_path, revision=kwargs.get("revision"), weights=False)
+        if saved_here(folder.root):
+            return super().from_pretrained(folder.root, **kwargs)
+        found = cls.from_folder(folder, NVILAConfig.from_pretrained(folder.root))
+        return found.with_settings(**{name: value for name, value in kwargs.items() if name in SETTINGS})
 
     @classmethod
     def from_folder(cls, folder: CheckpointFolder, config: NVILAConfig) -> NVILAImageProcessor:
@@ -194,15 +287,71 @@ class NVILAImageProcessor(BaseImageProcessor):
         }
 
 
-def flatten_pictures(images: Any) -> list[Image.Image]:
-    """One flat list of PIL pictures from a picture, an array, or lists of them."""
+def saved_here(source: Any) -> bool:
+    """Whether a folder holds the files of an image processor that this package wrote, by itself or in its processor's."""
+    for name in FILES:
+        path = Path(source).expanduser() / name
+        if path.is_file() and _is_ours(read_json(path)):
+            return True
+    return False
+
+
+def _is_ours(content: Mapping[str, Any]) -> bool:
+    part = content.get("image_processor", content)
+    return isinstance(part, Mapping) and part.get("image_processor_type") == NVILAImageProcessor.__name__
+
+
+def flatten_pictures(images: Any, input_data_format: Any = None) -> list[Image.Image]:
+    """One flat list of PIL pictures from a picture, an array, a batch of either, or lists of them.
+
+    Raises
+    ------
+    PictureError, PictureNotFound, PromptError
+        An item is no picture.
+    """
     if images is None:
         return []
-    if isinstance(images, Image.Image):
-        return [images]
-    if isinstance(images, np.ndarray):
-        return [Image.fromarray(images)]
-    return [picture for item in images for picture in flatten_pictures(item)]
+    if isinstance(images, list | tuple):
+        return [picture for item in images for picture in flatten_pictures(item, input_data_format)]
+    if isinstance(images, torch.Tensor):
+        images = _to_numpy(images)
+    if not isinstance(images, np.ndarray):
+        return [images if isinstance(images, Image.Image) else Picture.of(images).image]
+    if images.ndim == 4:
+        return [picture for item in images for picture in flatten_pictures(item, input_data_format)]
+    return [Picture.of(_channels_last(images, input_data_format)).image]
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    whole = tensor.detach().cpu()
+    array: np.ndarray = (whole.float() if whole.dtype == torch.bfloat16 else whole).numpy()
+    return array
+
+
+def _channels_last(array: np.ndarray, input_data_format: Any) -> np.ndarray:
+    """Where the format is not given: the axis that is 1, 3 or 4 long, the last one when both are."""
+    if array.ndim != 3:
+        return array
+    name = getattr(input_data_format, "value", input_data_format)
+    if name is None:
+        name = "channels_first" if array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4) else "channels_last"
+    if name not in ("channels_first", "channels_last", "none"):
+        raise PictureError(f"input_data_format {name!r} is unknown; use 'channels_first' or 'channels_last'.")
+    moved = array.transpose(1, 2, 0) if name == "channels_first" else array
+    return moved[:, :, 0] if moved.shape[2] == 1 else moved
+
+
+def _side(size: Any) -> int:
+    """The side of a tile from what transformers takes for a size."""
+    if isinstance(size, Mapping) or hasattr(size, "height"):
+        height, width = (
+            size.get(key) if isinstance(size, Mapping) else getattr(size, key) for key in ("height", "width")
+        )
+    else:
+        height, width = (size, size) if isinstance(size, int) else tuple(size)
+    if not height or height != width:
+        raise OptionError(f"size={size!r} is no tile; give the same height and width.")
+    return int(height)
 
 
 AutoImageProcessor.register(NVILAConfig, slow_image_processor_class=NVILAImageProcessor, exist_ok=True)

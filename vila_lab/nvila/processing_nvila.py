@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
-from vila_lab.errors import CheckpointError, MissingExtra, PromptError
+from vila_lab.errors import CheckpointError, MissingExtra, OptionError, PromptError
+from vila_lab.nvila.chat import ChatOptions, render_chat
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.conversation import (
     AUTO,
@@ -26,8 +28,10 @@ from vila_lab.nvila.conversation import (
     turn_starts,
 )
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json, write_json
-from vila_lab.nvila.image_processing_nvila import NVILAImageProcessor, flatten_pictures
+from vila_lab.nvila.image_processing_nvila import NVILAImageProcessor, flatten_pictures, saved_here
 from vila_lab.nvila.layout import BlockGeometry, ImageBlock, PromptLayout, TokenGrid, picture_blocks
+from vila_lab.nvila.messages import conversations_of, pictures_in, plain_parts, standard_messages
+from vila_lab.nvila.options import CallOptions, NVILAProcessorKwargs, TextOptions, call_options, is_call_option
 from vila_lab.nvila.prompting import (
     IMAGE_TOKEN,
     MEDIA_TOKENS,
@@ -42,6 +46,17 @@ __all__ = ["LiteralMediaTokenWarning", "NVILAProcessor"]
 OLD_TOKENIZER_CLASS = {
     "TokenizersBackend": "PreTrainedTokenizerFast"
 }  # the name that readers before transformers 5 know
+NO_LIMIT = 10**8  # tokenizers without a limit carry 10^30
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """One prompt before it is padded: its layout, its pictures, how they were cut, and what is to be generated."""
+
+    layout: PromptLayout
+    pictures: Sequence[Image.Image]
+    tiled: bool
+    generated: np.ndarray | None = None  # (T,) 1 where a template's generation block is
 
 
 class NVILAProcessor(ProcessorMixin):
@@ -52,34 +67,50 @@ class NVILAProcessor(ProcessorMixin):
     image_processor : NVILAImageProcessor
     tokenizer : PreTrainedTokenizerBase
         The three media tokens are added if they are missing; no embedding is resized for them.
-    grid : TokenGrid, optional
+    grid : TokenGrid or dict, optional
         How a tile becomes tokens; by default 2 x 2 patches of 14 pixels.
     start_tokens, end_tokens : str or None
         What stands around every block of visual tokens.
     conv_mode : str, optional
         What "auto" means here; by default the chat template if there is one, otherwise what the tokenizer suggests.
+    chat_template : str or dict, optional
+        Instead of the tokenizer's.
     """
+
+    valid_processor_kwargs = NVILAProcessorKwargs  # type: ignore[assignment]
 
     def __init__(
         self,
         image_processor: NVILAImageProcessor,
         tokenizer: PreTrainedTokenizerBase,
-        grid: TokenGrid | None = None,
+        grid: TokenGrid | Mapping[str, Any] | None = None,
         start_tokens: str | None = None,
         end_tokens: str | None = "\n",
         conv_mode: str | None = None,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
     ) -> None:
         tokenizer.add_tokens(
             [token for token in MEDIA_TOKENS if token not in tokenizer.get_vocab()], special_tokens=True
         )
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)  # type: ignore[no-untyped-call]
-        self.grid = grid or TokenGrid(patch=14, merge=2)
+        super().__init__(image_processor, tokenizer)  # type: ignore[no-untyped-call]
+        if chat_template:
+            self.chat_template = chat_template
+        self.grid = TokenGrid(**grid) if isinstance(grid, Mapping) else grid or TokenGrid(patch=14, merge=2)
         self.start_tokens = start_tokens
         self.end_tokens = end_tokens
         self.conv_mode = check_mode(conv_mode or mode_of_checkpoint(tokenizer, decoder=""))
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's chat template: one text, or several by name."""
+        return self.tokenizer.chat_template
+
+    @chat_template.setter
+    def chat_template(self, value: str | dict[str, str] | None) -> None:
+        if "tokenizer" in vars(self):  # transformers' initialiser sets it before there is a tokenizer
+            self.tokenizer.chat_template = value
 
     # -- conversation ---------------------------------------------------------------------------------------------
 
@@ -128,9 +159,14 @@ class NVILAProcessor(ProcessorMixin):
         ------
         PromptError, OptionError
         """
+        prompt = self._prompt(parts, conv_mode, tile_all_images, self.image_processor)
+        return self._batch([prompt], CallOptions(TextOptions(), {}, return_tensors)), prompt.layout
+
+    def _prompt(self, parts: Any, conv_mode: str, tile_all_images: bool, cutter: NVILAImageProcessor) -> _Prompt:
+        parts = plain_parts(parts)
         pictures = pictures_of(parts)
         tiled = tile_all_images or len(pictures) == 1
-        geometry = self._geometry(pictures, tiled)
+        geometry = self._geometry(pictures, tiled, cutter)
         counts = [len(blocks) for blocks in geometry]
         assembled = assemble(parts, lambda picture: self._markers(counts[picture], tiled))
         mode = self.resolve_conv_mode(conv_mode)
@@ -143,8 +179,7 @@ class NVILAProcessor(ProcessorMixin):
             if start >= 0
             for a, b in turn.spans
         ]
-        layout = self._expand(text, [block for blocks in geometry for block in blocks], spans)
-        return self._features(layout.input_ids, pictures, tiled, return_tensors), layout
+        return _Prompt(self._expand(text, [block for blocks in geometry for block in blocks], spans), pictures, tiled)
 
     def layout(self, parts: Any, conv_mode: str = AUTO, tile_all_images: bool = False) -> PromptLayout:
         """The map of positions of one prompt; see `prepare`."""
@@ -154,8 +189,10 @@ class NVILAProcessor(ProcessorMixin):
         """Token ids (T,) with a single ``<image>`` id per block, as the reference has them before it splices."""
         return np.array(self.tokenizer(self.layout(parts, conv_mode, tile_all_images).text).input_ids, dtype=np.int64)
 
-    def _geometry(self, pictures: Sequence[Image.Image], tiled: bool) -> list[list[BlockGeometry]]:
-        options = self.image_processor.options
+    def _geometry(
+        self, pictures: Sequence[Image.Image], tiled: bool, cutter: NVILAImageProcessor
+    ) -> list[list[BlockGeometry]]:
+        options = cutter.options
         return [picture_blocks(k, *picture.size, options, self.grid, tiled=tiled) for k, picture in enumerate(pictures)]
 
     def _markers(self, blocks: int, tiled: bool) -> str:
@@ -168,8 +205,10 @@ class NVILAProcessor(ProcessorMixin):
         """Ids with the tokenizer's default specials: a Llama tokenizer puts its begin token into every separator."""
         return list(self.tokenizer(text).input_ids) if text else []
 
-    def _expand(self, text: str, geometry: Sequence[BlockGeometry], spans: list[tuple[int, int]]) -> PromptLayout:
-        ids, offsets = spelled_out(self.tokenizer, *self._tokenise(text), text, spans)
+    def _expand(
+        self, text: str, geometry: Sequence[BlockGeometry], spans: list[tuple[int, int]], special: bool = True
+    ) -> PromptLayout:
+        ids, offsets = spelled_out(self.tokenizer, *self._tokenise(text, special), text, spans)
         if (markers := ids.count(self.image_token_id)) != len(geometry):
             raise PromptError(
                 f"The text has {markers} {IMAGE_TOKEN} markers for {len(geometry)} blocks of visual tokens; give one marker per picture."
@@ -199,23 +238,13 @@ class NVILAProcessor(ProcessorMixin):
             user_spans=spans,
         )
 
-    def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def _tokenise(self, text: str, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        options: dict[str, Any] = {} if special else {"add_special_tokens": False}
         if not self.tokenizer.is_fast:
-            ids = list(self.tokenizer(text).input_ids)
+            ids = list(self.tokenizer(text, **options).input_ids)
             return ids, _offsets_by_search(self.tokenizer, text, ids)
-        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        encoded = self.tokenizer(text, return_offsets_mapping=True, **options)
         return list(encoded.input_ids), [tuple(span) for span in encoded.offset_mapping]
-
-    def _features(
-        self, input_ids: np.ndarray, pictures: Sequence[Image.Image], tiled: bool, return_tensors: str | None
-    ) -> BatchFeature:
-        data: dict[str, Any] = {
-            "input_ids": input_ids[None],
-            "attention_mask": np.ones((1, len(input_ids)), dtype=np.int64),
-        }
-        if pictures:
-            data |= self.image_processor(list(pictures), tiled=tiled)
-        return BatchFeature(data, tensor_type=return_tensors)
 
     # -- transformers' call forms ---------------------------------------------------------------------------------
 
@@ -224,13 +253,11 @@ class NVILAProcessor(ProcessorMixin):
         parts: Any = None,
         text: str | Sequence[str] | None = None,
         images: Any = None,
-        conv_mode: str = AUTO,
-        tile_all_images: bool = False,
-        return_tensors: str | None = "pt",
-        padding_side: str = "left",
-        **kwargs: Any,
+        conv_mode: str | None = None,
+        tile_all_images: bool | None = None,
+        **kwargs: Unpack[NVILAProcessorKwargs],
     ) -> BatchFeature:
-        """Model inputs of one prompt, or of rendered texts.
+        """Model inputs of one prompt, of rendered texts, or of pictures alone.
 
         Parameters
         ----------
@@ -240,80 +267,201 @@ class NVILAProcessor(ProcessorMixin):
             Instead of `parts`: prompts that are rendered already, with one ``<image>`` per picture.
         images : picture, list of pictures, or one list per text
             The pictures of `text` in order.
-        padding_side : str
-            Where a batch of texts is padded; "left" suits generation.
+        conv_mode, tile_all_images : optional
+            See `prepare`; the mode only holds for `parts`.
+        kwargs
+            transformers' own, flat or in ``text_kwargs``, ``images_kwargs`` and ``common_kwargs``: padding (by default to
+            the longest), padding_side ("left" suits generation), max_length, truncation, return_tensors ("pt"),
+            return_mm_token_type_ids ..., and any setting of the image processor.
 
         Raises
         ------
-        PromptError, OptionError
+        PromptError, PictureError, OptionError
         """
+        options = call_options(self.tokenizer, kwargs)
+        settings = dict(options.images)
+        tiled, layout = settings.pop("tiled", None), settings.pop("input_data_format", None)
+        cutter = self.image_processor.with_settings(**settings)
+        all_tiled = bool(tile_all_images or tiled)
         if parts is not None and text is None and images is None:
-            return self.prepare(parts, conv_mode, tile_all_images, return_tensors)[0]
-        if text is None and isinstance(parts, str | list):
-            text, parts = parts, None
+            return self._batch([self._prompt(parts, conv_mode or AUTO, all_tiled, cutter)], options, cutter)
+        if conv_mode is not None:
+            raise OptionError("conv_mode belongs to a prompt that is yet to be rendered; text is rendered already.")
         if parts is not None and images is None:  # transformers' positional order is images, text
             images = parts
+        if text is None and images is None:
+            raise PromptError("There is no prompt; pass one list of texts and pictures, or text= beside images=.")
         if text is None:
-            raise PromptError("There is no text; pass text= beside images=, or one list of texts and pictures.")
-        texts = [text] if isinstance(text, str) else list(text)
+            pictures = flatten_pictures(images, layout)
+            cut = all_tiled or len(pictures) == 1
+            return BatchFeature(dict(cutter(pictures, tiled=cut)), tensor_type=options.return_tensors)
+        texts = _texts(text)
         prompts = [
-            self._rendered(prompt, pictures, tile_all_images)
-            for prompt, pictures in zip(texts, _share_out(images, texts), strict=True)
+            self._rendered(prompt, pictures, all_tiled, cutter, options.text)
+            for prompt, pictures in zip(texts, _share_out(images, texts, layout), strict=True)
         ]
-        return self._batch(prompts, padding_side, return_tensors)
+        return self._batch(prompts, options, cutter)
 
-    def _rendered(self, text: str, pictures: Sequence[Image.Image], tile_all_images: bool) -> BatchFeature:
+    def _rendered(
+        self,
+        text: str,
+        pictures: Sequence[Image.Image],
+        tile_all_images: bool,
+        cutter: NVILAImageProcessor,
+        options: TextOptions,
+        spans: Sequence[tuple[int, int]] | None = None,
+    ) -> _Prompt:
+        """A rendered text with its pictures' blocks; `spans` are characters of `text` that a model is to generate."""
         tiled = tile_all_images or len(pictures) == 1
-        geometry = self._geometry(pictures, tiled)
+        geometry = self._geometry(pictures, tiled, cutter)
         pieces = text.split(IMAGE_TOKEN)
         markers = [self._markers(len(blocks), tiled) for blocks in geometry]
         full = "".join(piece + marker for piece, marker in zip(pieces, [*markers, ""], strict=True))
-        layout = self._expand(full, [block for blocks in geometry for block in blocks], [])
-        return self._features(layout.input_ids, pictures, tiled, None)
+        blocks = [block for blocks in geometry for block in blocks]
+        layout = self._expand(full, blocks, [], options.add_special_tokens)
+        generated = None if spans is None else _inside(layout.offsets, _moved(spans, pieces, markers))
+        return _Prompt(layout, pictures, tiled, generated)
 
-    def _batch(self, prompts: Sequence[BatchFeature], padding_side: str, return_tensors: str | None) -> BatchFeature:
-        longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-        fill = {"input_ids": pad, "attention_mask": 0}
+    def _batch(
+        self, prompts: Sequence[_Prompt], options: CallOptions, cutter: NVILAImageProcessor | None = None
+    ) -> BatchFeature:
+        rows = [self._row(prompt, options.text) for prompt in prompts]
+        length = _padded_length([len(row["input_ids"]) for row in rows], self.tokenizer, options.text)
+        fill = {"input_ids": self._pad_id, "offset_mapping": (0, 0)}
         data: dict[str, Any] = {
-            key: np.concatenate([_pad(prompt[key], longest, padding_side, value) for prompt in prompts])
-            for key, value in fill.items()
+            name: _stack(
+                [_pad(row[name], length, options.text.padding_side, fill.get(name, 0)) for row in rows], options
+            )
+            for name in rows[0]
         }
-        for key in ("pixel_values", "block_sizes"):
-            if found := [prompt[key] for prompt in prompts if key in prompt]:
-                data[key] = np.concatenate(found)
-        return BatchFeature(data, tensor_type=return_tensors)
+        if options.text.return_length:
+            data["length"] = np.array([len(row["input_ids"]) for row in rows])
+        pictures = [
+            (cutter or self.image_processor)(list(prompt.pictures), tiled=prompt.tiled)
+            for prompt in prompts
+            if prompt.pictures
+        ]
+        for name in ("pixel_values", "block_sizes") if pictures else ():
+            data[name] = np.concatenate([each[name] for each in pictures])
+        return BatchFeature(data, tensor_type=options.return_tensors)
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def _row(self, prompt: _Prompt, options: TextOptions) -> dict[str, np.ndarray]:
+        """What one prompt has per position, cut to the longest length that is allowed."""
+        ids = prompt.layout.input_ids
+        row = {"input_ids": ids}
+        if options.return_attention_mask:
+            row["attention_mask"] = np.ones(len(ids), dtype=np.int64)
+        if options.return_mm_token_type_ids:
+            row["mm_token_type_ids"] = (ids == self.image_token_id).astype(np.int64)
+        if options.return_offsets_mapping:
+            row["offset_mapping"] = prompt.layout.offsets
+        if prompt.generated is not None:
+            row["assistant_masks"] = prompt.generated
+        limit = _limit(self.tokenizer, options)
+        if not options.truncation or limit is None or len(ids) <= limit:
+            return row
+        kept = slice(len(ids) - limit, None) if self.tokenizer.truncation_side == "left" else slice(limit)
+        if np.count_nonzero(ids == self.image_token_id) != np.count_nonzero(ids[kept] == self.image_token_id):
+            raise PromptError(
+                f"truncation to {limit} of {len(ids)} positions would cut a picture's tokens off; give fewer pictures or a "
+                "larger max_length."
+            )
+        return {name: values[kept] for name, values in row.items()}
 
     def apply_chat_template(  # type: ignore[override]
         self,
         conversation: Any,
         chat_template: str | None = None,
-        *,
-        add_generation_prompt: bool = True,
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
         tokenize: bool = False,
+        return_tensors: str | None = "auto",
+        return_dict: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        *,
         conv_mode: str = AUTO,
         tile_all_images: bool = False,
-        return_tensors: str | None = "pt",
         **kwargs: Any,
     ) -> Any:
         """Render messages, or turn them into model inputs.
 
         Parameters
         ----------
-        conversation : list of messages
-            With ``{"type": "image"}`` and ``{"type": "text", "text": ...}`` parts.
+        conversation : list of messages, or list of such lists
+            With ``{"type": "text", "text": ...}`` parts, and pictures as ``{"type": "image", ...}`` with image, path, url or
+            base64, or as ``{"type": "image_url", "image_url": {"url": ...}}``.
+        chat_template : str, optional
+            Another jinja template, or the name of one of the checkpoint's.
+        tools, documents : list, optional
+            For templates that write them.
+        add_generation_prompt : bool
+            Begin the answer's turn; without it the text ends with the last message, as transformers has it.
+        continue_final_message : bool or str
+            End inside the last message instead.
+        return_assistant_tokens_mask : bool
+            With `tokenize` and `return_dict`: ``assistant_masks``, 1 where the template's generation blocks are.
         tokenize : bool
-            True needs the pictures inside the messages and returns a BatchFeature; False returns the text with one
-            ``<image>`` per picture, for ``processor(text=..., images=...)``.
+            True needs the pictures inside the messages; False returns the text with one ``<image>`` per picture, for
+            ``processor(text=..., images=...)``.
+        return_tensors : str or None
+            "auto" is the processor's default, tensors of torch.
+        return_dict : bool
+            All model inputs instead of ``input_ids`` alone.
+        processor_kwargs : mapping, optional
+            Options of the call, see `__call__`; they may also stand among `kwargs`.
+        conv_mode, tile_all_images
+            See `prepare`.
+        kwargs
+            Variables of the template.
+
+        Returns
+        -------
+        str, Tensor or BatchFeature, or for several conversations a list of str or a batch
+
+        Raises
+        ------
+        PromptError, PictureError, OptionError
         """
-        if tokenize:
-            return self.prepare(conversation, conv_mode, tile_all_images, return_tensors)[0]
-        stand_in = Image.new("RGB", (1, 1))
-        messages = [{**message, "content": _with_stand_ins(message["content"], stand_in)} for message in conversation]
-        turns = [turn.turn for turn in assemble(messages, lambda _: IMAGE_TOKEN)]
-        return render(
-            self.tokenizer, turns, self.resolve_conv_mode(conv_mode), add_generation_prompt=add_generation_prompt
+        settings = dict(processor_kwargs or {})
+        settings |= {name: kwargs.pop(name) for name in list(kwargs) if is_call_option(name)}
+        chat = ChatOptions(
+            add_generation_prompt,
+            continue_final_message,
+            return_assistant_tokens_mask,
+            {"tools": tools, "documents": documents, **kwargs},
         )
+        found, several = conversations_of(conversation)
+        conversations = [standard_messages(each) for each in found]
+        mode = self.resolve_conv_mode(conv_mode)
+        rendered = [render_chat(self.tokenizer, each, mode, chat_template, chat) for each in conversations]
+        if not tokenize:
+            texts = [each.text for each in rendered]
+            return texts if several else texts[0]
+        if return_tensors != "auto":
+            settings["return_tensors"] = return_tensors
+        options = call_options(self.tokenizer, settings)
+        cutter = self.image_processor.with_settings(**{k: v for k, v in options.images.items() if k != "tiled"})
+        prompts = [
+            self._rendered(
+                each.text,
+                _all_there(pictures_in(messages)),
+                tile_all_images or bool(options.images.get("tiled")),
+                cutter,
+                options.text,
+                each.spans if return_assistant_tokens_mask else None,
+            )
+            for messages, each in zip(conversations, rendered, strict=True)
+        ]
+        batch = self._batch(prompts, options, cutter)
+        return batch if return_dict else batch["input_ids"]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -323,16 +471,36 @@ class NVILAProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> NVILAProcessor:  # type: ignore[override]
-        """Read the processor of a checkpoint in any layout; a folder, or a hub id.
+        """Read a processor that was saved, alone or with its model, or that of a checkpoint in any layout.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path : str or Path
+            A folder, or a hub id.
+        config : NVILAConfig, optional
+            The checkpoint's configuration, if it is read already.
+        kwargs
+            For a saved processor, values to overrule, as transformers takes them.
 
         Raises
         ------
         CheckpointNotFound, CheckpointError
         """
+        config = kwargs.pop("config", None)
+        if saved_here(pretrained_model_name_or_path):
+            return cls._read(pretrained_model_name_or_path, **kwargs)
         revision = kwargs.pop("revision", None)
         folder = find_checkpoint(pretrained_model_name_or_path, revision=revision, weights=False)
-        config = kwargs.pop("config", None) or NVILAConfig.from_pretrained(folder.root)
+        if saved_here(folder.root):
+            return cls._read(folder.root, **kwargs)
+        config = config or NVILAConfig.from_pretrained(folder.root)
         return cls.from_folder(folder, config, name=str(pretrained_model_name_or_path))
+
+    @classmethod
+    def _read(cls, source: Any, **kwargs: Any) -> NVILAProcessor:
+        processor: NVILAProcessor = super().from_pretrained(source, **kwargs)
+        processor.tokenizer.padding_side = "right"  # as the reference reads it; a batch is padded by its own option
+        return processor
 
     @classmethod
     def from_folder(cls, folder: CheckpointFolder, config: NVILAConfig, name: str = "") -> NVILAProcessor:
@@ -359,17 +527,32 @@ class NVILAProcessor(ProcessorMixin):
             conv_mode=mode,
         )
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """Write tokenizer and chat template to ``llm/`` and the image processor to ``vision_tower/``.
+    def to_dict(self) -> dict[str, Any]:
+        """What a file of this processor holds."""
+        content: dict[str, Any] = super().to_dict()
+        return {**content, "grid": asdict(self.grid)}
 
-        Tiling and conversation mode are in the root ``config.json``, which the model's `save_pretrained` writes.
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Write the processor so that it can be read by itself, and for readers of the three-folder layout.
+
+        At the root stand transformers' own files, which hold everything; ``llm/`` gets the tokenizer with its chat template
+        once more and ``vision_tower/`` the image processor, where the reference looks for them.
+
+        Raises
+        ------
+        CheckpointError
+            `push_to_hub` is asked for.
         """
+        if push_to_hub:
+            raise CheckpointError(
+                "Saving straight to the hub is not supported; save to a folder and upload it with huggingface_hub."
+            )
         root = Path(save_directory)
         written = list(self.tokenizer.save_pretrained(root / "llm", save_jinja_files=False))
         _use_older_names(root / "llm" / "tokenizer_config.json")
         preprocessor = root / "vision_tower" / "preprocessor_config.json"
         write_json(preprocessor, self.image_processor.to_siglip_dict())
-        return [*written, str(preprocessor)]
+        return [*super().save_pretrained(root, **kwargs), *written, str(preprocessor)]
 
 
 def _load_tokenizer(folder: CheckpointFolder) -> PreTrainedTokenizerBase:
@@ -436,13 +619,71 @@ def _offsets_by_search(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tu
     return spans
 
 
-def _pad(values: np.ndarray, length: int, side: str, fill: int) -> np.ndarray:
-    missing = length - values.shape[1]
-    widths = (missing, 0) if side == "left" else (0, missing)
-    return np.pad(values, ((0, 0), widths), constant_values=fill)
+def _pad(values: np.ndarray, length: int | None, side: str, fill: Any) -> np.ndarray:
+    missing = max(0, (length or 0) - len(values))
+    padding = np.full((missing, *values.shape[1:]), fill, dtype=values.dtype)
+    return np.concatenate([padding, values] if side == "left" else [values, padding])
 
 
-def _share_out(images: Any, texts: Sequence[str]) -> list[list[Image.Image]]:
+def _limit(tokenizer: Any, options: TextOptions) -> int | None:
+    """The longest length that is allowed; None where nothing says one."""
+    limit = options.max_length or tokenizer.model_max_length
+    return int(limit) if limit and limit < NO_LIMIT else None
+
+
+def _padded_length(lengths: Sequence[int], tokenizer: Any, options: TextOptions) -> int | None:
+    """The length of every row of a batch; None where each keeps its own."""
+    if options.padding is None:
+        return None
+    limit = _limit(tokenizer, options) if options.padding == "max_length" else max(lengths)
+    if limit is None:
+        raise OptionError("padding='max_length' needs max_length, which this tokenizer does not have either.")
+    step = options.pad_to_multiple_of or 1
+    return -(-max(limit, *lengths) // step) * step if options.padding == "longest" else -(-limit // step) * step
+
+
+def _stack(rows: Sequence[np.ndarray], options: CallOptions) -> Any:
+    if len({len(row) for row in rows}) == 1:
+        return np.stack(rows)
+    if options.return_tensors is not None:
+        raise OptionError("Prompts of several lengths make no tensor; pass padding=True, or return_tensors=None.")
+    return [row.tolist() for row in rows]
+
+
+def _moved(spans: Sequence[tuple[int, int]], pieces: Sequence[str], markers: Sequence[str]) -> list[tuple[int, int]]:
+    """Character spans of a text after each of its ``<image>`` has become a marker."""
+    ends = np.cumsum([len(piece) + len(IMAGE_TOKEN) for piece in pieces[:-1]])
+    growth = np.cumsum([0, *(len(marker) - len(IMAGE_TOKEN) for marker in markers)])
+    return [
+        (a + growth[np.searchsorted(ends, a, "right")], b + growth[np.searchsorted(ends, b, "right")]) for a, b in spans
+    ]
+
+
+def _inside(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:  # (T, 2) -> (T,)
+    start, stop = offsets[:, 0], offsets[:, 1]
+    inside = np.zeros(len(offsets), dtype=bool)
+    for first, last in spans:
+        inside |= (start < last) & (stop > first)
+    return inside.astype(np.int64)
+
+
+def _texts(text: str | Sequence[str]) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text)
+    if not texts or not all(isinstance(each, str) for each in texts):
+        raise PromptError("text must be one text or a list of texts.")
+    return texts
+
+
+def _all_there(pictures: Sequence[Image.Image | None]) -> list[Image.Image]:
+    found = [picture for picture in pictures if picture is not None]
+    if len(found) != len(pictures):
+        raise PromptError(
+            "An image part holds no picture; put it in the message, or render with tokenize=False and pass images=."
+        )
+    return found
+
+
+def _share_out(images: Any, texts: Sequence[str], layout: Any = None) -> list[list[Image.Image]]:
     """Pictures per text, by nesting if there is any, otherwise by the markers in each text."""
     markers = [text.count(IMAGE_TOKEN) for text in texts]
     nested = (
@@ -451,9 +692,9 @@ def _share_out(images: Any, texts: Sequence[str]) -> list[list[Image.Image]]:
         and all(isinstance(item, list | tuple) for item in images)
     )
     if nested:
-        shares = [flatten_pictures(item) for item in images]
+        shares = [flatten_pictures(item, layout) for item in images]
     else:
-        pictures = flatten_pictures(images)
+        pictures = flatten_pictures(images, layout)
         if len(pictures) != sum(markers):
             raise PromptError(
                 f"There are {len(pictures)} pictures for {sum(markers)} {IMAGE_TOKEN} markers; give one marker per picture."
@@ -466,12 +707,6 @@ def _share_out(images: Any, texts: Sequence[str]) -> list[list[Image.Image]]:
                 f"Text {number} has {count} {IMAGE_TOKEN} markers and {len(share)} pictures; give one marker per picture."
             )
     return shares
-
-
-def _with_stand_ins(content: Any, stand_in: Image.Image) -> Any:
-    if isinstance(content, str):
-        return content
-    return [stand_in if isinstance(part, dict) and part.get("type") == "image" else part for part in content]
 
 
 AutoProcessor.register(NVILAConfig, NVILAProcessor, exist_ok=True)
