@@ -231,7 +231,8 @@ class Session(Interventions):
         return wanted or min(DEFAULT_NEW_TOKENS, room)
 
     def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig, tile_all_images: bool) -> Answer:
-        scores = TokenScores()
+        edited = any(handle.spec.is_edit for handle in self._program)
+        scores = TokenScores(may_break=edited and not config.do_sample)  # drawing from NaN is impossible
         layers = self.family.decoder_layers
         question = Question(self.model, prepared.inputs, prepared.token_map)
         with (
@@ -245,6 +246,8 @@ class Session(Interventions):
         tape.finish(tokens=len(ids), prompt_length=length, stopped=ids[-1] in _stops(config))
         tokens = self._tokens(ids, config, scores, length)
         notes = [f"picture {k}: {note}" for k, picture in enumerate(prompt.pictures, 1) for note in picture.notes]
+        if scores.broken_at is not None:
+            notes.append(f"the logits are no numbers (NaN) from token {scores.broken_at} on: the edits broke the model")
         if not tokens[-1].stop:
             notes.append(f"the answer was cut at {len(ids)} tokens; max_new_tokens sets the limit")
         token_map = prepared.token_map.with_answer(len(ids))
