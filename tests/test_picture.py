@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import os
+import socket
 import struct
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from vila_lab import picture as picture_module
+from vila_lab import sources
 from vila_lab.errors import PictureError, PictureNotFound, PromptError, VilaLabError
 from vila_lab.picture import Picture
 
@@ -203,8 +209,13 @@ def bad_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "a web page": (b"<!doctype html><html></html>", "not an image"),
         **{f"half a {kind}": (data[: len(data) // 2], "damaged or incomplete") for kind, data in half.items()},
         "a header alone": (encoded(image)[:60], "damaged or incomplete"),
-        "2.5 gigapixels": (png_claiming(50_000, 50_000), f"more than {Image.MAX_IMAGE_PIXELS:,} pixels"),
-        "0.1 gigapixels": (png_claiming(50_000, 2_000), f"more than {Image.MAX_IMAGE_PIXELS:,} pixels"),
+        "2.5 gigapixels": (png_claiming(50_000, 50_000), f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"),
+        "0.1 gigapixels": (png_claiming(50_000, 2_000), "damaged or incomplete"),  # allowed, but they are not there
+        "a PDF": (b"%PDF-1.7\n", "not an image but a PDF"),
+        "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image but a PostScript"),
+        "an SVG": (b"\n<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image but an SVG"),
+        "a video": (b"\0\0\0\x18ftypmp42\0\0\0\0", "not an image but a video"),
+        "an office document": (b"PK\x03\x04" + bytes(60), "not an image but an archive"),
     }
 
 
@@ -248,23 +259,34 @@ def test_a_closed_image_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (3, 2)).save(path)
     with Image.open(path) as opened:
         pass
-    with pytest.raises(PictureError, match="damaged or incomplete"):
+    with pytest.raises(PictureError, match="was closed"):
         Picture.of(opened)
+    whole = Image.new("RGB", (3, 2))
+    whole.close()
+    with pytest.raises(PictureError, match="was closed"):
+        Picture.of(whole)
 
 
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        pytest.param(np.zeros((3, 8, 8), dtype=np.uint8), r"transpose\(1, 2, 0\)", id="channels first"),
         pytest.param(np.zeros((2, 8, 8, 3), dtype=np.uint8), "is no picture", id="batch"),
         pytest.param(np.zeros(8, dtype=np.uint8), "is no picture", id="line"),
         pytest.param(np.zeros((8, 8, 2), dtype=np.uint8), "is no picture", id="two channels"),
         pytest.param(np.zeros((0, 8, 3), dtype=np.uint8), "has no pixels", id="empty"),
-        pytest.param(np.zeros((8, 8), dtype=np.int64), "int64", id="int64"),
-        pytest.param(np.zeros((8, 8), dtype=bool), "bool", id="bool"),
+        pytest.param(np.full((8, 8), 256, dtype=np.int64), r"int64 must lie in 0\.\.255", id="large integers"),
+        pytest.param(np.full((8, 8), -1, dtype=np.int32), r"lies in -1\.\.-1", id="negative integers"),
+        pytest.param(np.full((8, 8), 1.02), r"lies in 1\.02\.\.1\.02", id="more than a hair"),
+        pytest.param(np.full((8, 8), np.inf), "infinite", id="infinite"),
+        pytest.param(np.zeros((8, 8), dtype=complex), "complex128", id="complex"),
+        pytest.param(np.full((8, 8), None), "object", id="objects"),
+        pytest.param(torch.zeros(2, 3, 8, 8), "one picture at a time", id="a batch of tensors"),
+        pytest.param(torch.full((3, 8, 8), torch.nan, dtype=torch.bfloat16), "NaN in 192", id="bfloat16 NaN"),
+        pytest.param(torch.zeros(3, 8, 8, device="meta"), "on meta", id="meta"),
+        pytest.param(torch.zeros(8, 8).to_sparse(), "dense", id="sparse"),
         pytest.param(np.full((8, 8), 255.0), r"lies in 255\.\.255", id="0..255 floats"),
         pytest.param(np.full((8, 8), -0.1), "must lie in 0..1", id="negative floats"),
-        pytest.param(np.full((8, 8), np.nan), "nan", id="NaN"),
+        pytest.param(np.full((8, 8), np.nan), "holds NaN", id="NaN"),
         pytest.param(np.array([["a"]]), "is no picture", id="strings"),
     ],
 )
@@ -279,7 +301,7 @@ def test_an_image_without_pixels_is_refused() -> None:
         Picture.of(Image.new("RGB", (0, 5)))
 
 
-@pytest.mark.parametrize("value", [3, None, {}, b"bytes"], ids=repr)
+@pytest.mark.parametrize("value", [3, None, {}, object()], ids=repr)
 def test_another_type_is_refused(value: object) -> None:
     with pytest.raises(PromptError, match="is no picture"):
         Picture.of(value)  # type: ignore[arg-type]
@@ -303,12 +325,30 @@ class _Pictures(BaseHTTPRequestHandler):
         if self.path.startswith("/slow"):
             self.released.wait(10)
             return
+        if self.path.startswith("/drip-headers"):
+            return self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 60_000)
+        if self.path.startswith("/again"):
+            self.send_response(302)
+            self.send_header("Location", f"/again{len(self.path)}{'x' * (len(self.path) - 5)}")
+            return self.end_headers()
         if self.path.startswith("/error"):
             return self.send_error(int(self.path[-3:]))
         self.send_response(200)
         self.end_headers()
+        if self.path.startswith("/drip"):
+            return self.drip(self.body)
+        if self.path.startswith("/endless"):
+            return self.drip(bytes(10**8), pause=0, size=10**5)
         self.wfile.write(b"<html>sign in</html>" if self.path.startswith("/page") else self.body)
         return None
+
+    def drip(self, data: bytes, pause: float = 0.05, size: int = 1) -> None:
+        with contextlib.suppress(OSError):  # the other side has hung up
+            for start in range(0, len(data), size):
+                self.wfile.write(data[start : start + size])
+                self.wfile.flush()
+                if self.released.wait(pause):
+                    return
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -350,7 +390,7 @@ def test_a_web_address_is_a_picture(server: str, path: str) -> None:
 def test_a_web_address_without_a_picture_is_refused(
     server: str, path: str, kind: type[VilaLabError], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picture_module, "URL_TIMEOUT", 0.2 if path == "/slow" else 10.0)
+    monkeypatch.setattr(sources, "URL_SILENCE", 0.2 if path == "/slow" else 10.0)
     with pytest.raises(kind, match=words) as caught:
         Picture.of(server + path)
     assert server + path in str(caught.value)
@@ -358,11 +398,32 @@ def test_a_web_address_without_a_picture_is_refused(
 
 
 def test_a_web_picture_has_a_size_limit(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_module, "URL_BYTES", len(_Pictures.body))
+    monkeypatch.setattr(sources, "MOST_BYTES", len(_Pictures.body))
     assert Picture.of(server + "/a.png").image.size == (32, 24)
-    monkeypatch.setattr(picture_module, "URL_BYTES", len(_Pictures.body) - 1)
+    monkeypatch.setattr(sources, "MOST_BYTES", len(_Pictures.body) - 1)
     with pytest.raises(PictureError, match="larger than"):
         Picture.of(server + "/a.png")
+
+
+@pytest.mark.parametrize("path", ["/drip", "/drip-headers", "/again", "/endless"])
+def test_a_server_that_never_comes_to_an_end_is_given_up(
+    server: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "URL_SECONDS", 0.5)
+    monkeypatch.setattr(sources, "MOST_BYTES", 10**6)
+    start = time.monotonic()
+    with pytest.raises(PictureError) as caught:
+        Picture.of(server + path)
+    assert time.monotonic() - start < 5
+    assert one_sentence(caught.value)
+    deadline = time.monotonic() + 5
+    while any(thread.name == "vila_lab fetch" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline  # nothing goes on in the background
+        time.sleep(0.02)
+
+
+def test_the_limit_for_an_address_is_well_below_a_minute() -> None:
+    assert sources.URL_SECONDS <= 45
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.png", "http://[/a.png", "http://127.0.0.1:x/a.png"])
@@ -370,3 +431,227 @@ def test_an_address_that_nobody_answers_is_refused(address: str) -> None:
     with pytest.raises(PictureError, match="cannot be fetched") as caught:
         Picture.of(address)
     assert one_sentence(caught.value)
+
+
+# --- whatever holds a picture
+
+
+RGB = NOISE[..., :3]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        RGB.transpose(2, 0, 1).copy(),
+        RGB[None],
+        RGB.astype(np.int32),
+        RGB.astype(np.int64),
+        RGB.astype(np.uint16),
+        RGB / 255,
+        np.float32(RGB / 255) * np.float32(1.0000001),
+        torch.from_numpy(RGB.copy()),
+        torch.from_numpy(RGB.transpose(2, 0, 1).copy()),
+        torch.from_numpy(RGB.transpose(2, 0, 1).copy())[None],
+        torch.from_numpy(RGB.transpose(2, 0, 1) / 255).requires_grad_(),
+        torch.from_numpy(RGB.astype(np.int32)),
+    ],
+    ids=lambda value: f"{value.dtype}-{'x'.join(map(str, value.shape))}-{type(value).__name__}",
+)
+def test_an_array_or_tensor_in_any_plain_form_is_the_same_picture(value: Any) -> None:
+    assert np.array_equal(np.asarray(Picture.of(value).image), RGB)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_floats_are_as_near_as_they_can_be(dtype: torch.dtype) -> None:
+    picture = Picture.of(torch.from_numpy(RGB.transpose(2, 0, 1) / 255).to(dtype))
+    assert np.abs(np.asarray(picture.image).astype(int) - RGB).max() <= (1 if dtype == torch.bfloat16 else 0)
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (24, 32, 1), (1, 24, 32)])
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.float32, np.int32])
+def test_one_channel_is_grey(shape: tuple[int, ...], dtype: type) -> None:
+    mask = NOISE[..., 0] > 127
+    value = mask if dtype == np.bool_ else mask * (1.0 if dtype == np.float32 else 255)
+    picture = Picture.of(np.asarray(value).astype(dtype).reshape(shape))
+    assert np.array_equal(np.asarray(picture.image)[..., 0], mask * np.uint8(255))
+
+
+def test_sixteen_bits_are_scaled_with_a_note() -> None:
+    picture = Picture.of(NOISE[..., :3].astype(np.uint16) * 257)
+    assert np.array_equal(np.asarray(picture.image), RGB)
+    assert picture.notes == ("16-bit values scaled to 8 bits",)
+
+
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_are_a_picture(wrap: Any) -> None:
+    assert np.array_equal(np.asarray(Picture.of(wrap(encoded(Image.fromarray(RGB)))).image), RGB)
+
+
+def test_an_open_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, "PNG")  # stands at its end now
+    assert np.array_equal(np.asarray(Picture.of(buffer).image), RGB)
+    path = tmp_path / "a.png"
+    path.write_bytes(buffer.getvalue())
+    with path.open("rb") as file:
+        assert Picture.of(file).source == str(path)
+
+
+def test_an_open_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    with path.open("rb") as closed:
+        pass
+    with pytest.raises(PictureError, match="is closed"):
+        Picture.of(closed)
+    with path.open(encoding="latin-1") as text, pytest.raises(PictureError, match="as text"):
+        Picture.of(text)  # type: ignore[arg-type]
+    with path.open("ab") as writing, pytest.raises(PictureError, match="cannot be read"):
+        Picture.of(writing)
+
+
+@pytest.mark.parametrize(
+    "label", ["image/png", "DATA:text/plain", "application/octet-stream", "", "image/png;name=a b.png"]
+)
+def test_a_data_address_of_any_label(label: str) -> None:
+    body = base64.b64encode(encoded(Image.fromarray(RGB))).decode()
+    head = label if label.lower().startswith("data:") else f"data:{label}"
+    for text in (body, body.rstrip("="), body.replace("+", "%2B"), body[:40] + "\n" + body[40:]):
+        assert np.array_equal(np.asarray(Picture.of(f"{head};base64,{text}").image), RGB)
+
+
+# --- side notes never refuse
+
+
+CASES = {
+    "a damaged EXIF chunk": lambda data: (
+        data.replace(b"eXIf", b"eXIf")[:-12] + png_chunk(b"eXIf", b"II*\0\xff\xff\xff\xff") + data[-12:]
+    ),
+    "EXIF that is text": lambda data: data[:-12] + png_chunk(b"tEXt", b"Raw profile type exif\0nonsense") + data[-12:],
+    "EXIF that is hex nonsense": lambda data: (
+        data[:-12] + png_chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 8\nzzzzzzzz") + data[-12:]
+    ),
+}
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("apply_exif", [False, True])
+def test_what_only_a_note_needs_never_refuses(case: str, apply_exif: bool) -> None:
+    data = CASES[case](encoded(Image.fromarray(RGB)))
+    assert np.array_equal(np.asarray(Picture.of(data, apply_exif=apply_exif).image), RGB)
+
+
+@pytest.mark.parametrize("cut", [0.55, 0.75, 0.95])
+def test_later_frames_that_are_cut_off_do_not_refuse_the_first(cut: float) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, "TIFF", save_all=True, append_images=[Image.fromarray(RGB)] * 4)
+    data = buffer.getvalue()
+    assert np.array_equal(np.asarray(Picture.of(data[: int(len(data) * cut)]).image), RGB)
+
+
+# --- pipes, devices, and where reading fails
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, encoded(Image.fromarray(RGB)))
+    os.close(write)
+    try:
+        assert np.array_equal(np.asarray(Picture.of(f"/dev/fd/{read}").image), RGB)
+    finally:
+        os.close(read)
+
+
+def test_a_fifo_with_a_writer_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(encoded(Image.fromarray(RGB)),))
+    writer.start()
+    assert np.array_equal(np.asarray(Picture.of(path).image), RGB)
+    writer.join(5)
+
+
+def test_a_fifo_without_a_writer_is_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sources.PIPE_SILENCE < 1
+    assert sources.PIPE_SECONDS <= 2.5
+    monkeypatch.setattr(sources, "PIPE_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "PIPE_SILENCE", 0.1)
+    os.mkfifo(tmp_path / "a.png")
+    start = time.monotonic()
+    with pytest.raises(PictureError, match="is a pipe"):
+        Picture.of(tmp_path / "a.png")
+    read, write = os.pipe()
+    os.write(write, b"\x89PNG")
+    with os.fdopen(read, "rb") as file, pytest.raises(PictureError, match="is a pipe"):
+        Picture.of(file)
+    os.close(write)
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "/dev/random"])
+def test_a_device_is_refused(name: str) -> None:
+    with pytest.raises(PictureError, match="is a device"):
+        Picture.of(name)
+
+
+def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("a.png")
+        with pytest.raises(PictureError, match="is a socket"):
+            Picture.of("a.png")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails")
+def test_a_read_error_is_named_as_one() -> None:
+    with pytest.raises(PictureError, match=r"/proc/self/mem cannot be read \(Input/output error\)"):
+        Picture.of("/proc/self/mem")
+
+
+# --- HEIF and size
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "A.HEIF", "photo.hif", "named.jpg"])
+def test_heif_names_what_it_needs(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(HEIC)
+    with pytest.raises(PictureError, match="pillow-heif") as caught:
+        Picture.of(path)
+    assert one_sentence(caught.value)
+
+
+def test_a_jpeg_named_heic_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.heic"
+    Image.fromarray(RGB).save(path, "JPEG")
+    assert Picture.of(path).image.size == (32, 24)
+
+
+@pytest.mark.parametrize("form", ["file", "bytes", "array", "tensor", "PIL"])
+@pytest.mark.parametrize(
+    ("limit", "allowed"), [(500, True), (384, True), (380, False)]
+)  # 768 pixels; twice the limit holds
+def test_one_limit_of_pixels_for_every_kind_of_source(
+    form: str, limit: int, allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    value: Any = {
+        "file": path,
+        "bytes": path.read_bytes(),
+        "array": RGB,
+        "tensor": torch.from_numpy(RGB.copy()),
+        "PIL": Image.fromarray(RGB),
+    }[form]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    if allowed:
+        assert Picture.of(value).image.size == (32, 24)
+        return
+    with pytest.raises(PictureError, match="has more than 760 pixels"):
+        Picture.of(value)

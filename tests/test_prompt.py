@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vila_lab.errors import PictureError, PictureNotFound, PromptError, VilaLabError
-from vila_lab.picture import SUFFIXES, Picture
-from vila_lab.prompt import LONGEST_NAME, Prompt
+from vila_lab.naming import LONGEST_NAME, SUFFIXES, Text, names_picture
+from vila_lab.picture import Picture
+from vila_lab.prompt import Prompt
 
 QUESTION = "What changed?"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -108,7 +109,6 @@ def test_the_shown_form_is_short_and_stable() -> None:
         "What is in a.png",
         "a.png?",
         "Compare a.png and no.png",
-        "README",  # a file, but no image
         "图像1是谷歌,以其搜索引擎闻名。",
         "Is .png better than .jpg",
         ".png",
@@ -119,7 +119,6 @@ def test_the_shown_form_is_short_and_stable() -> None:
         "What <image> is this <vila/video>?",
         "x" * 300,
         "x" * (LONGEST_NAME + 1) + ".png",
-        "a\0b",
         "~nobody-of-this-name",
         "  padded  ",
     ],
@@ -129,10 +128,74 @@ def test_other_strings_are_text_and_stay_as_typed(text: str) -> None:
 
 
 @settings(deadline=None, max_examples=50)  # no deadline: a busy machine is no failure
-@given(st.text(max_size=60).filter(lambda text: Path(text.strip()).suffix.lower() not in SUFFIXES))
-def test_text_without_a_suffix_never_changes(text: str) -> None:
+@given(st.text(max_size=60).filter(lambda text: not names_picture(text) and "\0" not in text))
+def test_what_names_nothing_is_text_and_never_changes(text: str) -> None:
     picture = Picture.of(np.zeros((1, 1), dtype=np.uint8))
     assert Prompt.of([picture, text]).parts == (picture, text)
+
+
+@pytest.mark.parametrize("name", ["README", "folder.png", "pictures", ".", " README", "README\n"])
+def test_what_names_a_file_or_folder_that_is_there_is_never_text(name: str) -> None:
+    Path("pictures").mkdir()
+    with pytest.raises(PictureError, match=r"^picture 2 of 2: .*write vila_lab\.Text\("):
+        Prompt.of(["a.png", name, QUESTION])
+    assert kinds(Prompt.of(["a.png", Text(name), QUESTION]))[1] == name
+
+
+LOOKS = [
+    "first shoot.png",
+    "my holiday 2024 (1).HEIC",
+    "scan of the contract.pdf",
+    "IMG_0002.heic",
+    "no.JFIF",
+    "no.jp2",
+    "no.svg",
+    "no.psd",
+    "DSC0001.NEF",
+    "movie.mp4",
+    "slides.pptx",
+    "no.png\n",
+    "no.png\r\n",
+    "  no.png  ",
+    "'no.png'",
+    "./no",
+    "../no such picture",
+    "~/no",
+    ".\\no",
+    "C:\\Users\\me\\cat.png",
+    "C:/Users/me/cat",
+    "\\\\server\\share\\cat.png",
+    "/no/such/place",
+    "file:///no/such.png",
+    "file:///no/such",
+    "file://localhost/no/such%20file",
+    "猫的照片.jpeg",
+]
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_what_looks_like_a_name_is_never_text(name: str) -> None:
+    with pytest.raises(PictureNotFound, match=r"^picture 2 of 2: there is no file .*write vila_lab\.Text\(") as caught:
+        Prompt.of(["a.png", name, QUESTION])
+    assert "\n" not in str(caught.value)
+    assert kinds(Prompt.of(["a.png", Text(name), QUESTION]))[1] == name
+
+
+@pytest.mark.parametrize("name", ["a.png\n", " a.png ", "./a.png", "../here/a.png"])
+def test_a_name_with_something_around_it_is_read(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "here").mkdir()
+    (folder / "here" / "b.png").write_bytes(Path("b.png").read_bytes())
+    (folder / "here" / "a.png").write_bytes(Path("a.png").read_bytes())
+    monkeypatch.chdir(folder / "here")
+    assert Prompt.of([name, QUESTION]).images[0].size == (6, 4)
+
+
+def test_a_file_address_may_be_encoded(folder: Path) -> None:
+    (folder / "my cat.png").write_bytes(Path("a.png").read_bytes())
+    for address in (f"file://{folder}/my%20cat.png", f"FILE://localhost{folder}/my%20cat.png"):
+        assert Prompt.of([address, QUESTION]).images[0].size == (6, 4)
+    with pytest.raises(PictureError, match="another machine"):
+        Prompt.of(["file://elsewhere/a.png", QUESTION])
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES | {suffix.upper() for suffix in SUFFIXES}))
@@ -167,7 +230,7 @@ def test_in_images_every_string_is_a_picture() -> None:
         (["a.png", "b.png", "empty.png", "b.png", QUESTION], PictureError, r"^picture 3 of 4: empty\.png is empty"),
         (["folder.png"], PictureError, r"^picture 1 of 1: .* is a directory"),
         ([QUESTION, Path("README")], PictureError, r"^picture 1 of 1: README is not an image"),
-        (["a.png", np.zeros((2, 2), dtype=int), QUESTION], PictureError, r"^picture 2 of 2: an array of int64"),
+        (["a.png", np.full((2, 2), 300), QUESTION], PictureError, r"^picture 2 of 2: an array \(2, 2\) of int64"),
         (["a.png", 3, QUESTION], PromptError, r"^part 2 of 3: an int is neither text nor a picture"),
         ([None], PromptError, r"^part 1 of 1: None is neither"),
         ([["a.png"], QUESTION], PromptError, r"^part 1 of 2: a list is neither"),
@@ -208,3 +271,91 @@ def test_pictures_in_two_places_are_refused() -> None:
         Prompt.of(["a.png", QUESTION], images=["b.png"])
     with pytest.raises(PromptError, match="cannot be added to a Prompt"):
         Prompt.of(Prompt.of(QUESTION), images=["b.png"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("a\0b", "null character at place 1"), ("a\ud800", "half a character.*place 1")]
+)
+def test_a_text_that_no_tokenizer_takes_is_refused(text: str, words: str) -> None:
+    with pytest.raises(PromptError, match=f"part 2 of 2 .*{words}"):
+        Prompt.of(["a.png", text])
+    with pytest.raises(PromptError, match=words):
+        Prompt.of([Text(text)])
+
+
+# --- messages
+
+
+def encoded() -> str:
+    return base64.b64encode(Path("a.png").read_bytes()).decode()
+
+
+PARTS = [
+    {"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}},
+    {"type": "image_url", "image_url": "a.png"},
+    {"type": "input_image", "image_url": "a.png"},
+    {"type": "image", "image": "a.png"},
+    {"type": "image", "path": "a.png"},
+    {"type": "image", "url": "a.png"},
+    {"type": "image", "image": Image.new("RGB", (6, 4), RED)},
+    {"type": "image", "image": np.full((4, 6, 3), RED, dtype=np.uint8)},
+    {"image": "a.png"},
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=[str(k) for k in range(len(PARTS))])
+def test_messages_in_every_spelling(part: dict[str, Any]) -> None:
+    text = {"type": "input_text" if part.get("type") == "input_image" else "text", "text": "b.png"}  # text all the same
+    for messages in (
+        [{"role": "user", "content": [part, text]}],
+        {"role": "user", "content": [part, text]},
+        [part, text],
+        *([[part, Text("b.png")]] if "type" in part else []),
+    ):
+        prompt = Prompt.of(messages)
+        assert prompt.images == [Image.new("RGB", (6, 4), RED)]
+        assert prompt.text == "b.png"
+
+
+def test_messages_with_the_picture_itself() -> None:
+    plain = encoded()
+    for part in (
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{plain}"}},
+        {"type": "image", "base64": plain},
+        {"type": "image", "data": plain},
+        {"type": "image", "base64": f"data:image/png;base64,{plain}"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": plain}},
+        {"type": "image", "source": {"type": "url", "url": "a.png"}},
+    ):
+        assert Prompt.of([{"role": "user", "content": [part]}]).images[0].size == (6, 4)
+
+
+def test_a_message_of_text_alone() -> None:
+    assert Prompt.of([{"role": "user", "content": QUESTION}]).parts == (QUESTION,)
+
+
+def test_pictures_may_stand_beside_a_message_of_text() -> None:
+    assert kinds(Prompt.of([{"role": "user", "content": QUESTION}], images="a.png")) == ["<a.png>", QUESTION]
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}], "one message.*system, user"),
+        ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "one message.*user, assistant"),
+        ([{"role": "assistant", "content": "x"}], "one message of the user"),
+        ([{"role": "user"}], "no content"),
+        ([{"role": "user", "content": 3}], "no content"),
+        ([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}], "part 1 of 1 .*'video'; known"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "holds no picture"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "no text"),
+        ([{"role": "user", "content": [3]}], "neither a text nor"),
+        (["x", {"role": "user", "content": "x"}], "part 2 of 2: a message with a role"),
+        ([{"role": "user", "content": "a\0b"}], "null character"),
+    ],
+    ids=str,
+)
+def test_messages_that_cannot_be_asked_are_refused(messages: Any, words: str) -> None:
+    with pytest.raises(PromptError, match=words) as caught:
+        Prompt.of(messages)
+    assert "\n" not in str(caught.value)

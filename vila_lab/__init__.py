@@ -26,6 +26,7 @@ _HOMES = {
     "NoEffect": "errors",
     "Prompt": "prompt",
     "Session": "session",
+    "Text": "naming",
     "Token": "tokens",
     "TokenMap": "tokenmap",
     "VilaLabError": "errors",
@@ -44,6 +45,7 @@ __all__ = [
     "NoEffect",
     "Prompt",
     "Session",
+    "Text",
     "Token",
     "TokenMap",
     "VilaLabError",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from .answer_file import open_answer as open
     from .attribution import Attribution, methods
     from .errors import NoEffect, VilaLabError
+    from .naming import Text
     from .prompt import Prompt
     from .session import Session, load, loaded
     from .tiny import demo_images

@@ -14,6 +14,7 @@ from PIL import Image
 from .capture import Tape
 from .capture.sinks import sink_positions
 from .errors import CaptureError, OptionError
+from .options import check_whole
 from .tokenmap import TokenMap
 from .tokens import Token
 
@@ -373,6 +374,7 @@ class Answer:
         return self._tape
 
     def _index(self, value: int, count: int, what: str) -> int:
+        check_whole(what, value)
         if not -count <= value < count:
             raise OptionError(f"there is no {what} {value}: this answer has {count}, counted from 0")
         return value % count

@@ -7,18 +7,17 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import OptionError, VilaLabError
+from .naming import Text, kind_of_name
 
 if TYPE_CHECKING:
     from .answer import Answer
 
 DEMO_TEXT = "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
 DEMO_MEDIA = ("g.png", "m.png", "a.png", "n.png")
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,14 +73,14 @@ def _infer(options: argparse.Namespace) -> int:
     if not options.text and not options.media:
         raise OptionError("there is nothing to ask: give --text, --media, or both")
     for name in options.media:
-        if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+        if kind_of_name(name) == "video":
             raise OptionError(
                 f"{name} is a video, and videos are not read yet: give pictures, for example some of its frames"
             )
     from .prompt import Prompt
 
-    media = [_picture(name) for name in options.media]
-    prompt = Prompt.of(options.text or "", images=media or None)  # a misspelt file is told before a model is loaded
+    # A misspelt file is told before a model is loaded.
+    prompt = Prompt.of(Text(options.text or ""), images=options.media or None)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
     answer = _session(options).ask(prompt, conv_mode=options.conv_mode, max_new_tokens=options.max_new_tokens)
     return _show(answer, options)
@@ -103,11 +102,6 @@ def _session(options: argparse.Namespace) -> Any:
     from .session import load
 
     return load(options.model_path, device=options.device, dtype=options.dtype)
-
-
-def _picture(name: str) -> str | Path:
-    """A medium is a picture whatever its name looks like."""
-    return name if "://" in name or name.startswith("data:") else Path(name)
 
 
 def _show(answer: Answer, options: argparse.Namespace) -> int:

@@ -23,6 +23,18 @@ class PictureNotFound(VilaLabError, FileNotFoundError):
     """A picture is named that is not there."""
 
 
+class FileError(PictureError):
+    """A saved file is damaged, of a newer version, or something else. Also a `PictureError`, as it was called before."""
+
+
+class FileAccessError(VilaLabError, OSError):
+    """A file cannot be read or written: the folder, the device or the rights do not allow it."""
+
+
+class SavedFileNotFound(FileAccessError, FileNotFoundError):
+    """There is no such saved file."""
+
+
 class ContextTooLong(VilaLabError, ValueError):
     """The prompt and the answer asked for need more positions than the model has."""
 
@@ -35,12 +47,12 @@ class CheckpointNotFound(VilaLabError, FileNotFoundError):
     """A checkpoint is named that is neither a folder here nor reachable on the hub."""
 
 
-class DeviceError(VilaLabError, RuntimeError):
-    """A device is asked for that this machine does not have."""
-
-
 class OptionError(VilaLabError, ValueError):
     """An option has a value that is not one of those known; the message lists them."""
+
+
+class DeviceError(OptionError, RuntimeError):
+    """A device is asked for that this machine does not have, or that computes nothing."""
 
 
 class NoEffect(OptionError):

@@ -1,42 +1,58 @@
 """Picture: one picture, fully read and turned into RGB, with notes on what that changed. Knows nothing of prompts.
 
 Pixels follow the public reference of the family bit for bit: ``PIL.Image.open(...).convert("RGB")`` and nothing else, so
-alpha is dropped without a background, 16-bit values clip at 255 and EXIF orientation is ignored. Where that changes what
-a person would see, the picture's notes say so.
+alpha is dropped without a background, 16-bit files clip at 255 and EXIF orientation is ignored. Where that changes what
+a person would see, the picture's notes say so. Nothing that only a note needs (EXIF, later frames) can refuse a picture.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import importlib
+import importlib.util
 import io
 import os
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
-from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
-from urllib.error import HTTPError
-from urllib.parse import quote, unquote
-from urllib.request import Request, urlopen
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from .errors import PictureError, PictureNotFound, PromptError
+from .arrays import image_of_array, is_array, name_of_array
+from .errors import PictureError, PromptError
+from .naming import is_address, is_data_address, is_file_address, kind_of_name
+from .sources import data_of, fetch, open_file, path_of, read_stream, reason, shorten
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-URL_TIMEOUT = 20.0  # seconds without a byte
-URL_BYTES = 64 * 2**20
+PictureSource: TypeAlias = "Picture | Image.Image | NDArray[Any] | os.PathLike[str] | str | bytes | BinaryIO"
 
-PictureSource: TypeAlias = "Picture | Image.Image | NDArray[Any] | os.PathLike[str] | str"
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of an EXIF orientation upright."""
 
-_WEB = re.compile(r"https?://\S+", re.IGNORECASE)
-_DATA = re.compile(r"data:image/[^\s,]*,", re.IGNORECASE)
+EXIF_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+NOT_PICTURES = (
+    (b"%PDF", "not an image but a PDF document; save its page as PNG"),
+    (b"%!PS", "not an image but a PostScript drawing; save it as PNG"),
+    (b"<svg", "not an image but an SVG drawing; save it as PNG"),
+    (b"<?xml", "not an image but an XML file, perhaps an SVG drawing; save it as PNG"),
+    (b"<!doctype html", "not an image but a web page; save the picture in it"),
+    (b"<html", "not an image but a web page; save the picture in it"),
+    (b"PK\x03\x04", "not an image but an archive or an office document; save the picture in it as PNG"),
+    (b"\x1aE\xdf\xa3", "not an image but a video; save one of its frames as PNG"),
+)
+"""First bytes of what is no picture, and what it is."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,13 +79,14 @@ class Picture:
 
     @classmethod
     def of(cls, source: PictureSource, *, apply_exif: bool = False) -> Picture:
-        """Read a picture from a file, an address, a PIL image or an array.
+        """Read a picture from whatever holds one.
 
         Parameters
         ----------
-        source : str, PathLike, PIL.Image.Image, ndarray or Picture
-            A string is a path (``~`` is expanded), an http(s) address or a ``data:image/...;base64,`` address.
-            An array is (H, W), (H, W, 3) or (H, W, 4), either uint8 or floating point in 0..1.
+        source : str, PathLike, bytes, open file, PIL.Image.Image, array, tensor or Picture
+            A string is a path (``~`` is expanded), an http(s) address, a ``file://`` address or a ``data:`` address.
+            Bytes and open files (from their beginning) hold an encoded picture. For arrays and tensors see
+            `vila_lab.arrays.image_of_array`.
         apply_exif : bool
             Turn the picture upright as its EXIF orientation asks; the reference does not. A `Picture` stays as it is.
 
@@ -81,6 +98,10 @@ class Picture:
             It is there but cannot be used: not an image, damaged, too large, an array of another shape or type.
         PromptError
             `source` is of a type that is no picture.
+
+        Notes
+        -----
+        A picture may have twice `PIL.Image.MAX_IMAGE_PIXELS` (179 megapixels), wherever it comes from.
 
         Examples
         --------
@@ -94,21 +115,25 @@ class Picture:
             return source
         if isinstance(source, Image.Image):
             return _to_rgb(source, getattr(source, "filename", "") or "PIL image", apply_exif)
-        if isinstance(source, np.ndarray):
-            return _to_rgb(_from_array(source), f"array {source.shape}", apply_exif)
-        if not isinstance(source, str | os.PathLike):
-            raise PromptError(f"{type_name(source)} is no picture; pass a path, an address, a PIL image or an array")
-        name = os.fspath(source)
-        if isinstance(source, str) and is_url(source):
-            data = _from_data_url(source) if _DATA.match(source) else _fetch(source)
-            return _decode(io.BytesIO(data), _shorten(source), apply_exif)
-        with _open(name) as file:
-            return _decode(file, name, apply_exif)
+        if isinstance(source, str | os.PathLike):
+            return _named(os.fsdecode(source), apply_exif)
+        if isinstance(source, bytes | bytearray | memoryview):
+            data = bytes(source)
+            return _decode(io.BytesIO(data), f"bytes ({len(data)})", apply_exif)
+        if hasattr(source, "read"):
+            return _decode(io.BytesIO(read_stream(source)), _name_of_file(source), apply_exif)
+        if is_array(source):
+            image, notes = image_of_array(source)
+            return _to_rgb(image, name_of_array(source), apply_exif, notes)
+        raise PromptError(
+            f"{type_name(source)} is no picture; pass a path, an address, bytes, an open file, a PIL image, an array or a tensor"
+        )
 
 
-def is_url(text: str) -> bool:
-    """Whether a string is the address of a picture: ``http(s)://`` without spaces, or ``data:image/``."""
-    return bool(_WEB.fullmatch(text) or _DATA.match(text))
+def is_picture_type(value: Any) -> bool:
+    """Whether a value that is no string can be given to `Picture.of`."""
+    kinds = (os.PathLike, Image.Image, Picture, bytes, bytearray, memoryview)
+    return isinstance(value, kinds) or hasattr(value, "read") or is_array(value)
 
 
 def type_name(value: object) -> str:
@@ -123,127 +148,166 @@ def type_name(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _open(name: str) -> BinaryIO:
-    try:
-        return Path(name).expanduser().open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        message = f"there is no file {name!r}; check its spelling and the folder it is relative to ({Path.cwd()})"
-        raise PictureNotFound(message) from None
-    except IsADirectoryError:
-        raise PictureError(f"{name!r} is a directory; name one picture file in it") from None
-    except (OSError, ValueError, RuntimeError) as error:  # no permission, an impossible name, no home for ~user
-        raise PictureError(
-            f"{_shorten(repr(name))} cannot be opened ({_reason(error)}); choose another file"
-        ) from error
+def _named(name: str, apply_exif: bool) -> Picture:
+    stripped = name.strip()
+    if is_address(stripped) and not is_file_address(stripped):
+        data = data_of(stripped) if is_data_address(stripped) else fetch(stripped)
+        return _decode(io.BytesIO(data), shorten(stripped), apply_exif)
+    path = path_of(stripped) if is_file_address(stripped) else name
+    if path != path.strip() and not os.path.lexists(path):  # a name that was pasted with a line's end
+        path = path.strip()
+    with open_file(path) as file:
+        return _decode(file, path, apply_exif)
 
 
-def _fetch(url: str) -> bytes:
-    shown = _shorten(url)
-    try:
-        request = Request(quote(url, safe="%/:?#[]@!$&'()*+,;=~"), headers={"User-Agent": "vila-lab"})
-        with urlopen(request, timeout=URL_TIMEOUT) as response:
-            data: bytes = response.read(URL_BYTES + 1)
-    except HTTPError as error:
-        error.close()
-        kind = PictureNotFound if error.code in (404, 410) else PictureError
-        raise kind(f"{shown} answers {error.code} {error.reason}; check it in a browser, or pass a file") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise PictureError(f"{shown} cannot be fetched ({_reason(error)}); download it and pass the file") from error
-    if len(data) > URL_BYTES:
-        raise PictureError(f"{shown} is larger than {URL_BYTES // 2**20} MiB; download it and pass the file")
-    return data
+def _name_of_file(file: Any) -> str:
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else "open file"
 
 
-def _from_data_url(url: str) -> bytes:
-    head, _, body = url.partition(",")
-    if not head.lower().endswith(";base64"):
-        raise PictureError(f"{_shorten(url)} is not base64; write data:image/png;base64,... or pass a file")
-    try:
-        return base64.b64decode("".join(unquote(body).split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise PictureError(f"{_shorten(url)} is not valid base64 ({error}); encode the file again") from error
-
-
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        hint = "; put the channels last with array.transpose(1, 2, 0)" if _channels_first(array) else ""
-        raise PictureError(f"an array of shape {array.shape} is no picture: (H, W), (H, W, 3) or (H, W, 4) is{hint}")
-    if array.size == 0:
-        raise PictureError(f"an array of shape {array.shape} has no pixels; pass one with at least one row and column")
-    if array.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(array))
-    if not np.issubdtype(array.dtype, np.floating):
-        raise PictureError(f"an array of {array.dtype} is no picture; pass uint8 in 0..255 or floating point in 0..1")
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):  # written so that NaN fails too
-        raise PictureError(f"a floating-point array must lie in 0..1, this one lies in {low:g}..{high:g}; rescale it")
-    return Image.fromarray(np.rint(array.astype(np.float64) * 255).astype(np.uint8))
-
-
-def _channels_first(array: NDArray[Any]) -> bool:
-    return array.ndim == 3 and array.shape[0] in (3, 4)
+# -- decoding ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _pillow_errors(source: str) -> Iterator[None]:
-    """Turn what Pillow raises for a file it cannot read into one sentence; its warning about size counts as an error."""
+    """Turn what Pillow raises for a file it cannot read into one sentence."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Half of Pillow's limit only warns; the limit itself is checked for every kind of source alike.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Advice on palettes and remarks on damaged EXIF: what they change is in the notes.
+            warnings.simplefilter("ignore", UserWarning)
             yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = f"{Image.MAX_IMAGE_PIXELS or 0:,} pixels"
-        message = (
-            f"{source} has more than {limit}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        )
-        raise PictureError(message) from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(_too_large(source)) from error
+    except PictureError:
+        raise
     except UnidentifiedImageError as error:
         raise PictureError(f"{source} is not an image that Pillow can read; save it as PNG or JPEG") from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes each of Pillow's decoders raise what it likes
-        message = f"{source} is damaged or incomplete ({_reason(error)}); save or download it again"
+        if isinstance(error, OSError) and error.errno is not None:
+            raise PictureError(f"{source} cannot be read ({reason(error)}); choose another file") from error
+        message = f"{source} is damaged or incomplete ({reason(error)}); save or download it again"
         raise PictureError(message) from error
 
 
 def _decode(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
-    if not file.read(1):
+    try:
+        head = file.read(64)
+        file.seek(0)
+    except OSError as error:
+        raise PictureError(f"{source} cannot be read ({reason(error)}); choose another file") from error
+    if not head:
         raise PictureError(f"{source} is empty (0 bytes); save or download it again")
-    file.seek(0)
+    if _is_heif(head, source):
+        return _decode_heif(file, source, apply_exif)
+    _check_head(head, source)
     with _pillow_errors(source):
         image = Image.open(file)
     return _to_rgb(image, source, apply_exif)
 
 
-def _to_rgb(image: Image.Image, source: str, apply_exif: bool) -> Picture:
+def _check_head(head: bytes, source: str) -> None:
+    """Refuse what is no picture by what it is."""
+    begin = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for mark, words in NOT_PICTURES:
+        if begin[: len(mark)].lower() == mark.lower():
+            raise PictureError(f"{shorten(source)} is {words}")
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand and not brand.startswith((b"avi", *HEIF_BRANDS)):
+        what = "raw picture of a camera; save it as PNG or JPEG" if brand == b"crx " else "video; save a frame as PNG"
+        raise PictureError(f"{shorten(source)} is not an image but a {what}")
+    if kind_of_name(source) == "raw picture of a camera":
+        raise PictureError(f"{shorten(source)} is a raw picture of a camera; save it as PNG or JPEG")
+
+
+def _is_heif(head: bytes, source: str) -> bool:
+    branded = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
+    known = head.startswith((b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"BM"))  # a picture under a wrong name
+    return branded or (source.lower().endswith(HEIF_SUFFIXES) and not known)
+
+
+def _decode_heif(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
+    if importlib.util.find_spec("pillow_heif") is None:
+        raise PictureError(
+            f"{source} is a HEIF picture, which needs pillow-heif: pip install pillow-heif, or save it as JPEG"
+        )
+    importlib.import_module("pillow_heif").register_heif_opener()
+    try:
+        with _pillow_errors(source):
+            image = Image.open(file)
+        return _to_rgb(image, source, apply_exif)
+    except PictureError as error:
+        raise PictureError(f"{error} (read by pillow-heif)") from error
+
+
+# -- pixels --------------------------------------------------------------------------------------------------------------
+
+
+def _to_rgb(image: Image.Image, source: str, apply_exif: bool, given: list[str] | None = None) -> Picture:
+    """Pixels first: a note that cannot be had, or that moves the file to another frame, must not touch them."""
     if 0 in image.size:
         raise PictureError(f"{source} is {image.width}x{image.height} and has no pixels; pass at least one")
-    with _pillow_errors(source):
+    limit = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise PictureError(_too_large(source))
+    frame = _quietly(image.tell, 0)
+    with _pillow_errors(source), _open_image(image, source):
         image.load()
-        notes = [*_frame_note(image), *_exif_note(image, apply_exif), *_alpha_note(image), *_range_note(image)]
-        upright = ImageOps.exif_transpose(image) if apply_exif else image
-        return Picture(_convert(upright), source, tuple(notes))
+        pixels = image.convert("RGB")
+        notes = [*(given or []), *_quietly(lambda: _alpha_note(image), []), *_quietly(lambda: _range_note(image), [])]
+    orientation = _quietly(lambda: image.getexif().get(ExifTags.Base.Orientation, 1), 1)
+    if orientation in UPRIGHT:
+        notes.insert(0, f"EXIF rotation {'applied' if apply_exif else 'ignored'} (orientation {orientation})")
+        pixels = _turned(pixels, UPRIGHT[orientation]) if apply_exif else pixels
+    return Picture(pixels, source, (*_quietly(lambda: _frame_note(image, frame), []), *notes))
 
 
-def _convert(image: Image.Image) -> Image.Image:
-    with warnings.catch_warnings():
-        # Pillow advises RGBA for some palettes; the reference drops their transparency, and a note says so.
-        warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
-        return image.convert("RGB")
+def _turned(image: Image.Image, how: Image.Transpose) -> Image.Image:
+    turned = image.transpose(how)
+    for name in EXIF_PLACES:
+        turned.info.pop(name, None)  # it would ask to be turned again
+    return turned
 
 
-def _frame_note(image: Image.Image) -> list[str]:
+@contextmanager
+def _open_image(image: Image.Image, source: str) -> Iterator[None]:
+    """Tell a PIL image that was closed from one that is damaged."""
+    try:
+        yield
+    except (ValueError, AttributeError, AssertionError) as error:
+        lost = isinstance(image, ImageFile.ImageFile) and getattr(image, "fp", None) is None
+        if "closed" not in str(error) and not lost:
+            raise
+        raise PictureError(f"{source} was closed; pass it while it is open, or pass the file's path") from error
+
+
+def _quietly(note: Callable[[], Any], otherwise: Any) -> Any:
+    """What only a note needs; a file that Pillow shows may still be broken in its remarks or later frames."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return note()
+    except MemoryError:
+        raise
+    except Exception:  # as many kinds as there are decoders
+        return otherwise
+
+
+def _too_large(source: str) -> str:
+    return (
+        f"{source} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller, or raise "
+        "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    )
+
+
+def _frame_note(image: Image.Image, frame: int) -> list[str]:
     frames: int = getattr(image, "n_frames", 1)
     if frames == 1:
         return []
-    return [f"first frame of {frames}" if image.tell() == 0 else f"frame {image.tell() + 1} of {frames}"]
-
-
-def _exif_note(image: Image.Image, apply_exif: bool) -> list[str]:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation not in range(2, 9):
-        return []
-    return [f"EXIF rotation {'applied' if apply_exif else 'ignored'} (orientation {orientation})"]
+    return [f"first frame of {frames}" if frame == 0 else f"frame {frame + 1} of {frames}"]
 
 
 def _alpha_note(image: Image.Image) -> list[str]:
@@ -264,15 +328,3 @@ def _range_note(image: Image.Image) -> list[str]:
     if image.mode == "F" and 0 < high <= 1:
         return ["values 0..1 read as 0..255, nearly black"]
     return []
-
-
-def _reason(error: BaseException) -> str:
-    """The shortest true account of an error: the system's words for it where it has some."""
-    inner = getattr(error, "reason", None)
-    if isinstance(inner, BaseException):
-        return _reason(inner)
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _shorten(text: str, length: int = 80) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."

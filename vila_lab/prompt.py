@@ -5,23 +5,21 @@ Text stays exactly as typed: joining, stripping and media tokens are the family'
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 from PIL import Image
 
 from .errors import PromptError, VilaLabError
-from .picture import SUFFIXES, Picture, PictureSource, is_url, type_name
+from .messages import Source, is_messages, parts_of_messages
+from .naming import Text, names_picture
+from .picture import Picture, PictureSource, is_picture_type, type_name
+from .sources import shorten
 
-__all__ = ["LONGEST_NAME", "Part", "Picture", "Prompt"]
+__all__ = ["Part", "Picture", "Prompt", "Text"]
 
 Part: TypeAlias = "str | PictureSource"
-
-LONGEST_NAME = 4096  # characters; a longer string cannot be the name of a file
 
 
 @dataclass(frozen=True)
@@ -62,18 +60,20 @@ class Prompt:
         Parameters
         ----------
         parts : str, picture, or list or tuple of these
-            A picture is a path object, a PIL image, an array, a `Picture`, or a string that is an address
-            (``http(s)://``, ``data:image/``) or names an existing image file. Every other string is text, except that
-            one that ends like a picture file and holds no space is taken for a misspelt name, not for text.
+            A picture is a path object, a PIL image, an array or tensor, bytes, an open file, a `Picture`, or a string that
+            is an address (``http(s)://``, ``file://``, ``data:``), names a file or folder that is there, or looks like the
+            name of one (see `vila_lab.naming.names_picture`). Every other string is text, and so is every `Text`. A list
+            of messages as chat services take them is accepted too.
         images : picture, or list or tuple of pictures, optional
-            Pictures that all come before `parts`, which must then be text only.
+            Pictures that all come before `parts`, which must then be text only. Here every string is a picture.
         apply_exif : bool
             Turn pictures upright as their EXIF orientation asks; the reference does not.
 
         Raises
         ------
         PromptError
-            Nothing to ask, a part that is neither text nor picture, or pictures both in `parts` and in `images`.
+            Nothing to ask, a part that is neither text nor picture, a text that no tokenizer can take, or pictures both
+            in `parts` and in `images`.
         PictureNotFound, PictureError
             A picture that is not there or cannot be used; the message begins "picture 3 of 4".
 
@@ -90,28 +90,29 @@ class Prompt:
             if images is not None:
                 raise PromptError("images= cannot be added to a Prompt; give its text and the images instead")
             return parts
-        listed = _listed(parts)
-        found = [_text_or_source(part, k, len(listed)) for k, part in enumerate(listed, start=1)]
+        found = _sorted(parts)
         if images is not None:
-            if any(isinstance(part, _Source) for part in found):
+            if any(isinstance(part, Source) for part in found):
                 raise PromptError("pictures stand both in the parts and in images=; choose one of the two")
-            found = [*(_Source(image) for image in _listed(images)), *found]
+            found = [*(Source(image) for image in _listed(images)), *found]
         return cls(_read(found, apply_exif))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A part that is a picture, not read yet: all parts are sorted first, so that a message can count the pictures."""
-
-    value: PictureSource
+def _sorted(parts: Any) -> list[str | Source]:
+    if is_messages(parts):
+        return [
+            part if isinstance(part, Source) else _checked(part, "the message") for part in parts_of_messages(parts)
+        ]
+    listed = _listed(parts)
+    return [_text_or_source(part, f"part {k} of {len(listed)}") for k, part in enumerate(listed, start=1)]
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _read(found: list[str | _Source], apply_exif: bool) -> tuple[str | Picture, ...]:
-    total = sum(isinstance(part, _Source) for part in found)
+def _read(found: list[str | Source], apply_exif: bool) -> tuple[str | Picture, ...]:
+    total = sum(isinstance(part, Source) for part in found)
     parts: list[str | Picture] = []
     number = 0
     for part in found:
@@ -122,50 +123,35 @@ def _read(found: list[str | _Source], apply_exif: bool) -> tuple[str | Picture, 
         try:
             parts.append(Picture.of(part.value, apply_exif=apply_exif))
         except VilaLabError as error:
-            raise type(error)(f"picture {number} of {total}: {error}") from error
+            way = f"; if it is meant as text, write vila_lab.Text({shorten(part.value, 30)!r})" if part.guessed else ""
+            raise type(error)(f"picture {number} of {total}: {error}{way}") from error
     if total == 0 and not "".join(part for part in parts if isinstance(part, str)).strip():
         raise PromptError("there is nothing to ask; give a question, a picture, or a list of both")
     return tuple(parts)
 
 
-def _text_or_source(part: Part, number: int, total: int) -> str | _Source:
+def _text_or_source(part: Part, where: str) -> str | Source:
     if isinstance(part, str):
-        return _Source(part) if _names_picture(part) else part
-    if isinstance(part, os.PathLike | Image.Image | np.ndarray | Picture):
-        return _Source(part)
+        return Source(part, guessed=True) if names_picture(part) else _checked(part, where)
+    if is_picture_type(part):
+        return Source(part)
+    if isinstance(part, Mapping) and "role" in part:
+        raise PromptError(f"{where}: a message with a role stands between other parts; give a list of messages alone")
+    if is_messages(part):
+        (only,) = parts_of_messages(part)
+        return only if isinstance(only, Source) else _checked(only, where)
     message = f"{type_name(part)} is neither text nor a picture; pass a string, a path, a PIL image or an array"
-    raise PromptError(f"part {number} of {total}: {message}")
+    raise PromptError(f"{where}: {message}")
 
 
-def _names_picture(text: str) -> bool:
-    """Whether a string stands for a picture: an address, an image file, or what can only be a misspelt picture file."""
-    if is_url(text):
-        return True
-    if not text.strip() or len(text) > LONGEST_NAME or "\n" in text:
-        return False
-    if Path(text.strip()).suffix.lower() not in SUFFIXES:
-        return _is_image(text)
-    return not any(map(str.isspace, text.strip())) or _starts_like_path(text) or _exists(text)
-
-
-def _starts_like_path(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~/"))
-
-
-def _exists(text: str) -> bool:
+def _checked(text: str, where: str) -> str:
+    """The text itself, where a tokenizer can take it."""
+    if "\0" in text:
+        raise PromptError(f"{where} holds a null character at place {text.index(chr(0))}; take it out")
     try:
-        return Path(text).expanduser().exists()
-    except (OSError, RuntimeError):  # a name too long for the file system, no permission, no home for ~user
-        return False
-
-
-def _is_image(text: str) -> bool:
-    """Whether a string without a picture's suffix names a file that is an image all the same."""
-    try:
-        path = Path(text).expanduser()
-        if not path.is_file():  # a pipe or a device could wait for ever
-            return False
-        with Image.open(path):
-            return True
-    except Exception:  # an impossible name, or a file that no decoder of Pillow accepts: then it is text
-        return False
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{where} holds half a character (a lone surrogate) at place {error.start}; decode the text again"
+        ) from error
+    return str(text)

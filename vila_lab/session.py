@@ -26,6 +26,8 @@ from .edits.spec import Question
 from .errors import ContextTooLong, OptionError
 from .families import Family, load_family
 from .families.base import Prepared
+from .interrupts import check_finished
+from .options import check_range, check_types
 from .prompt import Picture, Prompt
 from .scores import TokenScores
 from .tokens import Token, alternatives_as_text, token_texts
@@ -118,8 +120,9 @@ class Session(Interventions):
         Parameters
         ----------
         prompt
-            A question, or a list of texts and pictures in order. A string that names an image file, a path, a PIL image,
-            an array and an image URL are pictures; every other string is text.
+            A question, a list of texts and pictures in order, or a list of messages as chat services take them. Paths, PIL
+            images, arrays, tensors, bytes, open files and addresses are pictures; so is a string that names a file or
+            looks as if it should. Every other string is text, and every `vila_lab.Text`. See `vila_lab.Prompt.of`.
         images
             Pictures to put before the text, as ``vila-infer`` does; then ``prompt`` is text only.
         max_new_tokens
@@ -154,13 +157,23 @@ class Session(Interventions):
         >>> answer.text
         'Microsoft.'
         """
+        sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+        check_types(
+            Session.ask,
+            sampling
+            | {"max_new_tokens": max_new_tokens, "conv_mode": conv_mode, "do_sample": do_sample}
+            | {"tile_all_images": tile_all_images, "apply_exif": apply_exif},
+        )
+        check_range("max_new_tokens", max_new_tokens, least=1)
+        _check_sampling(do_sample, sampling)
         parts = Prompt.of(prompt, images=images, apply_exif=apply_exif)
         with self._lock:
+            check_finished(self.model, "the model")
             prepared = self.family.prepare(parts, conv_mode=conv_mode, tile_all_images=tile_all_images)
             config = self.family.generation_config(prepared.conv_mode)
             config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))
             config.max_length = None
-            _set_sampling(config, do_sample, {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed})
+            _set_sampling(config, do_sample, sampling)
             answer = self._generate(parts, prepared, config, tile_all_images)
             self._answers.append(weakref.ref(answer))
             self._keep_budget()
@@ -210,8 +223,6 @@ class Session(Interventions):
         """How many tokens the answer may have."""
         length = len(prepared.token_map)
         room = self.family.context_length - length
-        if wanted is not None and wanted < 1:
-            raise OptionError(f"max_new_tokens must be at least 1, not {wanted}")
         if room < (wanted or 1):
             raise ContextTooLong(
                 f"the prompt has {length} positions ({len(prepared.token_map.positions('images'))} of them for {pictures} pictures) and the answer "
@@ -322,18 +333,26 @@ def _stops(config: GenerationConfig) -> list[int]:
     return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
 
 
-def _set_sampling(config: GenerationConfig, do_sample: bool, options: dict[str, Any]) -> None:
-    given = {name: value for name, value in options.items() if value is not None}
+def _check_sampling(do_sample: bool, options: dict[str, Any]) -> None:
+    check_range("temperature", options["temperature"], above=0)
+    check_range("top_p", options["top_p"], above=0, most=1)
+    check_range("top_k", options["top_k"], least=1)
+    check_range("seed", options["seed"], least=0, most=2**64 - 1)
+    given = [name for name, value in options.items() if value is not None]
     if given and not do_sample:
         raise OptionError(
             f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer"
         )
+
+
+def _set_sampling(config: GenerationConfig, do_sample: bool, options: dict[str, Any]) -> None:
+    given = {name: value for name, value in options.items() if value is not None}
     if not do_sample:
         return
     config.do_sample = True
     for name, value in given.items():
         if name != "seed":
-            setattr(config, name, value)
+            setattr(config, name, int(value) if name == "top_k" else float(value))
     if "seed" in given:
         torch.manual_seed(int(given["seed"]))
 
@@ -341,7 +360,7 @@ def _set_sampling(config: GenerationConfig, do_sample: bool, options: dict[str, 
 def load(
     source: str | Path | None = None,
     *,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     device_map: Any = None,
     quantization: str | None = None,
@@ -376,6 +395,16 @@ def load(
     >>> vila_lab.load() is vila_lab.load()
     True
     """
+    check_types(
+        load,
+        {"quantization": quantization, "attn_implementation": attn_implementation, "revision": revision}
+        | {"capture_budget": capture_budget},
+    )
+    check_range("capture_budget", capture_budget, least=0)
+    if isinstance(device, torch.device):
+        device = str(device)
+    if source is not None and not isinstance(source, str | Path):
+        raise OptionError(f"source must be a hub id or a folder, not {source!r}")
     if source is None:
         from .tiny import weights_folder
 

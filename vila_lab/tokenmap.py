@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import OptionError, PromptError
+from .options import check_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,6 +249,7 @@ class TokenMap:
         return np.asarray(self.box[self.positions(f"image_{picture + 1}")])
 
     def _check_picture(self, picture: int) -> None:
+        check_whole("a picture", picture)
         if not 0 <= picture < self.n_pictures:
             raise OptionError(f"there is no picture {picture}: the prompt has {self.n_pictures}, counted from 0")
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
+from ..options import check_whole
 from .method import Method, Outcome
 from .recording import Layer, Recording, recorded
 from .replay import Replay
@@ -118,8 +119,14 @@ def chosen_heads(
     """
     if layers is not None and heads is not None:
         raise OptionError("give layers= or heads=, not both: heads= names its layers")
+    for layer in () if layers is None else layers:
+        check_whole("a layer", layer)
     pairs = [(layer, head) for layer in (range(n_layers) if layers is None else layers) for head in range(n_heads)]
     if heads is not None:
+        if any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in heads):
+            raise OptionError(f"heads={heads!r} must be a list of (layer, head)")
+        for number in (number for pair in heads for number in pair):
+            check_whole("a layer or head", number)
         pairs = [(int(layer), int(head)) for layer, head in heads]
     if not pairs:
         raise OptionError("no head is chosen; leave layers= and heads= out for all of them")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from ..errors import OptionError
+from ..options import check_whole
 from ..prompt import Picture
 from ..tokenmap import Kind, TokenMap
 from .coalitions import Choice, Feature
@@ -98,7 +99,12 @@ def cell_boxes(size: tuple[int, int], cells: tuple[int, int]) -> list[Box]:
     >>> cell_boxes((20, 10), (1, 2))
     [(0.0, 0.0, 10.0, 10.0), (10.0, 0.0, 20.0, 10.0)]
     """
-    (width, height), (rows, columns) = size, cells
+    width, height = size
+    if not isinstance(cells, Sequence) or len(cells) != 2 or isinstance(cells, str):
+        raise OptionError(f"cells={cells!r} must be (rows, columns)")
+    rows, columns = cells
+    for name, count in (("rows", rows), ("columns", columns)):
+        check_whole(f"the number of {name} in cells", count)
     if rows < 1 or columns < 1:
         raise OptionError(f"cells={cells} must be (rows, columns) of at least 1 each")
     across, down = np.linspace(0, width, columns + 1).tolist(), np.linspace(0, height, rows + 1).tolist()

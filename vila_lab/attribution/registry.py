@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import OptionError
+from ..options import check_types
 from .method import Method, Outcome
 from .replay import Meter, Replay
 from .result import Attribution, Cost
@@ -103,9 +104,11 @@ def attribute(
     CaptureError
         If the model is gone, or gives no gradients to a method that needs them.
     """
+    check_types(attribute, {"method": method, "contrast": contrast, "at": at, "score": score})
     module = find(method)
     about: Method = module.METHOD
     _check_options(module, options)
+    check_types(module.attribute, options)
     if contrast is not None and not about.contrast:
         raise OptionError(f"{method} takes no contrast; those that do: {', '.join(_with_contrast())}")
     target = target_of(replay, token, contrast, at=at, score=score)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import CaptureError
 from ..families.base import Family, Prepared
+from ..interrupts import uninterrupted
 from ..prompt import Picture, Prompt
 from ..tokenmap import TokenMap
 from ..turn import Turn
@@ -241,9 +242,16 @@ def frozen(model: Any) -> Iterator[None]:
     """No parameter takes part in gradients inside, and afterwards exactly those that did before."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        try:
+            _set_trained(trained, False)
+            yield
+        finally:
+            _set_trained(trained, True)
+    finally:  # again: a Ctrl-C may have come while the first ran
+        _set_trained(trained, True)
+
+
+def _set_trained(parameters: Sequence[Tensor], value: bool) -> None:
+    with uninterrupted():
+        for parameter in parameters:
+            parameter.requires_grad_(value)

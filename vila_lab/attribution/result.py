@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import OptionError
-from ..files import prompt_arrays, prompt_header, read, restored_prompt, write
+from ..files import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, write
 from ..tokenmap import TokenMap
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE_KEY = "vila_lab_attribution"
+WORDS = ("method", "unit", "signed", "target", "contrast", "baseline", "note", "mean", "covers_prompt", "checks")
 
 
 @dataclass(frozen=True)
@@ -244,21 +245,9 @@ class Attribution:
                 arrays[name] = getattr(self, name)
         numeric = {name: array for name, array in self.extras.items() if array.dtype.kind in "fiub"}
         arrays |= {f"extra.{name}": array.to_numpy() for name, array in numeric.items()}
-        words = (
-            "method",
-            "unit",
-            "signed",
-            "target",
-            "contrast",
-            "baseline",
-            "note",
-            "mean",
-            "covers_prompt",
-            "checks",
-        )
         header = (
             prompt_header(self.token_map)
-            | {name: getattr(self, name) for name in words}
+            | {name: getattr(self, name) for name in WORDS}
             | {
                 "cost": asdict(self.cost),
                 "rows": [self.token, self.text, self.stop],
@@ -275,18 +264,23 @@ class Attribution:
 
         Raises
         ------
-        PictureError
-            If the file is no saved attribution.
-        FileNotFoundError
-            If there is no such file.
+        FileError
+            If the file is no saved attribution, is damaged, or was made by a newer version.
+        SavedFileNotFound, FileAccessError
+            If there is no such file, or it cannot be read.
         """
-        header, tensors = read(path, FILE_KEY, "attribution")
+        with reading(path, FILE_KEY, "attribution") as (header, tensors):
+            return cls._of_file(header, tensors)
+
+    @classmethod
+    def _of_file(cls, header: dict[str, Any], tensors: Mapping[str, Any]) -> Attribution:
+        note = UNCHECKED if header["unchecked"] else ""
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         token_map, images = restored_prompt(header, arrays)
         token, text, stop = header.pop("rows")
         extras = {name: _restored(entry, arrays.get(f"extra.{name}")) for name, entry in header.pop("extras").items()}
         return cls(
-            **_fields(header),
+            **_fields(header) | {"note": "; ".join(filter(None, (header["note"], note)))},
             values=arrays["values"],
             token=tuple(token),
             text=tuple(text),
@@ -300,8 +294,9 @@ class Attribution:
 
 
 def _fields(header: dict[str, Any]) -> dict[str, Any]:
-    fields = {name: value for name, value in header.items() if name not in ("prompt", "sizes")}
-    return {**fields, "cost": Cost(**header["cost"]), "features": tuple(header["features"])}
+    """The fields that are known; a newer version may have written others."""
+    costs = {each.name: header["cost"][each.name] for each in fields(Cost)}
+    return {name: header[name] for name in WORDS} | {"cost": Cost(**costs), "features": tuple(header["features"])}
 
 
 def _described(array: xr.DataArray) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
+from ..options import check_range
 from .coalitions import Choice, evaluate
 from .features import baseline_name, check_pictures, picture_features, spread
 from .leave_one_out import EVENLY
@@ -55,6 +56,7 @@ def attribute(
         raise OptionError(
             f"exact Shapley values of {count} pictures need {2**count} passes: give samples= (orders to draw, 50 say); up to {EXACT} are exact"
         )
+    check_range("seed", seed, least=0)
     if samples is not None and samples < 2:
         raise OptionError(f"samples must be at least 2, not {samples}: the standard error needs two orders")
     features = picture_features(replay, baseline)

@@ -243,9 +243,11 @@ def _numbers(token: Any, said: Sequence[Said]) -> tuple[list[int], str]:
 
 def _index(value: Any, said: Sequence[Said]) -> int:
     try:
-        index = value.__index__()
+        index = None if isinstance(value, bool) else value.__index__()
     except AttributeError:
-        raise OptionError(f"token= takes a number, a slice, a list of numbers or a word, not {value!r}") from None
+        index = None
+    if index is None:
+        raise OptionError(f"token= takes a number, a slice, a list of numbers or a word, not {value!r}")
     if not -len(said) <= index < len(said):
         raise OptionError(f"there is no token {index}: this answer has {len(said)}, counted from 0")
     return int(index % len(said))

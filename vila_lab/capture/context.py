@@ -5,8 +5,7 @@ How the attention modules are brought to call the recorder, and why so, is in `v
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, get_args
@@ -17,17 +16,14 @@ from transformers import PreTrainedModel
 
 from vila_lab.capture.finish import decoder_layers, tower_layers
 from vila_lab.capture.recorder import ATTENTION, SLOT, DecoderRecorder, Mode, Slot, TowerRecorder, uncompiled
-from vila_lab.capture.rewire import rewired
+from vila_lab.capture.rewire import WAY_OUT, rewired
 from vila_lab.capture.rows import group_indicator
 from vila_lab.capture.tape import Tape
 from vila_lab.capture.towers import Site, base_function, select_sites
 from vila_lab.errors import CaptureError, OptionError
 
-# Guards the moment in which a model is looked at and marked, so that two threads cannot both find it free.
-_INSTALL = threading.Lock()
 
-
-class Capture:
+class Capture(ExitStack[bool | None]):
     """Record attention while a model generates, without changing what it computes.
 
     Parameters
@@ -87,6 +83,7 @@ class Capture:
             raise OptionError(f"mode {mode!r} is unknown; use one of {', '.join(get_args(Mode))}.")
         if mass_block < 1:
             raise OptionError(f"mass_block must be at least 1, not {mass_block}.")
+        super().__init__()
         self._model = model
         self._mode: Mode = mode
         self._rows = _checked_rows(rows)
@@ -95,42 +92,37 @@ class Capture:
         self._towers = (towers,) if isinstance(towers, str) else tuple(towers)
         if not self._towers:
             raise OptionError("towers is empty; name 'text', 'vision' or both.")
-        self._stack = ExitStack()
         self._recorders: dict[str, DecoderRecorder | TowerRecorder] = {}
         self._tapes: dict[str, Tape] = {}
 
-    def __enter__(self) -> Tape:
+    def __enter__(self) -> Tape:  # type: ignore[override]
         if self._recorders:
             raise CaptureError("this Capture is already running; create another one.")
         sites = select_sites(self._model, self._towers)
-        bases = {
-            site.name: base_function(site)
-            for members in sites.values()
-            for site in members
-            if SLOT not in site.module.__dict__
-        }
-        with _INSTALL:
-            taken = [site.name for members in sites.values() for site in members if SLOT in site.module.__dict__]
-            if taken:
-                raise CaptureError(
-                    f"{type(self._model).__name__} is already being captured ({taken[0]}); leave that block first."
-                )
-            try:
-                for tower, members in sites.items():
-                    self._install(tower, members, bases)
-            except BaseException:
-                self._uninstall()
-                raise
-        self._tapes = {}
-        for tower in self._towers:
-            Tape(tower, self._tapes)
-        return self._tapes[self._towers[0]]
+        self._check_free(sites)
+        bases = {site.name: base_function(site) for members in sites.values() for site in members}
+        try:
+            self._tapes = {}
+            for tower in self._towers:
+                Tape(tower, self._tapes)
+            self.push(self._finish)  # runs last, when nothing is left in the model
+            for tower, members in sites.items():
+                self._install(tower, members, bases)
+            return self._tapes[self._towers[0]]
+        except BaseException as error:
+            self._recorders = {}
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
 
-    def __exit__(
+    def _check_free(self, sites: Mapping[str, Sequence[Site]]) -> None:
+        taken = [site.name for members in sites.values() for site in members if SLOT in site.module.__dict__]
+        if taken:
+            raise CaptureError(f"{type(self._model).__name__} is already being captured ({taken[0]}); {WAY_OUT}")
+
+    def _finish(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        recorders = dict(self._recorders)
-        self._uninstall()
+        recorders, self._recorders = self._recorders, {}
         if kind is not None:
             for tape in self._tapes.values():
                 tape.fail(f"the captured run did not end ({kind.__name__}); run it again")
@@ -150,17 +142,13 @@ class Capture:
             recorder = DecoderRecorder(layers, self._rows, self._indicator, self._mass_block, self._mode)
             owner = members[0].owner
             before, after = uncompiled(recorder.before), uncompiled(recorder.after)
-            self._stack.callback(owner.register_forward_pre_hook(before, with_kwargs=True).remove)
-            self._stack.callback(owner.register_forward_hook(after, with_kwargs=True).remove)
+            self.callback(owner.register_forward_pre_hook(before, with_kwargs=True).remove)
+            self.callback(owner.register_forward_hook(after, with_kwargs=True).remove)
         else:
             recorder = TowerRecorder(layers)
         self._recorders[tower] = recorder
         slots = {site: Slot(recorder, site.layer, bases[site.name]) for site in members}
-        self._stack.enter_context(rewired(slots, SLOT, ATTENTION))
-
-    def _uninstall(self) -> None:
-        self._stack.close()
-        self._recorders = {}
+        self.enter_context(rewired(slots, SLOT, ATTENTION))
 
     @staticmethod
     def _fill(tape: Tape, recorder: DecoderRecorder | TowerRecorder) -> None:

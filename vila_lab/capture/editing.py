@@ -13,8 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from vila_lab.capture.edits import (
     StatePatch,
 )
 from vila_lab.capture.recorder import EDITED, SLOT
-from vila_lab.capture.rewire import rewired
+from vila_lab.capture.rewire import WAY_OUT, rewired
 from vila_lab.capture.towers import Site, base_function, heads_of, implementation_of, select_sites
 from vila_lab.errors import CaptureError, NoEffect
 from vila_lab.upstream import cache_of
@@ -57,7 +56,7 @@ def edited_attention(
 AttentionInterface.register(ATTENTION, edited_attention)
 
 
-class Editing:
+class Editing(ExitStack[bool | None]):
     """Edits and watches a model's decoder inside the block.
 
     Parameters
@@ -96,34 +95,30 @@ class Editing:
     """
 
     def __init__(self, model: PreTrainedModel, edits: Sequence[Edit]) -> None:
+        super().__init__()
         self._model = model
         self._edits = tuple(edits)
-        self._stack = ExitStack()
         self.thread = threading.get_ident()
         self.start = 0
         self._masks: dict[Any, tuple[Tensor | None, Tensor]] = {}
 
-    def __enter__(self) -> Editing:
+    def __enter__(self) -> Self:
         if not self._edits:
             return self
         self.thread = threading.get_ident()
         sites = select_sites(self._model, ("text",))["text"]
         _check(self._edits, sites, self._model)
-        with ExitStack() as stack:
-            stack.enter_context(rewired(self._slots(sites), EDITED, ATTENTION))
-            hook = sites[0].owner.register_forward_pre_hook(self._before, with_kwargs=True)
-            stack.callback(hook.remove)
+        try:
+            self.callback(self._masks.clear)
+            self.enter_context(rewired(self._slots(sites), EDITED, ATTENTION))
+            self.callback(sites[0].owner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             for site in sites:
                 for edit in self._edits:
-                    self._watch_states(stack, site, edit)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-        self._masks.clear()
+                    self._watch_states(self, site, edit)
+            return self
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
 
     # -- putting in ------------------------------------------------------------------------------------------------
 
@@ -200,9 +195,7 @@ def _touches(edit: Edit, layer: int) -> bool:
 def _check(edits: Sequence[Edit], sites: Sequence[Site], model: PreTrainedModel) -> None:
     for site in sites:
         if SLOT in site.module.__dict__ or EDITED in site.module.__dict__:
-            raise CaptureError(
-                f"{type(model).__name__} is already being captured or edited ({site.name}); leave that block first."
-            )
+            raise CaptureError(f"{type(model).__name__} is already being captured or edited ({site.name}); {WAY_OUT}")
         name = implementation_of(site)
         if "flash" in name:
             raise CaptureError(

@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from vila_lab.capture.towers import SHADOW_OF, Site, config_of
+from vila_lab.errors import CaptureError
+from vila_lab.interrupts import uninterrupted
 from vila_lab.upstream import config_with_attention
+
+WAY_OUT = "leave that block first, or load the model again if an interrupt left it so."
 
 
 @contextmanager
@@ -28,20 +32,36 @@ def rewired(slots: Mapping[Site, Any], attribute: str, implementation: str) -> I
         Name of the module's attribute.
     implementation
         Name under which the function is registered with transformers' `AttentionInterface`.
+
+    Raises
+    ------
+    CaptureError
+        If a module has a slot of that name already.
     """
-    before: list[tuple[Any, Any]] = []
+    before: list[tuple[Any, Any, Any]] = []
     shadows: dict[int, Any] = {}
     try:
-        for site, slot in slots.items():
-            config = site.module.config
-            if id(config) not in shadows:
-                shadows[id(config)] = config_with_attention(config, implementation)
-                setattr(shadows[id(config)], SHADOW_OF, config_of(site.module))
-            before.append((site.module, config))
-            site.module.__dict__[attribute] = slot
-            site.module.config = shadows[id(config)]
-        yield
-    finally:
-        for module, config in before:
-            module.config = config
-            module.__dict__.pop(attribute, None)
+        try:
+            for site, slot in slots.items():
+                config = site.module.config
+                before.append((site.module, config, slot))
+                # One step, so that of two threads only one finds the module free.
+                if site.module.__dict__.setdefault(attribute, slot) is not slot:
+                    raise CaptureError(f"{site.name} is already being captured or edited; {WAY_OUT}")
+                if id(config) not in shadows:
+                    shadows[id(config)] = config_with_attention(config, implementation)
+                    setattr(shadows[id(config)], SHADOW_OF, config_of(site.module))
+                site.module.config = shadows[id(config)]
+            yield
+        finally:
+            _put_back(before, attribute)
+    finally:  # again: a Ctrl-C may have come while the first ran
+        _put_back(before, attribute)
+
+
+def _put_back(before: list[tuple[Any, Any, Any]], attribute: str) -> None:
+    with uninterrupted():
+        for module, config, slot in before:
+            if module.__dict__.get(attribute) is slot:
+                module.config = config
+                del module.__dict__[attribute]

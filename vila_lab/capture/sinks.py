@@ -8,19 +8,18 @@ Attention Sink in Large Multimodal Models").
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 MASSIVE = 5.0  # times the median norm
 
 
-class ResidualNorms:
+class ResidualNorms(ExitStack[bool | None]):
     """Records the residual norm of every position after one layer, while a model generates.
 
     Parameters
@@ -30,21 +29,18 @@ class ResidualNorms:
     """
 
     def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
         self._layer = layer
         self._steps: list[Tensor] = []
-        self._handle: RemovableHandle | None = None
 
-    def __enter__(self) -> ResidualNorms:
+    def __enter__(self) -> Self:
         self._steps = []
-        self._handle = self._layer.register_forward_hook(self._record)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        try:
+            self.callback(self._layer.register_forward_hook(self._record).remove)
+            return self
+        except BaseException:
+            self.close()
+            raise
 
     def _record(self, module: nn.Module, inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output

@@ -6,6 +6,7 @@ row (it chose the first token) and one per decoded token but the last, which was
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from vila_lab.capture.rows import attention_rows
 from vila_lab.errors import CaptureError, OptionError
+from vila_lab.writing import write_file
 
 _FORMAT = 1
 _METADATA = "vila_lab_tape"
@@ -98,6 +100,27 @@ class LayerTape:
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
                 yield item.name, value
+
+    def check(self, rows: int, columns: int) -> None:
+        """Compare the shapes with the rows and columns of the tape; what was read from a file may lie.
+
+        Raises
+        ------
+        CaptureError
+        """
+        if self.query is not None and self.key is not None:
+            query, key = self.query.shape, self.key.shape
+            fits = (
+                len(query) == len(key) == 4
+                and (query[0], query[3]) == (key[0], key[3])
+                and (query[2], key[2]) == (rows, columns)
+            )
+            fits = fits and key[1] > 0 and query[1] % key[1] == 0
+        else:
+            live, first = self.live, self.first
+            fits = live is not None and first is not None and live.ndim == 4 and live.shape[2] == len(first) == rows
+        if not fits or (self.mask is not None and (self.mask.ndim != 4 or self.mask.shape[3] != columns)):
+            raise CaptureError("the tensors of the tape do not fit each other; capture again.")
 
     def keep_rows(self, rows: Tensor, done: dict[int, tuple[Tensor, Tensor]]) -> None:
         """Drop all other rows. `done` goes from layer to layer and holds what is cut already: shared masks stay shared."""
@@ -360,13 +383,17 @@ class Tape:
         """Move everything to a device, in place; tensors shared by layers stay shared."""
         self._check()
         moved: dict[int, Tensor] = {}
-        for data in self._layers.values():
+
+        def elsewhere(data: LayerTape) -> LayerTape:
+            other = copy.copy(data)
             for name, value in data.tensors():
-                if name == "first":
-                    continue
-                if id(value) not in moved:
-                    moved[id(value)] = value.to(device)
-                setattr(data, name, moved[id(value)])
+                if name != "first":
+                    moved.setdefault(id(value), value.to(device))
+                    setattr(other, name, moved[id(value)])
+            return other
+
+        # One assignment at the end: an interrupt leaves all layers where they were.
+        self._layers = {layer: elsewhere(data) for layer, data in self._layers.items()}
         return self
 
     def release(self) -> None:
@@ -399,11 +426,10 @@ class Tape:
 
     def save(self, path: str | Path) -> Path:
         """Write `export` to one safetensors file (no pickle); the header becomes JSON in the file's metadata."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         header, tensors = self.export()
-        save_file(tensors, str(path), metadata={_METADATA: json.dumps(header)})
-        return Path(path)
+        return write_file(path, save(tensors, metadata={_METADATA: json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Tape:
@@ -449,6 +475,7 @@ class Tape:
             layers[int(layer)] = LayerTape(
                 **held, causal=data["causal"], scaling=data["scaling"], softcap=data["softcap"]
             )
+            layers[int(layer)].check(len(entry["positions"]), entry["length"])
         extra = None if entry["extra"] is None else frozenset(entry["extra"])
         self.fill(
             layers,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,11 +118,9 @@ class Run:
             if self._first is None:
                 self._first = output.logits[0, -1].detach().clone()
 
-        handle = self._question.model.register_forward_hook(keep)
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._question.model.register_forward_hook(keep).remove)
             yield
-        finally:
-            handle.remove()
 
     def prove(self, replay: Replay, ids: Sequence[int]) -> None:
         """Check that every edit changed the logits; call it after the generation, outside the program.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..attribution import Attribution, Replay, attribute
 from ..attribution.features import is_visual
 from ..errors import OptionError
+from ..interrupts import UNFINISHED, uninterrupted
 
 
 def flat_map(attribution: Attribution) -> Attribution:
@@ -65,12 +67,21 @@ def shuffled(model: torch.nn.Module, seed: int = 0) -> Iterator[None]:
     generator = torch.Generator().manual_seed(seed)
     kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     try:
-        with torch.no_grad():
-            for parameter, was in zip(parameters, kept, strict=True):
-                order = torch.randperm(was.numel(), generator=generator)
-                parameter.copy_(was.flatten()[order].view_as(was))
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, was in zip(parameters, kept, strict=True):
-                parameter.copy_(was)
+        try:
+            model.__dict__[UNFINISHED] = "its weights are shuffled"
+            with torch.no_grad():
+                for parameter, was in zip(parameters, kept, strict=True):
+                    order = torch.randperm(was.numel(), generator=generator)
+                    parameter.copy_(was.flatten()[order].view_as(was))
+            yield
+        finally:
+            _put_back(model, kept)
+    finally:  # again: a Ctrl-C may have come while the first ran
+        _put_back(model, kept)
+
+
+def _put_back(model: torch.nn.Module, kept: Sequence[Tensor]) -> None:
+    with uninterrupted(), torch.no_grad():
+        for parameter, was in zip(model.parameters(), kept, strict=True):
+            parameter.copy_(was)
+        model.__dict__.pop(UNFINISHED, None)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..attribution.progress import progress
 from ..errors import OptionError
+from ..writing import write_file
 from .bootstrap import Interval, interval
 from .metrics import TIE, pointing
 
@@ -133,8 +134,7 @@ class HeadRanking:
         path = Path(path)
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         content[self.kind] = self.to_json()
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        return path
+        return write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def open_rankings(path: str | Path) -> dict[str, HeadRanking]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from vila_lab.errors import DeviceError, MissingExtra, OptionError
 from vila_lab.nvila.configuration_nvila import NVILAConfig
@@ -15,6 +16,8 @@ from vila_lab.nvila.processing_nvila import NVILAProcessor
 
 QUANTIZATIONS = ("4bit", "8bit")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 KEPT_IN_FULL = ["vision_tower", "mm_projector", "lm_head"]  # small, and visibly worse when quantised
 
 
@@ -56,12 +59,16 @@ def load_checkpoint(
     ------
     CheckpointNotFound, CheckpointError, DeviceError, OptionError, MissingExtra
     """
-    if isinstance(dtype, str) and dtype not in DTYPES:
+    known = (*DTYPES, *(getattr(torch, name) for name in DTYPES[1:]))
+    if not isinstance(dtype, str | torch.dtype) or dtype not in known:
         raise OptionError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
+    _check_attention(attn_implementation)
     if device is not None and device_map is not None:
         raise OptionError("device and device_map exclude each other; give one of them.")
     if device is not None:
         _check_device(device)
+    if not isinstance(device_map, str | dict | None):
+        raise OptionError(f"device_map {device_map!r} is neither a name such as 'auto' nor a table of modules.")
     options: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
     if quantization is not None:
         options["quantization_config"] = _quantization_config(quantization, dtype)
@@ -79,9 +86,11 @@ def load_checkpoint(
 
 def _check_device(device: str) -> None:
     try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"Device {device!r} is not a device name; use cpu, cuda, cuda:0 or mps.") from error
+        wanted = torch.device(device) if isinstance(device, str | torch.device) else None
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in DEVICES:
+        raise DeviceError(f"Device {device!r} is not a device name; use cpu, cuda, cuda:0 or mps.")
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             f"Device {device!r} is asked for, but this machine (or this build of torch) has no CUDA; use device='cpu'."
@@ -92,6 +101,17 @@ def _check_device(device: str) -> None:
         )
     if wanted.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("Device 'mps' is asked for, but this machine has no Apple GPU; use device='cpu'.")
+
+
+def _check_attention(name: str | None) -> None:
+    if name is None:
+        return
+    if name not in ATTENTION:
+        raise OptionError(f"attn_implementation {name!r} is unknown; choose one of {', '.join(ATTENTION)}.")
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise OptionError(
+            "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn; use 'sdpa'."
+        )
 
 
 def _quantization_config(quantization: str, dtype: str | torch.dtype) -> Any:

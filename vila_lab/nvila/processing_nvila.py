@@ -39,6 +39,7 @@ from vila_lab.nvila.prompting import (
     assemble,
     pictures_of,
 )
+from vila_lab.nvila.typed import spelled_out
 
 __all__ = ["LiteralMediaTokenWarning", "NVILAProcessor"]
 
@@ -207,7 +208,7 @@ class NVILAProcessor(ProcessorMixin):
     def _expand(
         self, text: str, geometry: Sequence[BlockGeometry], spans: list[tuple[int, int]], special: bool = True
     ) -> PromptLayout:
-        ids, offsets = self._tokenise(text, special)
+        ids, offsets = spelled_out(self.tokenizer, *self._tokenise(text, special), text, spans)
         if (markers := ids.count(self.image_token_id)) != len(geometry):
             raise PromptError(
                 f"The text has {markers} {IMAGE_TOKEN} markers for {len(geometry)} blocks of visual tokens; give one marker per picture."
@@ -309,15 +310,19 @@ class NVILAProcessor(ProcessorMixin):
         cutter: NVILAImageProcessor,
         options: TextOptions,
         spans: Sequence[tuple[int, int]] | None = None,
+        typed: Sequence[tuple[int, int]] = (),
     ) -> _Prompt:
-        """A rendered text with its pictures' blocks; `spans` are characters of `text` that a model is to generate."""
+        """A rendered text with its pictures' blocks.
+
+        `spans` are characters of `text` that a model is to generate, `typed` those that a user wrote.
+        """
         tiled = tile_all_images or len(pictures) == 1
         geometry = self._geometry(pictures, tiled, cutter)
         pieces = text.split(IMAGE_TOKEN)
         markers = [self._markers(len(blocks), tiled) for blocks in geometry]
         full = "".join(piece + marker for piece, marker in zip(pieces, [*markers, ""], strict=True))
         blocks = [block for blocks in geometry for block in blocks]
-        layout = self._expand(full, blocks, [], options.add_special_tokens)
+        layout = self._expand(full, blocks, _moved(typed, pieces, markers), options.add_special_tokens)
         generated = None if spans is None else _inside(layout.offsets, _moved(spans, pieces, markers))
         return _Prompt(layout, pictures, tiled, generated)
 
@@ -455,7 +460,8 @@ class NVILAProcessor(ProcessorMixin):
                 tile_all_images or bool(options.images.get("tiled")),
                 cutter,
                 options.text,
-                each.spans if return_assistant_tokens_mask else None,
+                each.generated if return_assistant_tokens_mask else None,
+                each.typed,
             )
             for messages, each in zip(conversations, rendered, strict=True)
         ]

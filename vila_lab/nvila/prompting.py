@@ -101,16 +101,21 @@ def assemble(parts: Any, markers: Callable[[int], str]) -> list[AssembledTurn]:
 
 
 def without_media_tokens(text: str) -> str:
-    """Remove literal media tokens from a text part, warn, and strip the part, as the reference does."""
-    for token in MEDIA_TOKENS:
-        if token in text:
-            text = text.replace(token, "").strip()
-            warnings.warn(
-                f"The literal {token} in the text was removed; to place a picture between texts, "
-                'pass it in the list between them: ["First:", picture, "Second:", other_picture, "Question?"].',
-                LiteralMediaTokenWarning,
-                stacklevel=2,
-            )
+    """Remove literal media tokens from a text part, warn once, and strip the part, as the reference does.
+
+    Until none is left: ``<vila/sen<image>tinel>`` is one again after the first was removed.
+    """
+    removed: list[str] = []
+    while found := [token for token in MEDIA_TOKENS if token in text]:
+        text = text.replace(found[0], "").strip()
+        removed += [token for token in found[:1] if token not in removed]
+    if removed:
+        warnings.warn(
+            f"The literal {' and '.join(removed)} in the text was removed; to place a picture between texts, "
+            'pass it in the list between them: ["First:", picture, "Second:", other_picture, "Question?"].',
+            LiteralMediaTokenWarning,
+            stacklevel=2,
+        )
     return text
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import OptionError
+from ..writing import write_file
 from .html import _picture, live, plain, static, whole_page
 from .of_answer import view_of
 from .payload import AnswerView, clean, pack, to_json
@@ -109,10 +110,8 @@ class Comparison:
     def to_html(self, path: str | Path) -> Path:
         """Write the comparison as one self-contained page that works offline."""
         identity, script = live("mountCompare", self._payload(), HOST.read_text(encoding="utf-8"))
-        path = Path(path)
         page = whole_page(" / ".join(self.labels), identity, script, self.plain, self._static())
-        path.write_text(page, encoding="utf-8")
-        return path
+        return write_file(path, page)
 
     def _payload(self) -> str:
         answers = []

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import MissingExtra
+from ..writing import write_file
 from .payload import AnswerView, clean, encode, label, pack, percent, to_json
 
 STATIC_QUALITY = 62  # WebP quality of the static picture; its text is still crisp
@@ -51,10 +52,8 @@ def whole_page(title: str, identity: str, script: str, words: str, picture: Imag
 
 
 def page(view: AnswerView, path: str | Path) -> Path:
-    """Write the offline page; returns its path."""
-    path = Path(path)
-    path.write_text(page_text(view), encoding="utf-8")
-    return path
+    """Write the offline page; returns its path. Raises `FileAccessError` where it cannot be written."""
+    return write_file(path, page_text(view))
 
 
 def mimebundle(view: AnswerView) -> dict[str, str]:
