@@ -250,7 +250,7 @@ def lab():
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 0}], ids=["greedy", "sampled"])
 def test_an_answer_of_nan_is_an_error(lab, options):
     session, parts, _ = lab
-    with pytest.raises(NotANumber, match="NaN.*at token 0") as caught:
+    with pytest.raises(NotANumber, match=r"NaN.*at token 0") as caught:
         session.ask(parts, max_new_tokens=4, **options)
     assert isinstance(caught.value, ArithmeticError)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -54,10 +54,11 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, and the character spans that a model is to generate."""
+    """A conversation as text, with the character spans that a model is to generate and those that a user typed."""
 
     text: str
-    spans: tuple[tuple[int, int], ...] = ()
+    generated: tuple[tuple[int, int], ...] = ()
+    typed: tuple[tuple[int, int], ...] = ()
 
 
 def render_chat(
@@ -81,16 +82,66 @@ def render_chat(
     OptionError
         The mode's template has no such option.
     """
-    if template is None and mode != AUTO:
-        return _by_family(messages, mode, options)
+
+    def write(said: Sequence[Mapping[str, Any]]) -> Rendered:
+        if template is None and mode != AUTO:
+            return _by_family(said, mode, options)
+        return _by_template(tokenizer, said, template, options)
+
+    written = write(messages)
+    control = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    if not any(token in "".join(_typed(messages)) for token in control):
+        return written
+    return replace(written, typed=_typed_spans(write, messages, written.text))
+
+
+def _typed(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    by_user = [message for message in messages if message["role"] == "user"]
+    return [part["text"] for message in by_user for part in parts_of(message) if part["type"] == "text"]
+
+
+def _typed_spans(
+    write: Callable[[Sequence[Mapping[str, Any]]], Rendered], messages: Sequence[Mapping[str, Any]], text: str
+) -> tuple[tuple[int, int], ...]:
+    """Where a user's words stand: the conversation is written once more with a private-use character for each of them.
+
+    Looking for the words themselves would take a control token of the template for one that was typed.
+    """
+    marks = iter(chr(0xE000 + number) for number in range(len(_typed(messages))))
+    marked = [
+        {**message, "content": [_marked(part, marks) for part in parts_of(message)]}
+        if message["role"] == "user"
+        else message
+        for message in messages
+    ]
+    spans: list[tuple[int, int]] = []
+    shift = 0
+    skeleton = write(marked).text
+    for number, words in enumerate(_typed(messages)):
+        place = skeleton.find(chr(0xE000 + number)) + shift
+        said = next(
+            (form for form in (words, words.lstrip(), words.rstrip(), words.strip()) if text.startswith(form, place)),
+            "",
+        )
+        spans.append((place, place + len(said)))
+        shift += len(said) - 1
+    return tuple(spans)
+
+
+def _marked(part: Mapping[str, Any], marks: Iterator[str]) -> dict[str, Any]:
+    return {**part, "text": next(marks)} if part["type"] == "text" else dict(part)
+
+
+def _by_template(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None, options: ChatOptions
+) -> Rendered:
     source = template_of(tokenizer, template)
     for name, value in options.variables.items():
         if value is not None and not re.search(rf"\b{re.escape(name)}\b", source):
             raise OptionError(f"Neither the chat template nor the processor knows {name!r}; check its spelling.")
     variables = {**tokenizer.special_tokens_map, "image_token": IMAGE_TOKEN, **options.variables}
-    forms = _forms(messages, texts_first=template is None)
     problem: Exception | None = None
-    for form in forms:
+    for form in _forms(messages, texts_first=template is None):
         try:
             found: Any = within_time(
                 partial(

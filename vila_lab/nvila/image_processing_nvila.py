@@ -17,7 +17,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
-from vila_lab.errors import OptionError, PictureError
+from vila_lab.errors import OptionError
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
 from vila_lab.nvila.limits import check_normalisation, check_tiling
@@ -316,32 +316,23 @@ def flatten_pictures(images: Any, input_data_format: Any = None) -> list[Image.I
         return []
     if isinstance(images, list | tuple):
         return [picture for item in images for picture in flatten_pictures(item, input_data_format)]
-    if isinstance(images, torch.Tensor):
-        images = _to_numpy(images)
-    if not isinstance(images, np.ndarray):
-        return [images if isinstance(images, Image.Image) else Picture.of(images).image]
-    if images.ndim == 4:
+    if getattr(images, "ndim", 0) == 4:
         return [picture for item in images for picture in flatten_pictures(item, input_data_format)]
-    return [Picture.of(_channels_last(images, input_data_format)).image]
+    if isinstance(images, Image.Image):
+        return [images]
+    return [Picture.of(_as_announced(images, input_data_format)).image]
 
 
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    whole = tensor.detach().cpu()
-    array: np.ndarray = (whole.float() if whole.dtype == torch.bfloat16 else whole).numpy()
-    return array
-
-
-def _channels_last(array: np.ndarray, input_data_format: Any) -> np.ndarray:
-    """Where the format is not given: the axis that is 1, 3 or 4 long, the last one when both are."""
-    if array.ndim != 3:
-        return array
+def _as_announced(picture: Any, input_data_format: Any) -> Any:
+    """An array with its channels where `Picture.of` looks first: last in an array, first in a tensor."""
     name = getattr(input_data_format, "value", input_data_format)
-    if name is None:
-        name = "channels_first" if array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4) else "channels_last"
-    if name not in ("channels_first", "channels_last", "none"):
-        raise PictureError(f"input_data_format {name!r} is unknown; use 'channels_first' or 'channels_last'.")
-    moved = array.transpose(1, 2, 0) if name == "channels_first" else array
-    return moved[:, :, 0] if moved.shape[2] == 1 else moved
+    if name not in (None, "channels_first", "channels_last", "none"):
+        raise OptionError(f"input_data_format {name!r} is unknown; use 'channels_first' or 'channels_last'.")
+    if getattr(picture, "ndim", 0) != 3 or name not in ("channels_first", "channels_last"):
+        return picture
+    if isinstance(picture, torch.Tensor):
+        return picture.permute(2, 0, 1) if name == "channels_last" else picture
+    return picture.transpose(1, 2, 0) if name == "channels_first" else picture
 
 
 def _side(size: Any) -> int:

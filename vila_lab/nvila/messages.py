@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from PIL import Image
 
 from vila_lab.errors import PromptError
-from vila_lab.nvila.image_processing_nvila import flatten_pictures
+from vila_lab.messages import PLACES, TEXTS, Source, parts_of_messages
 from vila_lab.nvila.prompting import ROLES, is_messages, without_media_tokens
+from vila_lab.picture import Picture
 
 __all__ = ["conversations_of", "is_placeholder", "parts_of", "pictures_in", "plain_parts", "standard_messages"]
-
-SOURCES = ("image", "image_pil", "path", "url", "base64", "data")
-TEXTS = ("text", "input_text", "output_text")
-IMAGES = ("image", "image_url", "input_image")
 
 
 def conversations_of(conversation: Any) -> tuple[list[Any], bool]:
@@ -70,17 +63,17 @@ def _part(part: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping) and not hasattr(part, "type"):
         return {"type": "image", "image": part}
     fields = {name: value for name, value in _fields(part).items() if value is not None}
-    kind = fields.pop("type", "text" if "text" in fields else "image")
-    if kind in TEXTS and isinstance(fields.get("text"), str):
+    if fields.get("type", "text") in TEXTS and isinstance(fields.get("text"), str):
         return {**fields, "type": "text", "text": without_media_tokens(fields["text"])}
-    if kind not in IMAGES:
+    if not is_placeholder(fields):
+        parts_of_messages([fields])  # which says what is wrong with a part of another kind
+    elif fields.get("type") != "image":
         raise PromptError(
-            f"A part of type {kind!r} holds no usable text or picture; use type 'text' with 'text' or type 'image' with 'image'."
+            f"A part of type {fields.get('type')!r} holds no usable text or picture; use type 'text' with 'text' or type 'image' with 'image'."
         )
-    address = fields.pop("image_url", None)
-    if address is not None:
-        fields["url"] = address if isinstance(address, str) else _fields(address).get("url")
-    return {**fields, "type": "image"}
+    address = fields.pop("image_url", None)  # Hugging Face's templates know it as url
+    url = {} if address is None else {"url": address["url"] if isinstance(address, Mapping) else address}
+    return {**fields, **url, "type": "image"}
 
 
 def _fields(item: Any) -> dict[str, Any]:
@@ -120,7 +113,7 @@ def _plain(part: Mapping[str, Any]) -> str | Image.Image:
 
 def is_placeholder(part: Mapping[str, Any]) -> bool:
     """Whether an image part says only where the picture stands."""
-    return not any(part.get(key) is not None for key in SOURCES)
+    return not any(part.get(key) is not None for key in PLACES)
 
 
 def pictures_in(messages: Sequence[Mapping[str, Any]]) -> list[Image.Image | None]:
@@ -143,15 +136,6 @@ def parts_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _picture(part: Mapping[str, Any]) -> Image.Image:
-    key = next(key for key in SOURCES if part.get(key) is not None)
-    source = part[key]
-    if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
-        source = f"data:image/png;base64,{source}"
-    if isinstance(source, bytes):
-        source = f"data:image/png;base64,{base64.b64encode(source).decode('ascii')}"
-    if isinstance(source, str) and source.lower().startswith("file:"):
-        source = Path(url2pathname(urlparse(source).path))
-    pictures = flatten_pictures(source)
-    if len(pictures) != 1:
-        raise PromptError(f"An image part holds {len(pictures)} pictures; give one part per picture.")
-    return pictures[0]
+    (found,) = parts_of_messages([part])
+    source = found.value if isinstance(found, Source) else found
+    return source if isinstance(source, Image.Image) else Picture.of(source).image

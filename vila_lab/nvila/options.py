@@ -20,6 +20,7 @@ class NVILAProcessorKwargs(ProcessingKwargs, total=False):
     """What a call may set, in groups or without them."""
 
     images_kwargs: NVILAImageProcessorKwargs  # type: ignore[misc]
+    _defaults = {}  # type: ignore[misc]  # noqa: RUF012 - transformers' own convention; earlier versions want it
 
 
 TEXT = frozenset(TextKwargs.__annotations__)

@@ -310,15 +310,19 @@ class NVILAProcessor(ProcessorMixin):
         cutter: NVILAImageProcessor,
         options: TextOptions,
         spans: Sequence[tuple[int, int]] | None = None,
+        typed: Sequence[tuple[int, int]] = (),
     ) -> _Prompt:
-        """A rendered text with its pictures' blocks; `spans` are characters of `text` that a model is to generate."""
+        """A rendered text with its pictures' blocks.
+
+        `spans` are characters of `text` that a model is to generate, `typed` those that a user wrote.
+        """
         tiled = tile_all_images or len(pictures) == 1
         geometry = self._geometry(pictures, tiled, cutter)
         pieces = text.split(IMAGE_TOKEN)
         markers = [self._markers(len(blocks), tiled) for blocks in geometry]
         full = "".join(piece + marker for piece, marker in zip(pieces, [*markers, ""], strict=True))
         blocks = [block for blocks in geometry for block in blocks]
-        layout = self._expand(full, blocks, [], options.add_special_tokens)
+        layout = self._expand(full, blocks, _moved(typed, pieces, markers), options.add_special_tokens)
         generated = None if spans is None else _inside(layout.offsets, _moved(spans, pieces, markers))
         return _Prompt(layout, pictures, tiled, generated)
 
@@ -456,7 +460,8 @@ class NVILAProcessor(ProcessorMixin):
                 tile_all_images or bool(options.images.get("tiled")),
                 cutter,
                 options.text,
-                each.spans if return_assistant_tokens_mask else None,
+                each.generated if return_assistant_tokens_mask else None,
+                each.typed,
             )
             for messages, each in zip(conversations, rendered, strict=True)
         ]
