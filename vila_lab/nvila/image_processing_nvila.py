@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+
+# From its own module, right after which this one is imported (see `registration`); the package's name wants torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
 from vila_lab.errors import OptionError
@@ -22,7 +25,6 @@ from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
 from vila_lab.nvila.tiling import Crop, TilingOptions, plan_crops
 from vila_lab.picture import Picture
-from vila_lab.upstream import AutoImageProcessor
 
 WHOLE_PICTURE = (0, 0)  # the block size of a picture that was not cut
 SETTINGS = (
