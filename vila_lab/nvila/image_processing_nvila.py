@@ -133,7 +133,8 @@ class NVILAImageProcessor(BaseImageProcessor):
             raise OptionError(
                 "do_resize=False cannot be had: tiles are squares of one size; resize is what makes them."
             )
-        if str(getattr(given.pop("data_format", None), "value", "channels_first")) != "channels_first":
+        layout = given.pop("data_format", "channels_first")
+        if getattr(layout, "value", layout) != "channels_first":
             raise OptionError("data_format cannot be changed: the vision tower takes the channels first.")
         if unknown := sorted(given.keys() - set(SETTINGS)):
             raise OptionError(f"The image processor has no option {unknown[0]!r}; it has {', '.join(SETTINGS)}.")
