@@ -19,16 +19,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedLayer, StaticLayer
 from transformers.generation.utils import GenerationMixin
 
-# From its own module: the package's name of it wants torchvision in some versions.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
 from .errors import UpstreamChanged
 from .versions import installed, remedy
 
 __all__ = [
     "CACHE",
     "CACHE_NAMES",
-    "AutoImageProcessor",
     "attention_function",
     "attention_name",
     "cache_of",

@@ -19,6 +19,7 @@ from vila_lab.nvila.prompting import IMAGE_TOKEN
 
 __all__ = ["ChatOptions", "Rendered", "render_chat", "template_of"]
 
+PARTS_WANTED = re.compile(r"""\[\s*['"](?:text|type)['"]\s*\]|\.(?:text|type)\b""")
 KNOWN_ROLES = ("system", "user", "assistant")
 
 
@@ -141,7 +142,7 @@ def _by_template(
             raise OptionError(f"Neither the chat template nor the processor knows {name!r}; check its spelling.")
     variables = {**tokenizer.special_tokens_map, "image_token": IMAGE_TOKEN, **options.variables}
     problem: Exception | None = None
-    for form in _forms(messages, texts_first=template is None):
+    for form in _forms(messages, source):
         try:
             found: Any = within_time(
                 partial(
@@ -182,12 +183,16 @@ def template_of(tokenizer: Any, template: str | None) -> str:
         raise PromptError("This checkpoint has no chat template; pass chat_template= or a conv_mode.") from error
 
 
-def _forms(messages: Sequence[Mapping[str, Any]], *, texts_first: bool) -> Iterator[list[dict[str, Any]]]:
-    """The conversation as templates may want it: contents as texts, or in parts; a checkpoint's own wants mostly texts."""
+def _forms(messages: Sequence[Mapping[str, Any]], source: str) -> Iterator[list[dict[str, Any]]]:
+    """The conversation as templates may want it, the likeliest form first: contents as texts, or in parts.
+
+    A template that wants texts writes parts as Python would, without an error; so whether it looks into parts is read
+    from its source.
+    """
     as_parts = [{**message, "content": parts_of(message)} for message in messages]
     as_text = [{**message, "content": _text(message)} for message in messages]
     in_one_part = [{**message, "content": [{"type": "text", "text": _text(message)}]} for message in messages]
-    yield from (as_text, in_one_part, as_parts) if texts_first else (as_parts, as_text, in_one_part)
+    yield from (as_parts, in_one_part, as_text) if PARTS_WANTED.search(source) else (as_text, in_one_part, as_parts)
 
 
 def _text(message: Mapping[str, Any]) -> str:

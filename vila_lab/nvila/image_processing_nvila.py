@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+
+# From its own module, right after which this one is imported (see `registration`); the package's name wants torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
 from vila_lab.errors import OptionError
@@ -23,7 +26,6 @@ from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
 from vila_lab.nvila.limits import check_normalisation, check_tiling
 from vila_lab.nvila.tiling import Crop, TilingOptions, plan_crops
 from vila_lab.picture import Picture
-from vila_lab.upstream import AutoImageProcessor
 
 WHOLE_PICTURE = (0, 0)  # the block size of a picture that was not cut
 SETTINGS = (
@@ -134,7 +136,8 @@ class NVILAImageProcessor(BaseImageProcessor):
             raise OptionError(
                 "do_resize=False cannot be had: tiles are squares of one size; resize is what makes them."
             )
-        if str(getattr(given.pop("data_format", None), "value", "channels_first")) != "channels_first":
+        layout = given.pop("data_format", "channels_first")
+        if getattr(layout, "value", layout) != "channels_first":
             raise OptionError("data_format cannot be changed: the vision tower takes the channels first.")
         if unknown := sorted(given.keys() - set(SETTINGS)):
             raise OptionError(f"The image processor has no option {unknown[0]!r}; it has {', '.join(SETTINGS)}.")

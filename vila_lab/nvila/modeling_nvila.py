@@ -386,6 +386,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         prompt_embeds: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         cache: Any = None,
         past_key_values: Any = None,
         **kwargs: Any,
@@ -396,11 +397,17 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         ----------
         prompt_embeds : Tensor (B, T, H), optional
             From `embed`, for the first T positions.
+        inputs_embeds : Tensor, optional
+            What a caller gave instead of ids.
         cache, past_key_values : Cache, optional
             The same, under its names in all versions of transformers.
         """
         kwargs = with_cache(cache if cache is not None else past_key_values, kwargs)
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc, arg-type]
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
         start = 0 if kwargs[CACHE] is None else _length(kwargs[CACHE])
         if start > 0:
             inputs["pixel_values"] = inputs["block_sizes"] = None

@@ -347,6 +347,8 @@ class NVILAProcessor(ProcessorMixin):
         ]
         for name in ("pixel_values", "block_sizes") if pictures else ():
             data[name] = np.concatenate([each[name] for each in pictures])
+        if options.return_tensors is None:
+            data = {name: list(value) if name == "pixel_values" else _listed(value) for name, value in data.items()}
         return BatchFeature(data, tensor_type=options.return_tensors)
 
     @property
@@ -665,6 +667,11 @@ def _stack(rows: Sequence[np.ndarray], options: CallOptions) -> Any:
     if options.return_tensors is not None:
         raise OptionError("Prompts of several lengths make no tensor; pass padding=True, or return_tensors=None.")
     return [row.tolist() for row in rows]
+
+
+def _listed(value: Any) -> list[Any]:
+    listed: list[Any] = value.tolist() if isinstance(value, np.ndarray) else value
+    return listed
 
 
 def _moved(spans: Sequence[tuple[int, int]], pieces: Sequence[str], markers: Sequence[str]) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Make transformers' Auto classes know the family without importing transformers. Knows module names only.
 
 Importing torch and transformers takes seconds, and ``import vila_lab`` must not. So the configuration classes are imported
-right after the Auto module they register with, the processor likewise, and the rest when the first configuration is made:
+right after the Auto module they register with, the processors likewise, and the rest when the first configuration is made:
 every Auto class makes the configuration first. (The model cannot follow its Auto module at once: transformers imports that
 one while modules that the model needs are still half done.)
 """
@@ -17,6 +17,7 @@ from types import ModuleType
 
 FOLLOWERS = {
     "transformers.models.auto.configuration_auto": "vila_lab.nvila.configuration_nvila",
+    "transformers.models.auto.image_processing_auto": "vila_lab.nvila.image_processing_nvila",
     "transformers.models.auto.processing_auto": "vila_lab.nvila.processing_nvila",
 }
 OTHERS = ("vila_lab.nvila.image_processing_nvila", "vila_lab.nvila.processing_nvila", "vila_lab.nvila.modeling_nvila")
