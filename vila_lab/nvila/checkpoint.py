@@ -61,7 +61,7 @@ def load_checkpoint(
     ------
     CheckpointNotFound, CheckpointError, DeviceError, OptionError, MissingExtra
     """
-    known = (*DTYPES, *(getattr(torch, name) for name in DTYPES[1:]))
+    known = (*DTYPES, torch.float32, torch.float16, torch.bfloat16, torch.float64)
     if not isinstance(dtype, str | torch.dtype) or dtype not in known:
         raise OptionError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     _check_attention(attn_implementation)
