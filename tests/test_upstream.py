@@ -257,6 +257,57 @@ def test_a_name_that_vanished_is_one_sentence_with_the_way_out(owner, name, call
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "can_return_tuple",
+        "compilable_check",
+        "has_flash_attention",
+        "offloaded_state",
+        "render_jinja_template",
+    ],
+)
+def test_what_is_imported_from_inside_a_package_is_there(name):
+    assert callable(getattr(upstream, name)) or isinstance(getattr(upstream, name), type)
+
+
+def test_tuples_are_returned_where_they_are_asked_for(model):
+    class Part:
+        config = model.config
+
+        @upstream.can_return_tuple
+        def forward(self, **kwargs: Any) -> Any:
+            return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=torch.zeros(1))
+
+    assert isinstance(Part().forward(return_dict=False), tuple)
+    assert not isinstance(Part().forward(return_dict=True), tuple)
+
+
+def test_a_check_that_fails_says_why():
+    upstream.compilable_check(torch.tensor(True), "fine")
+    with pytest.raises(ValueError, match="why"):
+        upstream.compilable_check(torch.tensor(False), "why")
+
+
+def test_a_template_is_rendered():
+    texts, _ = upstream.render_jinja_template(
+        conversations=[[{"role": "user", "content": "x"}]], chat_template="{{ messages[0]['content'] }}!"
+    )
+    assert texts == ["x!"]
+
+
+def test_the_state_of_a_model_that_is_nowhere_offloaded_is_its_own(model):
+    assert set(upstream.offloaded_state(model)) == set(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "place", [("transformers.no_such_module", "x"), ("transformers.utils.generic", "no_such_name")]
+)
+def test_an_import_that_vanished_is_one_sentence(place):
+    with pytest.raises(UpstreamChanged, match="any more, on which vila_lab stands"):
+        upstream.imported(*place)
+
+
 # -- the surplus step ----------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ are no defaults that would let a result be wrong instead.
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -29,18 +30,24 @@ __all__ = [
     "attention_name",
     "cache_of",
     "calls_attention_function",
+    "can_return_tuple",
     "changes_later",
+    "compilable_check",
     "config_with_attention",
     "first_keys",
     "fused_kernel",
     "has_adapter",
+    "has_flash_attention",
+    "imported",
     "is_buffer",
     "is_quantized",
     "keeps_keys",
     "layer_of",
     "leaves_softcap_out",
     "made_cache",
+    "offloaded_state",
     "overrides",
+    "render_jinja_template",
     "times_written",
     "with_cache",
 ]
@@ -66,6 +73,28 @@ def read(owner: Any, name: str) -> Any:
         kind = owner if isinstance(owner, type) or inspect.ismodule(owner) else type(owner)
         home = kind.__name__ if inspect.ismodule(kind) else f"{kind.__module__}.{kind.__name__}"
         raise UpstreamChanged(f"{home} has no {name!r} any more, on which vila_lab stands; {remedy()}") from error
+
+
+def imported(module: str, name: str) -> Any:
+    """A name of a module that is not part of a package's documented surface.
+
+    Raises
+    ------
+    UpstreamChanged
+        It is gone.
+    """
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise UpstreamChanged(f"there is no {module} any more, on which vila_lab stands; {remedy()}") from error
+    return read(found, name)
+
+
+can_return_tuple = imported("transformers.utils.generic", "can_return_tuple")
+offloaded_state = imported("accelerate.utils.modeling", "get_state_dict_offloaded_model")
+compilable_check = imported("transformers.utils.import_utils", "torch_compilable_check")
+render_jinja_template = imported("transformers.utils.chat_template_utils", "render_jinja_template")
+has_flash_attention = imported("transformers.utils.import_utils", "is_flash_attn_2_available")
 
 
 # -- the cache of keys and values ----------------------------------------------------------------------------------------

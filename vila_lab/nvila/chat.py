@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from jinja2.exceptions import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from vila_lab.errors import CheckpointError, OptionError, PromptError
 from vila_lab.nvila.conversation import AUTO, TEMPLATES, Turn
 from vila_lab.nvila.limits import within_time
 from vila_lab.nvila.messages import parts_of
 from vila_lab.nvila.prompting import IMAGE_TOKEN
+from vila_lab.upstream import render_jinja_template
 
 __all__ = ["ChatOptions", "Rendered", "render_chat", "template_of"]
 

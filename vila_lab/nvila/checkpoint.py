@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 from vila_lab.errors import CheckpointError, DeviceError, MissingExtra, OptionError, VilaLabError
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.folder import find_checkpoint
 from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
 from vila_lab.nvila.processing_nvila import NVILAProcessor
+from vila_lab.upstream import has_flash_attention
 
 QUANTIZATIONS = ("4bit", "8bit")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -166,7 +166,7 @@ def _check_attention(name: str | None) -> None:
         return
     if name not in ATTENTION:
         raise OptionError(f"attn_implementation {name!r} is unknown; choose one of {', '.join(ATTENTION)}.")
-    if name == "flash_attention_2" and not is_flash_attn_2_available():
+    if name == "flash_attention_2" and not has_flash_attention():
         raise OptionError(
             "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn; use 'sdpa'."
         )

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils.modeling import get_state_dict_offloaded_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -26,8 +25,6 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
-from transformers.utils.generic import can_return_tuple
-from transformers.utils.import_utils import torch_compilable_check
 
 from vila_lab.errors import CheckpointError
 from vila_lab.nvila.configuration_nvila import NVILAConfig
@@ -37,7 +34,17 @@ from vila_lab.nvila.processing_nvila import NVILAProcessor
 from vila_lab.nvila.projector import build_projector, projector_kind
 from vila_lab.nvila.saving import model_names, part_of, save_tensors, write_index
 from vila_lab.nvila.weights import CheckpointTensors, match_names
-from vila_lab.upstream import CACHE, CACHE_NAMES, has_adapter, is_quantized, overrides, with_cache
+from vila_lab.upstream import (
+    CACHE,
+    CACHE_NAMES,
+    can_return_tuple,
+    compilable_check,
+    has_adapter,
+    is_quantized,
+    offloaded_state,
+    overrides,
+    with_cache,
+)
 
 __all__ = ["NVILAForConditionalGeneration", "NVILAPreTrainedModel", "build_projector"]
 
@@ -261,7 +268,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
 
     def _check_places(self, input_ids: Tensor, count: int) -> None:
         places = torch.eq(input_ids, self._image_token_id).sum()
-        torch_compilable_check(
+        compilable_check(
             places == count,
             lambda: (
                 f"The prompt has {int(places)} places for visual tokens and the pictures give {count}; "
@@ -531,7 +538,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         root = Path(save_directory)
         state = self.state_dict() if state_dict is None else state_dict
         if any(value.device.type == "meta" for value in state.values()):
-            state = get_state_dict_offloaded_model(self)
+            state = offloaded_state(self)
         self.language_model.generation_config = _plain_generation_config(self.generation_config)
         with _progress_bar(self.num_parameters()):
             self.language_model.save_pretrained(
