@@ -16,7 +16,6 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-# From its own module, right after which this one is imported (see `registration`); the package's name wants torchvision.
 # From its own module: in some versions the package's name of it wants torchvision. Not through `vila_lab.upstream`, which
 # cannot be imported while transformers itself is half imported.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
