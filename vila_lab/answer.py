@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,6 +15,7 @@ from PIL import Image
 from .capture import Tape
 from .capture.sinks import sink_positions
 from .errors import CaptureError, OptionError
+from .memory import Disk, Spilled, image_bytes
 from .options import check_whole
 from .tokenmap import TokenMap
 from .tokens import Token
@@ -73,6 +75,7 @@ class Answer:
         replay: Replay | None = None,
         edits: Sequence[str] = (),
         head_sets: HeadSets | None = None,
+        keep_budget: weakref.WeakMethod[Callable[[], None]] | None = None,
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
@@ -82,14 +85,15 @@ class Answer:
         self.notes = tuple(notes)
         self.model = model
         self._norms = norms
-        self._tape = tape
+        self._held = tape
+        self._spilled: Spilled | None = None
+        self._keep_budget = keep_budget  # weak: an answer must not keep the model alive
         self._replay = replay
         self.edits = tuple(edits)
         self._head_sets = {} if head_sets is None else head_sets
         self._attributions: dict[tuple[str, int | None], Attribution] = {}
         self._layer_means: NDArray[np.float32] | None = None
         self._looked_at = time.monotonic()
-        self._offloaded = False
 
     def __repr__(self) -> str:
         return f"Answer({self.text!r}, {len(self.tokens)} tokens, {len(self.images)} pictures)"
@@ -256,7 +260,9 @@ class Answer:
         from .attribution.registry import attribute, find
 
         find(method)
-        return attribute(self.replay, method, token, contrast, **options)
+        found = attribute(self.replay, method, token, contrast, **options)
+        self._settle()
+        return found
 
     @property
     def head_sets(self) -> HeadSets:
@@ -382,14 +388,41 @@ class Answer:
     # ---- memory --------------------------------------------------------------------------------------------------
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of queries and keys that this answer keeps."""
-        return 0 if self._tape is None else self._tape.nbytes
+    def _tape(self) -> Tape | None:
+        """Queries and keys, read back where they were moved to a file."""
+        if self._held is not None or self._spilled is None:
+            return self._held
+        held = self._held = self._spilled.load()
+        self._looked_at = time.monotonic()
+        self._settle()
+        return held
+
+    def _settle(self) -> None:
+        """Let the session put others out of memory for what came in here."""
+        settle = None if self._keep_budget is None else self._keep_budget()
+        if settle is not None:
+            settle()
 
     @property
-    def on_device(self) -> bool:
-        """Whether they are where they were computed, and not in the host's memory."""
-        return self._tape is not None and not self._offloaded
+    def nbytes(self) -> int:
+        """Bytes in memory: queries and keys, what the next experiment needs, and the pictures (which answers share)."""
+        return self.device_bytes + self.host_bytes + image_bytes(self.images)
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of queries and keys on an accelerator."""
+        return self._held.nbytes if self._held is not None and self._held.is_on_accelerator else 0
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of queries, keys and prepared inputs in the host's memory."""
+        tape = 0 if self._held is None or self._held.is_on_accelerator else self._held.nbytes
+        return tape + self.cache_bytes
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of model inputs and embeddings that wait for the next experiment."""
+        return 0 if self._replay is None else self._replay.nbytes
 
     @property
     def looked_at(self) -> float:
@@ -398,13 +431,20 @@ class Answer:
 
     def offload(self) -> None:
         """Move queries and keys to the host's memory; everything still works."""
-        if self._tape is not None:
-            self._tape.to("cpu")
-            self._offloaded = True
+        if self._held is not None:
+            self._held.to("cpu")
+
+    def spill(self, disk: Disk) -> None:
+        """Move queries and keys to a file, and forget inputs; both come back when somebody looks."""
+        if self._held is not None:
+            self._spilled = self._spilled or Spilled.of(self._held, disk)
+            self._held = None
+        if self._replay is not None:
+            self._replay.release()
 
     def release(self) -> None:
-        """Let go of queries and keys. The text, the tokens and whatever was computed already stay."""
-        self._tape = None
+        """Let go of queries and keys. The text, the tokens, the pictures and whatever was computed already stay."""
+        self._held = self._spilled = None
         if self._replay is not None:
             self._replay.release()
 

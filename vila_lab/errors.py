@@ -69,3 +69,7 @@ class MissingExtra(VilaLabError, ImportError):
 
 class UpstreamChanged(VilaLabError, RuntimeError):
     """A name of transformers or torch on which vila_lab stands is gone in the installed version."""
+
+
+class NotANumber(VilaLabError, ArithmeticError):
+    """The model computes NaN where it should say a word."""

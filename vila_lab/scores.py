@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from .errors import NotANumber
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -26,10 +28,24 @@ class TokenScores(LogitsProcessor):
 
     It must stand behind the processors that forbid tokens and before those that reshape the distribution for sampling
     (transformers puts a processor given to ``generate`` there), so the probabilities are the model's own.
+
+    Parameters
+    ----------
+    best
+        How many alternatives to keep.
+    may_break
+        Let logits of NaN pass and note the first token's number in `broken_at`, as an edit may be meant to do that.
+
+    Raises
+    ------
+    NotANumber
+        While generating, where the model's logits are NaN and that is not expected.
     """
 
-    def __init__(self, best: int = 5) -> None:
+    def __init__(self, best: int = 5, *, may_break: bool = False) -> None:
         self._best = best
+        self._may_break = may_break
+        self.broken_at: int | None = None
         self._logprobs: Tensor | None = None
         self._chosen: list[Tensor] = []
         self._values: list[Tensor] = []
@@ -39,6 +55,13 @@ class TokenScores(LogitsProcessor):
         if self._logprobs is not None:
             self._chosen.append(self._logprobs[input_ids[0, -1]])
         self._logprobs = torch.log_softmax(scores[0].float(), -1)  # (V,)
+        if self.broken_at is None and bool(self._logprobs.isnan().any()):  # infinity in the scores ends here too
+            self.broken_at = len(self._values)
+        if self.broken_at is not None and not self._may_break:
+            raise NotANumber(
+                f"the model's logits are no numbers (NaN) at token {self.broken_at} of the answer: its weights are damaged, a hook "
+                "broke it, or float16 overflowed; load it again, with dtype='float32' or 'bfloat16'"
+            )
         values, ids = self._logprobs.topk(min(self._best, scores.shape[-1]))
         self._values.append(values)
         self._ids.append(ids)

@@ -27,6 +27,7 @@ from .errors import ContextTooLong, OptionError
 from .families import Family, load_family
 from .families.base import Prepared
 from .interrupts import check_finished
+from .memory import Disk, Memory, Pictures, image_bytes, keep_within
 from .options import check_range, check_types
 from .prompt import Picture, Prompt
 from .scores import TokenScores
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 DEFAULT_NEW_TOKENS = 256
-CAPTURE_BUDGET = 2**30  # bytes of queries and keys on the device, all answers of a session together
+CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
 SAMPLING = ("temperature", "top_p", "top_k", "seed")
 
 _sessions: dict[tuple[Any, ...], Session] = {}
@@ -58,8 +59,9 @@ class Session(Interventions):
     family : Family
         The model behind its family's seam.
     capture_budget : int
-        Bytes of queries and keys that answers may keep on the device; beyond it the answers that were looked at least
-        recently move theirs to the host's memory.
+        Bytes of queries, keys and prepared inputs that answers may keep on the device, and as many in the host's memory;
+        beyond it the answers that were looked at least recently move theirs to the host, and from there to files, and
+        read them back when somebody looks. Pictures are kept once by content and are not counted here; see `memory`.
     head_sets : dict
         (layer, head) pairs by name; what ``heads="routing"`` means. The embedded model brings its own, `rank_heads`
         finds them for any other.
@@ -72,7 +74,9 @@ class Session(Interventions):
         self.capture_budget = capture_budget
         self.head_sets: dict[str, tuple[tuple[int, int], ...]] = {}
         self._lock = Turn()
-        self._answers: list[weakref.ref[Answer]] = []
+        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+        self._pictures = Pictures()
+        self._disk: Disk | None = None
 
     @property
     def family(self) -> Family:
@@ -166,7 +170,7 @@ class Session(Interventions):
         )
         check_range("max_new_tokens", max_new_tokens, least=1)
         _check_sampling(do_sample, sampling)
-        parts = Prompt.of(prompt, images=images, apply_exif=apply_exif)
+        parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
         with self._lock:
             check_finished(self.model, "the model")
             prepared = self.family.prepare(parts, conv_mode=conv_mode, tile_all_images=tile_all_images)
@@ -175,7 +179,7 @@ class Session(Interventions):
             config.max_length = None
             _set_sampling(config, do_sample, sampling)
             answer = self._generate(parts, prepared, config, tile_all_images)
-            self._answers.append(weakref.ref(answer))
+            self._answers.add(answer)
             self._keep_budget()
         return answer
 
@@ -231,7 +235,8 @@ class Session(Interventions):
         return wanted or min(DEFAULT_NEW_TOKENS, room)
 
     def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig, tile_all_images: bool) -> Answer:
-        scores = TokenScores()
+        edited = any(handle.spec.is_edit for handle in self._program)
+        scores = TokenScores(may_break=edited and not config.do_sample)  # drawing from NaN is impossible
         layers = self.family.decoder_layers
         question = Question(self.model, prepared.inputs, prepared.token_map)
         with (
@@ -245,6 +250,8 @@ class Session(Interventions):
         tape.finish(tokens=len(ids), prompt_length=length, stopped=ids[-1] in _stops(config))
         tokens = self._tokens(ids, config, scores, length)
         notes = [f"picture {k}: {note}" for k, picture in enumerate(prompt.pictures, 1) for note in picture.notes]
+        if scores.broken_at is not None:
+            notes.append(f"the logits are no numbers (NaN) from token {scores.broken_at} on: the edits broke the model")
         if not tokens[-1].stop:
             notes.append(f"the answer was cut at {len(ids)} tokens; max_new_tokens sets the limit")
         token_map = prepared.token_map.with_answer(len(ids))
@@ -272,6 +279,7 @@ class Session(Interventions):
             replay=replay,
             edits=run.labels,
             head_sets=self.head_sets,
+            keep_budget=weakref.WeakMethod(self._keep_budget),
         )
 
     def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:
@@ -295,19 +303,37 @@ class Session(Interventions):
             )
         ]
 
+    def memory(self) -> Memory:
+        """Bytes of weights, tapes, pictures and caches that this session and its answers hold.
+
+        >>> import vila_lab
+        >>> vila_lab.load().memory().weights > 0
+        True
+        """
+        tensors = {
+            id(value): value
+            for value in (*self.model.parameters(), *self.model.buffers())
+            if value.device.type != "meta"
+        }
+        answers = list(self._answers)
+        caches = sum(answer.cache_bytes for answer in answers)
+        return Memory(
+            weights=sum(value.nbytes for value in tensors.values()),
+            tapes=sum(answer.device_bytes + answer.host_bytes for answer in answers) - caches,
+            pictures=image_bytes(image for answer in answers for image in answer.images),
+            caches=caches,
+            disk=0 if self._disk is None else self._disk.nbytes,
+            answers=len(answers),
+            budget=self.capture_budget,
+        )
+
     def _keep_budget(self) -> None:
-        """Move queries and keys of the answers looked at least recently to the host until the rest fits."""
-        if self.device.type == "cpu":
+        """Move queries and keys of the answers looked at least recently out of the way until the rest fits."""
+        answers = list(self._answers)
+        if sum(answer.device_bytes + answer.host_bytes for answer in answers) <= self.capture_budget:
             return
-        alive = [answer for answer in (ref() for ref in self._answers) if answer is not None]
-        self._answers = [weakref.ref(answer) for answer in alive]
-        resident = sorted((a for a in alive if a.on_device), key=lambda a: a.looked_at)
-        held = sum(answer.nbytes for answer in resident)
-        for answer in resident:
-            if held <= self.capture_budget:
-                return
-            held -= answer.nbytes
-            answer.offload()
+        self._disk = self._disk or Disk()
+        keep_within(answers, self.capture_budget, self._disk)
 
     def unload(self) -> None:
         """Let the model go: it leaves the registry, and its memory is freed once nothing else refers to it."""

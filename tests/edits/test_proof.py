@@ -172,6 +172,7 @@ def test_an_edit_that_ends_in_no_number_has_an_effect(lab, question):
         answer = lab.ask(question, max_new_tokens=1)
     assert len(answer.edits) == 1
     assert math.isnan(answer.tokens[0].logprob), "the test's factor should break the model"
+    assert any("NaN" in note for note in answer.notes)
 
 
 # -- what the proof costs ------------------------------------------------------------------------------------------

@@ -136,6 +136,7 @@ def _result(replay: Replay, about: Method, target: Target, outcome: Outcome, sec
     token_map = replay.token_map.with_answer(target.length)
     values = np.zeros((len(target.rows), len(token_map)))
     values[:, : outcome.values.shape[1]] = outcome.values
+    nan = "the scores are no numbers (NaN): the model computes none" if np.isnan(values).any() else ""
     meter = replay.meter
     plain = replay.prompt_length + max(len(each.fed) for each in target.passes)
     return Attribution(
@@ -145,7 +146,7 @@ def _result(replay: Replay, about: Method, target: Target, outcome: Outcome, sec
         target=target.text,
         contrast=target.contrast,
         baseline=outcome.baseline,
-        note="; ".join(note for note in (target.note, outcome.note) if note),
+        note="; ".join(note for note in (nan, target.note, outcome.note) if note),
         cost=Cost(meter.forwards, meter.backwards, round(meter.positions / plain, 3), seconds),
         values=values,
         token=tuple(row.number for row in target.rows),

@@ -117,6 +117,14 @@ class Replay:
         for name in ("prepared", "embeddings"):
             self.__dict__.pop(name, None)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of inputs and embeddings that were computed and kept."""
+        prepared = self.__dict__.get("prepared")
+        held = [] if prepared is None else list(prepared.inputs.values())
+        held += [self.__dict__["embeddings"]] if "embeddings" in self.__dict__ else []
+        return sum(value.nbytes for value in held)
+
     # -- what goes in ----------------------------------------------------------------------------------------------
 
     @cached_property

@@ -163,15 +163,15 @@ class Attribution:
         """`per_image` for the whole target: added up where scores are log-probabilities, averaged where they are shares.
         The token that ended the answer is left out."""
         table = self.per_image().iloc[self._said()]
-        return table.mean() if self.mean else table.sum()
+        return table.mean(skipna=False) if self.mean else table.sum(skipna=False)
 
     def shares(self) -> pd.Series:
         """Each picture's part of all that speaks for the target: `total` without what is below zero, summing to 1 over
-        the pictures (equal parts if nothing speaks for it)."""
+        the pictures (equal parts if nothing speaks for it, NaN if a score is NaN)."""
         columns = [f"image_{k + 1}" for k in range(self.token_map.n_pictures)]
         positive = self.total()[columns].clip(lower=0)
-        whole = positive.sum()
-        return positive / whole if whole > 0 else positive * 0 + 1 / max(len(columns), 1)
+        whole = positive.sum(skipna=False)  # scores that are no numbers have no shares
+        return positive / whole if whole > 0 or np.isnan(whole) else positive * 0 + 1 / max(len(columns), 1)
 
     def _frame(self, values: NDArray[np.float64], columns: Sequence[str]) -> pd.DataFrame:
         import pandas as pd

@@ -235,8 +235,10 @@ def _fused_mass(
         for value in values
     ]
     mass = torch.cat(pieces, dim=-1)[..., : indicator.shape[1]].float()  # (B, H, R, n)
-    # Some kernels answer NaN for a row that may see nothing.
-    return mass if mask is None else torch.nan_to_num(mass, nan=0.0)
+    if mask is None:
+        return mass
+    blind = hidden_by(mask).all(-1, keepdim=True)  # (B|1, H|1, R|1, 1); some kernels answer NaN for such a row
+    return mass.masked_fill(blind, 0.0)
 
 
 def _padded_pieces(indicator: Tensor, width: int) -> Tensor:

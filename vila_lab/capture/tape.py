@@ -231,6 +231,11 @@ class Tape:
         return sum(value.untyped_storage().nbytes() for value in _distinct(self._all_tensors()))
 
     @property
+    def is_on_accelerator(self) -> bool:
+        """Whether it lies in the memory of a GPU."""
+        return any(value.device.type != "cpu" for name, value in self._all_named() if name != "first")
+
+    @property
     def key_nbytes(self) -> int:
         """Bytes of the keys alone, which the cache holds too while it lives."""
         return sum(value.untyped_storage().nbytes() for name, value in self._all_named() if name == "key")

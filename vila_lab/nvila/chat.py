@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from vila_lab.errors import OptionError, PromptError
+from vila_lab.errors import CheckpointError, OptionError, PromptError
 from vila_lab.nvila.conversation import AUTO, TEMPLATES, Turn
+from vila_lab.nvila.limits import within_time
 from vila_lab.nvila.messages import parts_of
 from vila_lab.nvila.prompting import IMAGE_TOKEN
 
@@ -142,14 +144,20 @@ def _by_template(
     problem: Exception | None = None
     for form in _forms(messages, source):
         try:
-            found: Any = render_jinja_template(
-                conversations=[form],
-                chat_template=source,
-                add_generation_prompt=options.add_generation_prompt,
-                continue_final_message=options.continue_final_message,
-                return_assistant_tokens_mask=options.generation_spans,
-                **variables,
+            found: Any = within_time(
+                partial(
+                    render_jinja_template,
+                    conversations=[form],
+                    chat_template=source,
+                    add_generation_prompt=options.add_generation_prompt,
+                    continue_final_message=options.continue_final_message,
+                    return_assistant_tokens_mask=options.generation_spans,
+                    **variables,
+                ),
+                "The chat template",
             )
+        except CheckpointError:
+            raise
         except (TemplateError, TypeError, ValueError) as error:
             problem = error
             continue

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vila_lab.errors import CheckpointError
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json, write_json
 from vila_lab.nvila.layout import TokenGrid
+from vila_lab.nvila.limits import check_part, check_sizes
 from vila_lab.nvila.projector import merge_of
 from vila_lab.nvila.registration import register_others
 from vila_lab.nvila.tiling import TILING_MODES, TilingOptions
@@ -84,8 +86,8 @@ class NVILAConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         register_others()
-        self.text_config = _sub_config(text_config, "qwen2")
-        self.vision_config = _sub_config(vision_config, "siglip_vision_model")
+        self.text_config = _sub_config(text_config, "qwen2", "llm")
+        self.vision_config = _sub_config(vision_config, "siglip_vision_model", "vision_tower")
         self.vision_config.vision_use_head = False  # the pooling head is never read; files may or may not hold it
         self.mm_projector_type = mm_projector_type
         self.image_aspect_ratio = image_aspect_ratio
@@ -98,6 +100,7 @@ class NVILAConfig(PreTrainedConfig):
         self.image_token_id = image_token_id
         self.conv_mode = conv_mode
         self.legacy_transposed = legacy_transposed
+        check_sizes(self.text_config, self.vision_config, vars(self))
         kwargs.pop("hidden_size", None)  # both are derived from the parts
         kwargs.pop("mm_hidden_size", None)
         kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
@@ -316,7 +319,7 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
         raise CheckpointError("llm/config.json names no model_type; copy it from where the checkpoint came from.")
 
 
-def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, default: str) -> Any:
+def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, default: str, part: str) -> Any:
     if isinstance(value, PreTrainedConfig):
         return value
     content = dict(value or {})
@@ -324,19 +327,26 @@ def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, default: str) -
     if kind == "siglip":  # the combined model's type, with the tower's own part inside or not
         content, kind = dict(content.get("vision_config", content)), default
         content.pop("model_type", None)
-    try:
-        return AutoConfig.for_model(kind, **content)
-    except ValueError as error:
+    check_part(content, part)
+    if kind not in CONFIG_MAPPING:
         raise CheckpointError(
             f"Model type {kind!r} of a part of the checkpoint is not known to the installed transformers."
+        )
+    try:
+        return AutoConfig.for_model(kind, **content)
+    except Exception as error:  # transformers checks types, and each configuration in its own way
+        raise CheckpointError(
+            f"The configuration of the {kind} part cannot be used ({' '.join(str(error).split())}); fetch the file again."
         ) from error
 
 
 def _scales(value: tuple[int, ...] | list[int] | str | None, image_size: int) -> list[int]:
     if value is None:
         return [factor * int(image_size) for factor in SCALES]
-    sides = value.split(",") if isinstance(value, str) else value
-    return sorted(int(side) for side in sides)
+    try:
+        return sorted(int(side) for side in (value.split(",") if isinstance(value, str) else value))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"config.json: s2_scales is {value!r}, not a list of sides.") from error
 
 
 for _config_class in CONFIG_CLASSES:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from vila_lab.errors import OptionError, PromptError
+from vila_lab.errors import OptionError, PromptError, VilaLabError
+from vila_lab.nvila.limits import within_time
 
 AUTO = "auto"
 SENTINEL = "<vila/sentinel>"
@@ -205,8 +206,15 @@ def _apply_chat_template(tokenizer: Any, turns: Sequence[Turn], add_generation_p
         for turn in turns
     ]
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
-    except TemplateError as error:
+        return within_time(
+            lambda: str(
+                tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+            ),
+            "The chat template",
+        )
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        if isinstance(error, VilaLabError):
+            raise
         if not as_parts:
             return ""
         raise PromptError(f"The chat template rejects this conversation: {error}.") from error

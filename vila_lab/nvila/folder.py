@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vila_lab.errors import CheckpointError, CheckpointNotFound
+from vila_lab.nvila.limits import LARGEST_JSON, check_plain_file, check_plain_files, inside
 
 MODEL_TYPES = ("llava_llama", "vila", "nvila", "nvila_lite")
 CONFIG_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+PARTS = ("llm", "vision_tower", "mm_projector")
 WEIGHT_FILES = ("*.safetensors",)
 
 
@@ -51,7 +53,7 @@ class CheckpointFolder:
         named = self.config.get(key)
         if (self.root / name).is_dir() or not isinstance(named, str):
             return self.root / name
-        return Path(named) if Path(named).is_absolute() else self.root / named
+        return inside(self.root, named, f"{key} in config.json")
 
 
 def find_checkpoint(source: str | Path, *, revision: str | None = None, weights: bool = True) -> CheckpointFolder:
@@ -82,6 +84,8 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, weights:
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         raise CheckpointError(f"{source} has model type {model_type!r}; this loader reads {', '.join(MODEL_TYPES)}.")
+    for folder in (root, *(root / name for name in PARTS)):
+        check_plain_files(folder)
     has_parts = (root / "llm").is_dir() or any(
         isinstance(config.get(key), str) for key in ("llm_cfg", "vision_tower_cfg")
     )
@@ -137,13 +141,18 @@ def _snapshot(repo_id: str, revision: str | None, weights: bool) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object; an unreadable file becomes a `CheckpointError` that names it."""
+    check_plain_file(path, LARGEST_JSON)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"The checkpoint lacks {path.parent.name}/{path.name}; copy it from where the checkpoint came from."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise CheckpointError(f"{path.parent.name}/{path.name} is nested too deep; fetch the file again.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path.parent.name}/{path.name} cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # no JSON, no UTF-8, or a number of more digits than Python reads
         raise CheckpointError(
             f"{path.parent.name}/{path.name} is not valid JSON ({error}); fetch the file again."
         ) from error

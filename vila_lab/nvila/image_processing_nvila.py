@@ -23,6 +23,7 @@ from transformers.processing_utils import ImagesKwargs
 from vila_lab.errors import OptionError
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
+from vila_lab.nvila.limits import check_normalisation, check_tiling
 from vila_lab.nvila.tiling import Crop, TilingOptions, plan_crops
 from vila_lab.picture import Picture
 
@@ -100,6 +101,7 @@ class NVILAImageProcessor(BaseImageProcessor):
         self.size = {"height": side, "width": side}
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        check_normalisation(self.image_mean, self.image_std)
         self.rescale_factor = rescale_factor
         self.resample = resample
         self.do_convert_rgb = do_convert_rgb
@@ -109,6 +111,7 @@ class NVILAImageProcessor(BaseImageProcessor):
         self.min_tiles = min_tiles
         self.max_tiles = max_tiles
         self.s2_resize_output_to_scale_idx = s2_resize_output_to_scale_idx
+        check_tiling(min_tiles, max_tiles, self.s2_scales, s2_resize_output_to_scale_idx)
 
     @property
     def options(self) -> TilingOptions:

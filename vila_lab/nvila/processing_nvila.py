@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
-from vila_lab.errors import CheckpointError, MissingExtra, OptionError, PromptError
+from vila_lab.errors import CheckpointError, MissingExtra, OptionError, PromptError, VilaLabError
 from vila_lab.nvila.chat import ChatOptions, render_chat
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.conversation import (
@@ -566,11 +566,17 @@ def _load_tokenizer(folder: CheckpointFolder) -> PreTrainedTokenizerBase:
     place = folder.llm
     if not any(
         (place / name).is_file()
-        for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+        for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
     ):
         raise CheckpointError(
             f"The checkpoint has no tokenizer in {place.name}/; copy tokenizer.json and tokenizer_config.json there."
         )
+    if (
+        not (place / "tokenizer.json").is_file()
+        and (place / "vocab.json").is_file()
+        and not (place / "merges.txt").is_file()
+    ):
+        raise CheckpointError(f"The checkpoint has {place.name}/vocab.json and no merges.txt; copy that file there.")
     try:
         if (
             place / "tokenizer.json"
@@ -582,8 +588,14 @@ def _load_tokenizer(folder: CheckpointFolder) -> PreTrainedTokenizerBase:
         raise MissingExtra(
             "This checkpoint's tokenizer needs sentencepiece: pip install sentencepiece protobuf"
         ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The tokenizer in {place.name}/ cannot be read: {error}") from error
+    except VilaLabError:
+        raise
+    except BaseException as error:  # the tokenizers library ends in a panic of Rust, which is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"The tokenizer in {place.name}/ cannot be read ({' '.join(str(error).split())[:200]}); fetch its files again."
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise CheckpointError(
             f"The tokenizer in {place.name}/ is of a kind that the installed transformers cannot read."

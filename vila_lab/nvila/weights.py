@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from vila_lab.errors import CheckpointError
 from vila_lab.nvila.folder import CheckpointFolder, read_json
+from vila_lab.nvila.limits import check_plain_file, inside
 
 PREFIXES = {"llm": "language_model", "vision_tower": "vision_tower", "mm_projector": "mm_projector"}
 PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -102,7 +103,13 @@ def _from_single_file(key: str) -> str:
 def _weight_files(place: Path, *, optional: bool) -> list[Path]:
     index = place / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        table = read_json(index).get("weight_map")
+        if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+            raise CheckpointError(f"{place.name}/{index.name} holds no weight_map of file names; fetch the file again.")
+        names = sorted(set(table.values()))
+        for name in names:
+            inside(place, name, f"{place.name}/{index.name}")
+            check_plain_file(place / name)
         if missing := [name for name in names if not (place / name).is_file()]:
             raise CheckpointError(
                 f"The checkpoint lacks {place.name}/{missing[0]}, which its index names; fetch that file."
