@@ -301,7 +301,7 @@ def test_an_image_without_pixels_is_refused() -> None:
         Picture.of(Image.new("RGB", (0, 5)))
 
 
-@pytest.mark.parametrize("value", [3, None, {}, object()], ids=repr)
+@pytest.mark.parametrize("value", [3, None, {}, object()], ids=["number", "nothing", "table", "object"])
 def test_another_type_is_refused(value: object) -> None:
     with pytest.raises(PromptError, match="is no picture"):
         Picture.of(value)  # type: ignore[arg-type]
