@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,21 @@ def sources(notebook: dict[str, Any], kind: str) -> list[str]:
 
 def test_there_is_a_notebook() -> None:
     assert NOTEBOOKS
+
+
+def test_the_first_notebook_prints_no_warning() -> None:
+    """Run as a script, where Python shows the reader's own deprecations and everybody's future warnings, as a kernel does."""
+    notebook = json.loads((FOLDER / "01_first_look.ipynb").read_text(encoding="utf-8"))
+    displays = "\nfor shown in list(globals().values()):\n    getattr(shown, '_repr_mimebundle_', lambda *_: None)()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(sources(notebook, "code")) + displays],
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
