@@ -131,8 +131,10 @@ class Job:
     def newest(self, asked: Requirement) -> str:
         """The newest release for this Python that the bounds allow; pip knows which were withdrawn."""
         flags = ["--pre"] if self.name == "pre" else []
-        command = ("-m", "pip", "index", "versions", asked.name, "--json", "--disable-pip-version-check", *flags)
-        known = json.loads(self.run(*command, capture=True))["versions"]
+        shown = self.run(
+            "-m", "pip", "index", "versions", asked.name, "--disable-pip-version-check", *flags, capture=True
+        )
+        known = re.findall(r"[^\s,]+", next(line for line in shown.splitlines() if line.startswith("Available"))[19:])
         return max(asked.specifier.filter(known, prereleases=self.name == "pre"), key=Version)
 
     def probe(self) -> None:
@@ -173,15 +175,12 @@ def row(job: Job) -> str:
     return "| " + " | ".join([job.name, platform.python_version(), *shown, today]) + " |"
 
 
-def write_table(jobs: list[Job]) -> None:
-    """Put the rows of these jobs into the table; a row of the same job and torch is replaced."""
+def write_table(job: Job) -> None:
+    """Put the row of a job into the table; one of the same job, Python and torch is replaced."""
     text = TABLE.read_text(encoding="utf-8") if TABLE.is_file() else ""
     rows = [line for line in text.splitlines() if line.startswith(tuple(f"| {name} " for name in JOBS))]
-    for job in jobs:
-        same = [k for k, line in enumerate(rows) if line.split("|")[1:4:2] == row(job).split("|")[1:4:2]]
-        for k in reversed(same):
-            del rows[k]
-        rows.append(row(job))
+    new = row(job)
+    rows = [line for line in rows if line.split("|")[1:4] != new.split("|")[1:4]] + [new]
     rows.sort(key=lambda line: (JOBS.index(line.split()[1]), line))
     TABLE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
 
@@ -212,8 +211,8 @@ def main() -> int:
             print(f"{job.name}: {error}", file=sys.stderr)
             return 1
         print(f"{job.name}: passed in {time.monotonic() - start:.0f} s", flush=True)
-    if not chosen.probe:
-        write_table(jobs)
+        if not chosen.probe:
+            write_table(job)
     return 0
 
 
