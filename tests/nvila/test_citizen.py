@@ -7,11 +7,13 @@ import json
 import pickle
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file
 from transformers import GenerationConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import load_sharded_checkpoint
@@ -261,6 +263,8 @@ def test_checkpointed_gradients_are_the_same(name: str, load: Any, batch: Any) -
 def test_parts_on_disk(
     load: Any, copy_of: Any, edit_json: Any, open_picture: Any, tmp_path: Path, device_map: dict[str, str], tied: bool
 ) -> None:
+    if "" in device_map and Version(version("accelerate")) < Version("1.15"):
+        pytest.skip("before 1.15 accelerate itself refuses to put a whole model on disk")
     root = copy_of("nvila-resize")
     if tied:
         edit_json(root / "llm" / "config.json", tie_word_embeddings=True)
