@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 import vila_lab
 from vila_lab.errors import CheckpointError, NotANumber, VilaLabError
@@ -188,20 +189,16 @@ def test_a_panic_of_the_tokenizers_library_is_one_sentence(folder, monkeypatch):
     def panic(*_: Any, **__: Any) -> None:
         raise PanicException("index out of bounds")
 
-    from vila_lab.nvila import processing_nvila
-
-    monkeypatch.setattr(processing_nvila.PreTrainedTokenizerFast, "from_pretrained", panic)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", panic)
     with pytest.raises(CheckpointError, match="index out of bounds"):
         load_checkpoint(folder)
 
 
 def test_an_interrupt_while_the_tokenizer_is_read_stays_one(folder, monkeypatch):
-    from vila_lab.nvila import processing_nvila
-
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(processing_nvila.PreTrainedTokenizerFast, "from_pretrained", interrupt)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_checkpoint(folder)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vila_lab.capture.layer_tape import LayerTape
 from vila_lab.capture.recorder import DecoderRecorder, Reel, Step, TowerRecorder
 from vila_lab.capture.rows import hidden_by
-from vila_lab.capture.tape import LayerTape
 from vila_lab.errors import CaptureError
 
 

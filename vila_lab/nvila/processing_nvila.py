@@ -10,15 +10,14 @@ from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
-from vila_lab.errors import CheckpointError, MissingExtra, OptionError, PromptError, VilaLabError
+from vila_lab.errors import CheckpointError, OptionError, PromptError
 from vila_lab.nvila.chat import ChatOptions, render_chat
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.conversation import (
     AUTO,
-    CHAT_TEMPLATES,
     CONVERSATION_MODES,
     built_in_chat_template,
     check_mode,
@@ -27,7 +26,7 @@ from vila_lab.nvila.conversation import (
     stop_token_ids,
     turn_starts,
 )
-from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json, write_json
+from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, write_json
 from vila_lab.nvila.image_processing_nvila import NVILAImageProcessor, flatten_pictures, saved_here
 from vila_lab.nvila.layout import BlockGeometry, ImageBlock, PromptLayout, TokenGrid, picture_blocks
 from vila_lab.nvila.messages import conversations_of, pictures_in, plain_parts, standard_messages
@@ -39,13 +38,11 @@ from vila_lab.nvila.prompting import (
     assemble,
     pictures_of,
 )
+from vila_lab.nvila.tokenizer_files import load_tokenizer, named_chat_template, use_older_names
 from vila_lab.nvila.typed import spelled_out
 
 __all__ = ["LiteralMediaTokenWarning", "NVILAProcessor"]
 
-OLD_TOKENIZER_CLASS = {
-    "TokenizersBackend": "PreTrainedTokenizerFast"
-}  # the name that readers before transformers 5 know
 NO_LIMIT = 10**8  # tokenizers without a limit carry 10^30
 
 
@@ -512,9 +509,9 @@ class NVILAProcessor(ProcessorMixin):
     @classmethod
     def from_folder(cls, folder: CheckpointFolder, config: NVILAConfig, name: str = "") -> NVILAProcessor:
         """Build the processor from the places of a checkpoint and its configuration."""
-        tokenizer = _load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
         decoder = str(config.text_config.model_type)
-        if template := _named_chat_template(folder):
+        if template := named_chat_template(folder):
             tokenizer.chat_template = template
         mode = config.conv_mode or mode_of_checkpoint(
             tokenizer,
@@ -556,74 +553,10 @@ class NVILAProcessor(ProcessorMixin):
             )
         root = Path(save_directory)
         written = list(self.tokenizer.save_pretrained(root / "llm", save_jinja_files=False))
-        _use_older_names(root / "llm" / "tokenizer_config.json")
+        use_older_names(root / "llm" / "tokenizer_config.json")
         preprocessor = root / "vision_tower" / "preprocessor_config.json"
         write_json(preprocessor, self.image_processor.to_siglip_dict())
         return [*super().save_pretrained(root, **kwargs), *written, str(preprocessor)]
-
-
-def _load_tokenizer(folder: CheckpointFolder) -> PreTrainedTokenizerBase:
-    place = folder.llm
-    if not any(
-        (place / name).is_file()
-        for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
-    ):
-        raise CheckpointError(
-            f"The checkpoint has no tokenizer in {place.name}/; copy tokenizer.json and tokenizer_config.json there."
-        )
-    if (
-        not (place / "tokenizer.json").is_file()
-        and (place / "vocab.json").is_file()
-        and not (place / "merges.txt").is_file()
-    ):
-        raise CheckpointError(f"The checkpoint has {place.name}/vocab.json and no merges.txt; copy that file there.")
-    try:
-        if (
-            place / "tokenizer.json"
-        ).is_file():  # AutoTokenizer would rebuild it by the decoder's type; the file is meant as written
-            tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(place, padding_side="right")
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", trust_remote_code=False)
-    except ImportError as error:
-        raise MissingExtra(
-            "This checkpoint's tokenizer needs sentencepiece: pip install sentencepiece protobuf"
-        ) from error
-    except VilaLabError:
-        raise
-    except BaseException as error:  # the tokenizers library ends in a panic of Rust, which is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise CheckpointError(
-            f"The tokenizer in {place.name}/ cannot be read ({' '.join(str(error).split())[:200]}); fetch its files again."
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise CheckpointError(
-            f"The tokenizer in {place.name}/ is of a kind that the installed transformers cannot read."
-        )
-    return tokenizer
-
-
-def _use_older_names(path: Path) -> None:
-    content = read_json(path)
-    name = str(content.get("tokenizer_class"))
-    write_json(path, content | {"tokenizer_class": OLD_TOKENIZER_CLASS.get(name, name)})
-
-
-def _named_chat_template(folder: CheckpointFolder) -> str | None:
-    """The template that the root configuration names: a file at the root, or one of those that come with the family."""
-    name = folder.config.get("chat_template")
-    if not isinstance(name, str):
-        return None
-    path = folder.root / f"{name}.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8").replace("    ", "").replace("\n", "")
-    if name in CHAT_TEMPLATES:
-        return CHAT_TEMPLATES[name]
-    if "{" in name:
-        return name
-    raise CheckpointError(
-        f"config.json names the chat template {name!r}, and {name}.jinja is not in the folder; copy it there."
-    )
 
 
 def _offsets_by_search(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
