@@ -25,7 +25,6 @@ from vila_lab.capture.sinks import ResidualNorms
 from vila_lab.capture.spans import Span
 from vila_lab.errors import CaptureError
 from vila_lab.evidence import baselines
-from vila_lab.tiny import weights_folder
 from vila_lab.turn import Turn
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -200,14 +199,14 @@ def test_a_tape_that_is_moved_stays_whole_after_an_interrupt_at_any_line(lab):
 
 
 def test_a_model_that_was_left_unfinished_is_refused_until_it_is_loaded_again():
-    lab = vila_lab.load(weights_folder())  # a session of its own: others go on with theirs
+    lab = vila_lab.load(dtype=torch.float64)  # a session of its own: others go on with theirs
     lab.model.__dict__[interrupts.UNFINISHED] = "its weights are shuffled"
     try:
         with pytest.raises(CaptureError, match=r"weights are shuffled.*lab\.unload\(\)"):
             lab.ask("Hello", max_new_tokens=1)
     finally:
         lab.unload()
-    again = vila_lab.load(weights_folder())
+    again = vila_lab.load(dtype=torch.float64)
     assert again.ask("Hello", max_new_tokens=1).tokens
     again.unload()
 
