@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import vila_lab
 from vila_lab.session import Session
@@ -14,6 +15,15 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 # One checkpoint per way of the family: tiles and thumbnail, three scales, one tile, and VILA1.5 without a chat template.
 CHECKPOINTS = ("nvila-lite", "nvila-dynamic_s2", "nvila-resize", "VILA1.5-3b-tiny")
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on() -> Iterator[None]:
+    """A test that leaves gradients off is told so, and not the next one that needs them."""
+    yield
+    left = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert left, "gradients were left off"
 
 
 @pytest.fixture(scope="session")

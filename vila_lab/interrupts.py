@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+import torch
 
 from .errors import CaptureError
 
-__all__ = ["UNFINISHED", "check_finished", "uninterrupted"]
+__all__ = ["UNFINISHED", "check_finished", "keeps_gradients", "uninterrupted"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
 UNFINISHED = "_vila_lab_unfinished"
 """Attribute of a model in which something stands that must be put back: what it is, in words."""
@@ -31,6 +36,28 @@ def check_finished(model: Any, name: str) -> None:
         raise CaptureError(
             f"{name} was left in the middle of something ({left}): call lab.unload() and vila_lab.load() again"
         )
+
+
+def keeps_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Whether torch computes gradients is after the function as it was before, also after Ctrl-C at any line of it.
+
+    ``torch.no_grad`` alone does not promise that: it is Python, and an interrupt as it ends leaves gradients off for good.
+
+    >>> import torch
+    >>> _ = keeps_gradients(lambda: torch.set_grad_enabled(False))()
+    >>> torch.is_grad_enabled()
+    True
+    """
+
+    @wraps(function)
+    def kept(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = torch.is_grad_enabled()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_grad_enabled(before)
+
+    return kept
 
 
 @contextmanager

@@ -106,7 +106,8 @@ def tensor_bytes() -> int:
     gc.collect()
     storages: dict[int, int] = {}
     for item in gc.get_objects():
-        if type(item) in (torch.Tensor, torch.nn.Parameter):  # not the fake ones that a compiler leaves behind
+        # Not the fake ones that a compiler leaves behind, nor another test's sparse ones, which have no storage.
+        if type(item) in (torch.Tensor, torch.nn.Parameter) and item.layout is torch.strided:
             storage = item.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import OptionError
+from ..interrupts import keeps_gradients
 from ..options import check_types
 from .method import Method, Outcome
 from .replay import Meter, Replay
@@ -70,6 +71,7 @@ def methods() -> pd.DataFrame:
     )
 
 
+@keeps_gradients
 def attribute(
     replay: Replay,
     method: str,

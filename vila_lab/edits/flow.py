@@ -20,6 +20,7 @@ from ..attribution.replay import Replay
 from ..capture.editing import Editing
 from ..capture.edits import EdgeBias
 from ..errors import OptionError
+from ..interrupts import keeps_gradients
 from .groups import edge_spans
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Flow:
         return flow_by_layer({str(edge): self.table[edge] for edge in self.table}, list(self.table.index), ax)
 
 
+@keeps_gradients
 def flow(
     replay: Replay, token: Any = None, *, edges: str | Sequence[str] = EDGES, width: int | None = None, stride: int = 1
 ) -> Flow:

@@ -69,10 +69,9 @@ def shuffled(model: torch.nn.Module, seed: int = 0) -> Iterator[None]:
     try:
         try:
             model.__dict__[UNFINISHED] = "its weights are shuffled"
-            with torch.no_grad():
-                for parameter, was in zip(parameters, kept, strict=True):
-                    order = torch.randperm(was.numel(), generator=generator)
-                    parameter.copy_(was.flatten()[order].view_as(was))
+            for parameter, was in zip(parameters, kept, strict=True):
+                order = torch.randperm(was.numel(), generator=generator)
+                parameter.detach().copy_(was.flatten()[order].view_as(was))
             yield
         finally:
             _put_back(model, kept)
@@ -81,7 +80,7 @@ def shuffled(model: torch.nn.Module, seed: int = 0) -> Iterator[None]:
 
 
 def _put_back(model: torch.nn.Module, kept: Sequence[Tensor]) -> None:
-    with uninterrupted(), torch.no_grad():
+    with uninterrupted():
         for parameter, was in zip(model.parameters(), kept, strict=True):
-            parameter.copy_(was)
+            parameter.detach().copy_(was)
         model.__dict__.pop(UNFINISHED, None)
