@@ -115,7 +115,7 @@ def maps(
 ) -> dict[str, tuple[Attribution, float]]:
     """All methods' results on one answer with their CPU seconds, and the maps that know nothing."""
     replay = answer.replay
-    _ = replay.embeddings  # computed once for all methods, so that none is charged for it
+    _ = replay.embedded  # computed once for all methods, so that none is charged for it
     works: dict[str, Callable[[], Attribution]] = {
         label: partial(answer.attribute, name, probe.word, **options) for label, (name, options) in chosen.items()
     }

@@ -49,6 +49,8 @@ from vila_lab.attribution.grad_x_attention import attribute as grad_x_attention
 from vila_lab.attribution.replay import frozen
 from vila_lab.attribution.shapley import exact
 from vila_lab.attribution.target import Target, resolve
+from vila_lab.families.decoder import Components, Decoder
+from vila_lab.families.embedded import Embedded
 from vila_lab.prompt import Prompt
 from vila_lab.tokenmap import Kind, TokenMap
 
@@ -68,12 +70,10 @@ AIMS = {
 SAME = 1e-4  # how far the ways' values may differ
 
 
-class Shape:
+class Shape(Decoder):
     """As much of a family as a replay of given embeddings needs."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.decoder_layers = list(model.model.layers)
+    components = Components(layers="model.layers", norm="model.norm")
 
 
 def qwen(layers: int, answer: int) -> tuple[Shape, Replay]:
@@ -86,7 +86,7 @@ def qwen(layers: int, answer: int) -> tuple[Shape, Replay]:
         num_key_value_heads=2, tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(0)
-    family = Shape(transformers.Qwen2ForCausalLM(config).eval())
+    family = Shape(transformers.Qwen2ForCausalLM(config).eval(), None)
     before = TEXT // 3
     kinds = [Kind.TEMPLATE] * before + [Kind.IMAGE] * PICTURES * PATCHES + [Kind.TEXT] * (TEXT - before)
     count = len(kinds)
@@ -97,7 +97,7 @@ def qwen(layers: int, answer: int) -> tuple[Shape, Replay]:
         tile=[min(p, 0) for p in picture], scale=[min(p, 0) for p in picture], box=boxes,
     )  # fmt: skip
     replay = Replay(family, Prompt(("benchmark",)), token_map, [Said(f"w{k}", 100 + k) for k in range(answer)])
-    replay.__dict__["embeddings"] = torch.randn(count, WIDTH) * 0.02
+    replay.__dict__["embedded"] = Embedded(torch.randn(count, WIDTH) * 0.02, torch.arange(count))
     return family, replay  # a replay keeps no model alive
 
 
@@ -106,7 +106,7 @@ def qwen_features(replay: Replay, baseline: str) -> list[Feature]:
     for k in range(PICTURES):
         mine = replay.token_map.positions(f"image_{k + 1}")
         other = None if baseline == "remove" else torch.randn(len(mine), WIDTH) * 0.02
-        found.append(Feature(f"image_{k + 1}", mine, (replay.embeddings[mine], other)))
+        found.append(Feature(f"image_{k + 1}", mine, (replay.embedded.features[mine], other)))
     return found
 
 
@@ -200,7 +200,7 @@ def gradient(variant: str, replay: Replay, target: Target) -> NDArray[np.float64
         model.set_attn_implementation("eager")
     try:
         with torch.enable_grad(), frozen(model):
-            inputs = torch.cat([replay.embeddings, replay.embed_ids(only.fed)]).detach().requires_grad_()
+            inputs = replay.followed(replay.embedded, only.fed).vectors.detach().requires_grad_()
             output = model(
                 inputs_embeds=inputs[None],
                 use_cache=False,

@@ -85,15 +85,14 @@ def left_out(session: Session, answer: Answer, picture: int) -> str:
     stops = {token.id for token in answer.tokens if token.stop}
     ids: list[int] = []
     with torch.no_grad():
-        logits, cache = replay.forward(
-            replay.embeddings[shown], shown.tolist(), keep=[len(shown) - 1], cache=replay.new_cache()
-        )
+        family = session.family
+        logits, cache = replay.decode(replay.embedded[shown], family.new_cache(), keep=[len(shown) - 1])
         while len(ids) < LONGEST:
             ids.append(int(logits[-1].argmax()))
             if ids[-1] in stops:
                 break
-            logits, cache = replay.forward(replay.embed_ids(ids[-1:]), [length + len(ids) - 1], keep=[0], cache=cache)
-    return session.family.decode(ids)
+            logits, cache = replay.decode(family.embed_ids(ids[-1:], length + len(ids) - 1), cache)
+    return family.text(ids)
 
 
 def cuts(session: Session, scenes: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ def hooks(model):
 
 def plain_ids(lab, parts, max_new_tokens):
     prepared = lab.family.prepare(Prompt.of(parts))
-    config = lab.family.generation_config(prepared.conv_mode)
+    config = lab.family.generation_config(prepared.options)
     config.max_new_tokens, config.max_length = max_new_tokens, None
     with torch.no_grad():
         sequence = lab.model.generate(**prepared.inputs, generation_config=config)
@@ -54,7 +54,7 @@ def test_log_probabilities_are_those_of_one_teacher_forced_pass(golden_session, 
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.no_grad():
         logits = lab.model(**inputs).logits[0, len(prepared.token_map) - 1 : -1].float()
-    forbidden = lab.family.generation_config(prepared.conv_mode).suppress_tokens or []
+    forbidden = lab.family.generation_config(prepared.options).suppress_tokens or []
     logits[:, [token for token in forbidden if token < logits.shape[1]]] = float("-inf")
     expected = logits.log_softmax(-1).gather(1, ids.T)[:, 0]
     assert torch.allclose(torch.tensor([token.logprob for token in answer.tokens]), expected, atol=2e-5)

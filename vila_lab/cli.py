@@ -7,10 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import OptionError, VilaLabError
+from .families import OPTIONS
 from .naming import Text, kind_of_name
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask a model about pictures: all pictures first, then the text.",
     )
     infer.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
-    infer.add_argument(
-        "-c", "--conv-mode", default="auto", help="auto (default), vicuna_v1, llama_3, hermes-2 or plain"
-    )
+    for option in _family_options():
+        flag = f"--{option.name.replace('_', '-')}"
+        infer.add_argument(option.metadata["short"], flag, default=argparse.SUPPRESS, help=option.metadata["help"])
     infer.add_argument("--text", help="the question")
     infer.add_argument("--media", nargs="+", default=[], metavar="FILE", help="pictures, in order: files or URLs")
     infer.set_defaults(run=_infer)
@@ -69,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _family_options() -> list[Field[Any]]:
+    """What a prompt may be told in one family alone, on the command line too."""
+    found = {each.name: each for options in OPTIONS.values() for each in fields(options) if "help" in each.metadata}
+    return list(found.values())
+
+
 def _infer(options: argparse.Namespace) -> int:
     if not options.text and not options.media:
         raise OptionError("there is nothing to ask: give --text, --media, or both")
@@ -82,7 +90,8 @@ def _infer(options: argparse.Namespace) -> int:
     # A misspelt file is told before a model is loaded.
     prompt = Prompt.of(Text(options.text or ""), images=options.media or None)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
-    answer = _session(options).ask(prompt, conv_mode=options.conv_mode, max_new_tokens=options.max_new_tokens)
+    given = {each.name: getattr(options, each.name) for each in _family_options() if hasattr(options, each.name)}
+    answer = _session(options).ask(prompt, max_new_tokens=options.max_new_tokens, **given)
     return _show(answer, options)
 
 

@@ -24,9 +24,9 @@ from .capture.sinks import ResidualNorms
 from .edits.interface import Interventions
 from .edits.spec import Question
 from .errors import ContextTooLong, OptionError
-from .families import Family, load_family
-from .families.base import Prepared
-from .interrupts import check_finished
+from .families.base import Family, Prepared
+from .families.loading import load_family
+from .interrupts import check_finished, keeps_gradients
 from .memory import Disk, Memory, Pictures, image_bytes, keep_within
 from .options import check_range, check_types
 from .prompt import Picture, Prompt
@@ -104,20 +104,20 @@ class Session(Interventions):
         size = sum(p.numel() for p in self.model.parameters())
         return f"Session({self.name!r}, {size / 1e6:.1f} M parameters on {self.device})"
 
+    @keeps_gradients
     def ask(
         self,
         prompt: Any,
         images: Any = None,
         *,
         max_new_tokens: int | None = None,
-        conv_mode: str = "auto",
         do_sample: bool = False,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
         seed: int | None = None,
-        tile_all_images: bool = False,
         apply_exif: bool = False,
+        **options: Any,
     ) -> Answer:
         """Ask about pictures, and keep what is needed to see where the answer came from.
 
@@ -131,14 +131,12 @@ class Session(Interventions):
             Pictures to put before the text, as ``vila-infer`` does; then ``prompt`` is text only.
         max_new_tokens
             Longest answer; by default 256 or what the context still holds.
-        conv_mode
-            Conversation template: auto, vicuna_v1, llama_3, hermes-2 or plain.
         do_sample, temperature, top_p, top_k, seed
             Sampling instead of the reference's greedy decoding.
-        tile_all_images
-            Cut every picture into tiles where the model does so for a single one; the reference does not.
         apply_exif
             Turn pictures as their EXIF data says; the reference ignores it.
+        options
+            The model's family may take more: for NVILA see `vila_lab.nvila.prompt_options.NVILAOptions`.
 
         Returns
         -------
@@ -164,21 +162,20 @@ class Session(Interventions):
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         check_types(
             Session.ask,
-            sampling
-            | {"max_new_tokens": max_new_tokens, "conv_mode": conv_mode, "do_sample": do_sample}
-            | {"tile_all_images": tile_all_images, "apply_exif": apply_exif},
+            sampling | {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "apply_exif": apply_exif},
         )
         check_range("max_new_tokens", max_new_tokens, least=1)
         _check_sampling(do_sample, sampling)
+        chosen = self.family.options_of(options)
         parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
         with self._lock:
             check_finished(self.model, "the model")
-            prepared = self.family.prepare(parts, conv_mode=conv_mode, tile_all_images=tile_all_images)
-            config = self.family.generation_config(prepared.conv_mode)
+            prepared = self.family.prepare(parts, chosen)
+            config = self.family.generation_config(prepared.options)
             config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))
             config.max_length = None
             _set_sampling(config, do_sample, sampling)
-            answer = self._generate(parts, prepared, config, tile_all_images)
+            answer = self._generate(parts, prepared, config)
             self._answers.add(answer)
             self._keep_budget()
         return answer
@@ -234,11 +231,11 @@ class Session(Interventions):
             )
         return wanted or min(DEFAULT_NEW_TOKENS, room)
 
-    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig, tile_all_images: bool) -> Answer:
+    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig) -> Answer:
         edited = any(handle.spec.is_edit for handle in self._program)
         scores = TokenScores(may_break=edited and not config.do_sample)  # drawing from NaN is impossible
         layers = self.family.decoder_layers
-        question = Question(self.model, prepared.inputs, prepared.token_map)
+        question = Question(self.family, prepared)
         with (
             self._program.running(question) as run,
             Capture(self.model) as tape,
@@ -260,14 +257,13 @@ class Session(Interventions):
             prompt,
             token_map,
             [Said(token.text, token.id, token.stop) for token in tokens],
-            conv_mode=prepared.conv_mode,
-            tile_all_images=tile_all_images,
+            options=prepared.options,
             lock=self._lock,
             head_sets=self.head_sets,
         )
         run.prove(replay, ids)
         return Answer(
-            text=self.family.decode(ids),
+            text=self.family.text(ids),
             tokens=tokens,
             images=prompt.images,
             token_map=token_map,
@@ -406,7 +402,7 @@ def load(
     dtype
         "float32", "float16", "bfloat16" or "auto" (as stored); by default float32 on the CPU and as stored elsewhere.
     device_map, quantization, attn_implementation, revision
-        Passed on; see `vila_lab.nvila.checkpoint.load_checkpoint`.
+        Passed on; see `vila_lab.families.loading.load_family`.
     capture_budget
         See `Session`.
 

@@ -41,7 +41,7 @@ def test_out_of_view_is_masked_out(answer):
     replay, target = replay_of(answer), target_of(answer)
     features = picture_features(replay, "remove")
     choice = (1,) + (0,) * (len(features) - 1)
-    sequence = torch.cat([replay.embeddings, replay.embed_ids(target.passes[0].fed)])
+    sequence = replay.followed(replay.embedded, target.passes[0].fed).vectors
     length = len(sequence)
     mask = torch.ones(length, length).tril().bool()
     mask[:, features[0].positions] = False

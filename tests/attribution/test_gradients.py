@@ -20,7 +20,7 @@ def eager(answer):
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        embeddings = torch.cat([replay.embeddings, replay.embed_ids(target.passes[0].fed)])[None].requires_grad_()
+        embeddings = replay.followed(replay.embedded, target.passes[0].fed).vectors[None].requires_grad_()
         output = model(inputs_embeds=embeddings, output_attentions=True)
     finally:
         model.set_attn_implementation(before)
@@ -106,7 +106,7 @@ def test_integrated_gradients_add_up_to_the_difference(two, target):
     goal = target_of(two, **target)
     with torch.no_grad():
         asked = replay.values(goal)
-        baseline = replay.values(goal, inputs.embeddings(inputs.baseline[0]))
+        baseline = replay.values(goal, inputs.prompt(inputs.baseline[0]))
     assert attribution.per_image().to_numpy().sum() == pytest.approx(float(asked - baseline), abs=1e-3)
     assert attribution.checks["completeness"] < 1e-3
     assert attribution.checks["difference"] == pytest.approx(float(asked - baseline), abs=1e-5)
@@ -156,7 +156,7 @@ def test_pixel_gradients_add_up_over_channels_and_pixels(two):
     replay, target = replay_of(two), target_of(two, 0)
     inputs = inputs_of(replay, "pixels", "grey")
     value = inputs.value[0].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(replay.values(target, inputs.embeddings(value))[0], value)
+    (gradient,) = torch.autograd.grad(replay.values(target, inputs.prompt(value))[0], value)
     assert attribution.values.sum() == pytest.approx(float((value * gradient).sum().detach()), abs=1e-4)
 
 

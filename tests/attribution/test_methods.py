@@ -135,7 +135,7 @@ def test_the_answers_heatmap_is_the_methods(two, method, monkeypatch):
     monkeypatch.setattr(two, "_attributions", {})
     heat = two.heatmap(0, 1, method=method)
     np.testing.assert_allclose(heat, two.attribute(method, 1).heatmap(0), rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(Replay, "forward", None)
+    monkeypatch.setattr(Replay, "decode", None)
     np.testing.assert_array_equal(two.heatmap(0, 1, method=method), heat)  # nothing is computed twice
 
 

@@ -67,7 +67,7 @@ def test_the_lens_on_the_last_layer_is_the_models_own_output(answer):
     replay, target = replay_of(answer), target_of(answer)
     found = answer.attribute("logit_lens", layers=[-1])
     with torch.no_grad():
-        logits = replay.model(inputs_embeds=replay.embeddings[None]).logits[0].float()
+        logits = replay.model(inputs_embeds=replay.embedded.vectors[None]).logits[0].float()
     visual = answer.token_map.positions("images")
     own = logits[visual]
     np.testing.assert_allclose(found.values[:, visual], own.softmax(-1)[:, target.ids()].T, atol=1e-5)
@@ -87,7 +87,7 @@ def test_the_activation_is_hidden_state_times_output_column(answer):
     replay, target = replay_of(answer), target_of(answer)
     found = answer.attribute("activation_map", interference=False)
     with torch.no_grad():
-        logits = replay.model(inputs_embeds=replay.embeddings[None]).logits[0].float()
+        logits = replay.model(inputs_embeds=replay.embedded.vectors[None]).logits[0].float()
     visual = answer.token_map.positions("images")
     expected = logits[visual][:, target.ids()].clamp(min=0).T
     np.testing.assert_allclose(found.values[:, visual], expected, atol=1e-4)

@@ -23,13 +23,13 @@ def test_teacher_forcing_gives_the_probabilities_of_the_answer(answer):
 def test_replacing_a_picture_by_itself_changes_nothing(answer):
     replay = replay_of(answer)
     again = replay.with_pictures(dict(enumerate(answer.images)))
-    torch.testing.assert_close(again, replay.embeddings)
+    torch.testing.assert_close(again.vectors, replay.embedded.vectors)
 
 
 def test_replacing_a_picture_touches_only_its_tokens(two):
     replay = replay_of(two)
     grey = two.images[1].point(lambda value: 127)
-    moved = (replay.with_pictures({1: grey}) - replay.embeddings).abs().amax(-1)
+    moved = (replay.with_pictures({1: grey}).vectors - replay.embedded.vectors).abs().amax(-1)
     changed = (moved > 1e-4).nonzero().ravel().tolist()  # the same pixels give the same numbers up to rounding only
     assert changed == two.token_map.positions("image_2").tolist()
 
@@ -39,8 +39,8 @@ def test_a_variant_of_one_picture_is_embedded_as_in_the_prompt(answer, count):
     replay = replay_of(answer)
     greys = [answer.images[0].point(lambda value, k=k: 100 + k) for k in range(count)]
     mine = answer.token_map.positions("image_1")
-    for image, variant in zip(greys, replay.variants(0, greys), strict=True):
-        torch.testing.assert_close(variant, replay.with_pictures({0: image})[mine], atol=1e-5, rtol=1e-5)
+    for image, variant in zip(greys, replay.variants(greys), strict=True):
+        torch.testing.assert_close(variant, replay.with_pictures({0: image}).features[mine], atol=1e-5, rtol=1e-5)
 
 
 def test_put_to_another_model_the_question_is_the_same(two, golden_image):
@@ -53,7 +53,7 @@ def test_put_to_another_model_the_question_is_the_same(two, golden_image):
     assert (there.said, there.prompt, there.token_map) == (mine.said, mine.prompt, mine.token_map)
     assert there.lock is not mine.lock
     assert there.meter is not mine.meter
-    assert there.embeddings.dtype == torch.float64
+    assert there.embedded.vectors.dtype == torch.float64
     assert there.values(target_of(two)).tolist() == pytest.approx(mine.values(target_of(two)).tolist(), abs=1e-4)
     session.unload()
 

@@ -92,7 +92,7 @@ def biased(session: Session, matrix: Callable[[int], Tensor]) -> Iterator[None]:
 
 def sequence_of(answer: Answer, session: Session) -> Tensor:
     """Input embeddings of a clean answer's prompt, as another session of the same weights sees it."""
-    return replay_of(answer).on(session.family).embeddings
+    return replay_of(answer).on(session.family).embedded.vectors
 
 
 @torch.no_grad()

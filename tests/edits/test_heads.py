@@ -95,7 +95,7 @@ def _constant(lab: Any, handle: Any, question: Any) -> Tensor:
     from vila_lab.prompt import Prompt
 
     prepared = lab.family.prepare(Prompt.of(question))
-    (edit,) = handle.spec.resolve(Question(lab.model, prepared.inputs, prepared.token_map))
+    (edit,) = handle.spec.resolve(Question(lab.family, prepared))
     values: Tensor = edit.values[4]
     return values
 

@@ -226,7 +226,7 @@ def test_layers_without_hooks_keep_the_base_implementation(lab, question):
 
 def test_the_ids_are_those_of_the_model_alone(lab, plain):
     prepared = plain.replay.prepared
-    config = lab.family.generation_config(prepared.conv_mode)
+    config = lab.family.generation_config(prepared.options)
     config.max_new_tokens = len(plain.tokens)
     sequence = lab.model.generate(**prepared.inputs, generation_config=config)
     assert sequence[0, plain.token_map.prompt_length :].tolist() == said(plain)[0]

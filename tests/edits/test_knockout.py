@@ -182,7 +182,7 @@ def test_kernels_without_an_additive_mask_are_refused(mode, lab, question, plain
     text = lab.model.config.get_text_config()
     with session.knockout("image_2 -> answer"), monkeypatch.context() as patch:
         patch.setattr(text, "_attn_implementation_internal", mode)
-        question_now = Question(lab.model, {}, plain.token_map)
+        question_now = Question(lab.family, plain.replay.prepared)
         edits = session.edits[0].spec.resolve(question_now)
         with pytest.raises(Exception, match="attn_implementation='sdpa'") as caught:
             Editing(lab.model, edits).__enter__()

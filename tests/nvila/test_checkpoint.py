@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vila_lab.errors import CheckpointError, CheckpointNotFound, DeviceError, MissingExtra, OptionError
+from vila_lab.families.loading import load_family
 from vila_lab.nvila.checkpoint import load_checkpoint
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 
@@ -258,7 +259,7 @@ SPOILED = {
     "no weights": (lambda r: (r / "vision_tower" / "model.safetensors").unlink(), "no weights in vision_tower/"),
     "no config": (lambda r: (r / "config.json").unlink(), "has no config.json"),
     "broken config": (lambda r: (r / "llm" / "config.json").write_text("{"), r"llm/config.json is not valid JSON"),
-    "other model": (lambda r: _edit(r, "config.json", model_type="bert"), "model type 'bert'; this loader reads llava_llama"),
+    "other model": (lambda r: _edit(r, "config.json", model_type="bert"), "model type 'bert', which no family here reads; known families: nvila"),
     "no tokenizer": (lambda r: [f.unlink() for f in (r / "llm").glob("*token*")], "no tokenizer in llm/"),
 }  # fmt: skip
 
@@ -269,22 +270,22 @@ def test_what_cannot_be_used(spoil: str, copy_of: Any) -> None:
     action, words = SPOILED[spoil]
     action(root)
     with pytest.raises(CheckpointError, match=words) as caught:
-        load_checkpoint(root)
+        load_family(root)
     assert "\n" not in str(caught.value)
 
 
 def test_places_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointNotFound, match="no checkpoint folder"):
-        load_checkpoint(tmp_path / "gone")
+        load_family(tmp_path / "gone")
     with pytest.raises(CheckpointNotFound, match="no checkpoint folder"):
-        load_checkpoint("./gone")
+        load_family("./gone")
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="is a file"):
-        load_checkpoint(tmp_path / "file")
+        load_family(tmp_path / "file")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointNotFound, match="the hub cannot be reached"):
-        load_checkpoint("nobody/no-such-model")
+        load_family("nobody/no-such-model")
 
 
 @pytest.mark.parametrize(
@@ -300,19 +301,19 @@ def test_options_that_cannot_be_used(
     goldens: Path, options: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        load_checkpoint(goldens / "checkpoints" / "nvila-lite", **options)
+        load_family(goldens / "checkpoints" / "nvila-lite", **options)
 
 
 def test_cuda_that_is_not_there(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="has no CUDA"):
-        load_checkpoint(goldens / "checkpoints" / "nvila-lite", device="cuda")
+        load_family(goldens / "checkpoints" / "nvila-lite", device="cuda")
 
 
 def test_quantization_without_its_package(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="pip install bitsandbytes"):
-        load_checkpoint(goldens / "checkpoints" / "nvila-lite", quantization="4bit")
+        load_family(goldens / "checkpoints" / "nvila-lite", quantization="4bit")
 
 
 def test_auto_classes(as_layout: Any, load: Any, open_picture: Any) -> None:

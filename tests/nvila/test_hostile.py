@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 
 import vila_lab
 from vila_lab.errors import CheckpointError, NotANumber, VilaLabError
+from vila_lab.families.loading import load_family
 from vila_lab.nvila import limits
-from vila_lab.nvila.checkpoint import load_checkpoint
 
 SOURCE = Path(__file__).parent.parent / "goldens" / "checkpoints"
 QUICK = 20  # seconds
@@ -176,7 +176,7 @@ def test_a_damaged_or_hostile_checkpoint_is_one_sentence_in_time(case, folder, m
     change(folder)
     start = time.monotonic()
     with pytest.raises(VilaLabError, match=words) as caught:
-        load_checkpoint(folder)
+        load_family(folder)
     assert time.monotonic() - start < QUICK
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -191,7 +191,7 @@ def test_a_panic_of_the_tokenizers_library_is_one_sentence(folder, monkeypatch):
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", panic)
     with pytest.raises(CheckpointError, match="index out of bounds"):
-        load_checkpoint(folder)
+        load_family(folder)
 
 
 def test_an_interrupt_while_the_tokenizer_is_read_stays_one(folder, monkeypatch):
@@ -200,7 +200,7 @@ def test_an_interrupt_while_the_tokenizer_is_read_stays_one(folder, monkeypatch)
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        load_checkpoint(folder)
+        load_family(folder)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder):
@@ -210,7 +210,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
     config["model"] |= {"vocab": few, "merges": []}
     (folder / "llm" / "tokenizer.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="tokenizer"):
-        load_checkpoint(folder)
+        load_family(folder)
 
 
 def test_files_that_are_links_are_read(folder, tmp_path):
@@ -220,7 +220,7 @@ def test_files_that_are_links_are_read(folder, tmp_path):
     for number, path in enumerate(path for path in sorted(folder.rglob("*")) if path.is_file()):
         shutil.move(path, blobs / str(number))
         path.symlink_to(blobs / str(number))
-    assert load_checkpoint(folder)[0].config.hidden_size
+    assert load_family(folder).model.config.hidden_size
 
 
 def test_a_template_leaves_the_callers_tracing_alone():

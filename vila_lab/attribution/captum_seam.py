@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..families.base import Embedded
 from .coalitions import Choice, Feature, evaluate, evaluate_plainly
 from .replay import Replay
 from .target import Target
 
 
 def score_function(
-    replay: Replay, target: Target, embeddings: Callable[[Tensor], Tensor], bar: Any = None
+    replay: Replay, target: Target, prompt: Callable[[Tensor], Embedded], bar: Any = None
 ) -> Callable[[Tensor], Tensor]:
     """A forward function for captum's gradient methods: a batch of inputs to (B, rows) scores."""
 
     def forward(batch: Tensor) -> Tensor:
         rows = []
         for item in batch:
-            rows.append(replay.values(target, embeddings(item)))
+            rows.append(replay.values(target, prompt(item)))
             if bar is not None:
                 bar.update()
         return torch.stack(rows)

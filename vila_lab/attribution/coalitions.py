@@ -9,7 +9,7 @@ they only mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..families.base import Embedded
 from .progress import progress
 from .replay import Replay, fork
 from .target import Target
@@ -39,8 +40,8 @@ class Feature:
     name : str
     positions : (n,) array
         Its positions in the prompt.
-    options : tuple of Tensor (n, H) or None
-        Input embeddings under each choice, the first as it was asked; None: not in view.
+    options : tuple of Tensor (n, F) or None
+        `Embedded.features` under each choice, the first as it was asked; None: not in view.
     """
 
     name: str
@@ -79,19 +80,19 @@ def evaluate(
     runs = _runs(features, replay.prompt_length)
     found: dict[Choice, NDArray[np.float64]] = {}
     with torch.no_grad(), progress(len(distinct), "variants") as bar:
-        todo: list[tuple[int, int, Any, list[Choice]]] = [(0, 0, replay.new_cache(), distinct)]
+        todo: list[tuple[int, int, Any, list[Choice]]] = [(0, 0, replay.family.new_cache(), distinct)]
         while todo:
             first, agreed, cache, members = todo.pop()  # computed up to run `first`, alike up to run `agreed`
             last = _agreed(runs, agreed, members)
-            pieces = [run for run in runs[first:last] if _embeddings(replay, features, run, members[0]) is not None]
+            pieces = _in_view(features, runs[first:last], members[0])
             if last == len(runs):
                 found |= dict.fromkeys(members, _leaf(replay, features, pieces, members[0], target, cache))
                 replay.meter.forwards += 1
                 bar.update(len(members))
                 continue
-            if sum(run.stop - run.start for run in pieces) >= WORTH_A_PASS:
-                embeddings = torch.cat(list(_stretch(replay, features, pieces, members[0])))
-                cache = replay.forward(embeddings, _places(pieces), keep=[0], cache=cache)[1]
+            is_long = sum(run.stop - run.start for run in pieces) >= WORTH_A_PASS
+            if is_long and not _cuts_a_block(replay.embedded, runs[last].start):
+                cache = replay.decode(_stretch(replay, features, pieces, members[0]), cache, keep=[0])[1]
                 first = last
             for group in _split(runs[last].feature, members):
                 todo.append((first, last, fork(cache), group))
@@ -106,7 +107,7 @@ def evaluate_plainly(
     rows = []
     with torch.no_grad():
         for choice in choices:
-            pieces = [run for run in runs if _embeddings(replay, features, run, choice) is not None]
+            pieces = _in_view(features, runs, choice)
             rows.append(_leaf(replay, features, pieces, choice, target, None))
             replay.meter.forwards += 1
     return np.stack(rows)
@@ -116,14 +117,12 @@ def _leaf(
     replay: Replay, features: Sequence[Feature], pieces: Sequence[Run], choice: Choice, target: Target, cache: Any
 ) -> NDArray[np.float64]:
     """The rest of the prompt and the answer behind it."""
-    prompt = torch.cat(list(_stretch(replay, features, pieces, choice)))
-    places = _places(pieces)
+    prompt = _stretch(replay, features, pieces, choice)
     logits = []
     for each in target.passes:
-        sequence = torch.cat([prompt, replay.embed_ids(each.fed)])
-        positions = [*places, *range(replay.prompt_length, replay.prompt_length + len(each.fed))]
         keep = [len(prompt) - 1 + row for row in each.rows]
-        logits.append(replay.forward(sequence, positions, keep=keep, cache=None if cache is None else fork(cache))[0])
+        behind = None if cache is None else fork(cache)
+        logits.append(replay.decode(replay.followed(prompt, each.fed), behind, keep)[0])
     return target.values(logits).double().cpu().numpy()
 
 
@@ -153,24 +152,27 @@ def _split(feature: int, members: Sequence[Choice]) -> list[list[Choice]]:
     return list(groups.values())
 
 
-def _stretch(replay: Replay, features: Sequence[Feature], pieces: Sequence[Run], choice: Choice) -> Iterator[Tensor]:
+def _cuts_a_block(embedded: Embedded, place: int) -> bool:
+    """Whether the positions before and at a place see each other both ways, so that one cannot be computed before the other."""
+    if embedded.blocks is None:
+        return False
+    before, at = embedded.blocks[place - 1 : place + 1].tolist()
+    return bool(before == at >= 0)
+
+
+def _in_view(features: Sequence[Feature], runs: Sequence[Run], choice: Choice) -> list[Run]:
+    """The runs that a choice does not leave out."""
+    return [run for run in runs if run.feature < 0 or features[run.feature].options[choice[run.feature]] is not None]
+
+
+def _stretch(replay: Replay, features: Sequence[Feature], pieces: Sequence[Run], choice: Choice) -> Embedded:
+    """What the decoder is given of some runs under a choice; every position keeps its place."""
+    parts = []
     for run in pieces:
-        embeddings = _embeddings(replay, features, run, choice)
-        assert embeddings is not None
-        yield embeddings
-
-
-def _embeddings(replay: Replay, features: Sequence[Feature], run: Run, choice: Choice) -> Tensor | None:
-    """A run's input embeddings under a choice; None where it is out of view."""
-    if run.feature < 0:
-        return replay.embeddings[run.start : run.stop]
-    feature = features[run.feature]
-    option = feature.options[choice[run.feature]]
-    if option is None:
-        return None
-    first = int(np.searchsorted(feature.positions, run.start))
-    return option[first : first + run.stop - run.start]
-
-
-def _places(pieces: Sequence[Run]) -> list[int]:
-    return [place for run in pieces for place in range(run.start, run.stop)]
+        part = replay.embedded[run.start : run.stop]
+        option = None if run.feature < 0 else features[run.feature].options[choice[run.feature]]
+        if option is not None:
+            first = int(np.searchsorted(features[run.feature].positions, run.start))
+            part = part.with_features(option[first : first + run.stop - run.start])
+        parts.append(part)
+    return Embedded.cat(parts)

@@ -78,10 +78,11 @@ def picture_features(replay: Replay, baseline: Any) -> list[Feature]:
     count = check_pictures(replay)
     name = baseline_name(baseline)
     groups = [replay.token_map.positions(f"image_{k + 1}") for k in range(count)]
-    asked = replay.embeddings
+    asked = replay.embedded.features
     if name == REMOVE:
         return [Feature(f"image_{k + 1}", mine, (asked[mine], None)) for k, mine in enumerate(groups)]
-    other = replay.with_pictures({k: baseline_picture(image, baseline) for k, image in enumerate(replay.prompt.images)})
+    pictures = {k: baseline_picture(image, baseline) for k, image in enumerate(replay.prompt.images)}
+    other = replay.with_pictures(pictures).features
     return [Feature(f"image_{k + 1}", mine, (asked[mine], other[mine])) for k, mine in enumerate(groups)]
 
 
@@ -210,7 +211,8 @@ def removable(replay: Replay, groups: Sequence[NDArray[np.int64]]) -> tuple[list
     kinds, kind_of = np.unique(member, axis=0, return_inverse=True)  # a row per distinct membership
     used = [k for k in range(len(kinds)) if kinds[k].any()]
     parts = [np.flatnonzero(kind_of.ravel() == k) for k in used]
-    features = [Feature("", part, (replay.embeddings[part], None)) for part in parts]
+    asked = replay.embedded.features
+    features = [Feature("", part, (asked[part], None)) for part in parts]
     return features, [tuple(int(kinds[k, column]) for k in used) for column in range(len(groups))]
 
 

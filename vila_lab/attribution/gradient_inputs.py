@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OptionError
+from ..families.base import Embedded
 from .features import REMOVE, baseline_name, baseline_picture, check_pictures, is_visual
 from .replay import Replay
 
@@ -25,15 +25,15 @@ class Inputs:
     Attributes
     ----------
     value, baseline : Tensor (1, ...)
-    embeddings : callable
-        From one item of a batch to the prompt's input embeddings (P, H), differentiably.
+    prompt : callable
+        From one item of a batch to what the decoder is given of the prompt, differentiably.
     by_position : callable
         From an attribution of the value's shape to one number per prompt position, (P,), keeping the sum.
     """
 
     value: Tensor
     baseline: Tensor
-    embeddings: Callable[[Tensor], Tensor]
+    prompt: Callable[[Tensor], Embedded]
     by_position: Callable[[Tensor], NDArray[np.float64]]
 
 
@@ -65,34 +65,34 @@ def inputs_of(replay: Replay, on: str, baseline: Any) -> Inputs:
 
 def _embeddings(replay: Replay, images: dict[int, Any]) -> Inputs:
     visual = is_visual(replay.token_map)
-    asked = replay.embeddings
-    index = torch.from_numpy(visual).to(asked.device)
+    asked = replay.embedded
 
-    def embeddings(item: Tensor) -> Tensor:
-        return asked.index_copy(0, index, item)
+    def prompt(item: Tensor) -> Embedded:
+        return asked.with_features(item, visual)
 
     def by_position(found: Tensor) -> NDArray[np.float64]:
         values = np.zeros(replay.prompt_length)
         values[visual] = found[0].double().sum(-1).cpu().numpy()
         return values
 
-    return Inputs(asked[visual][None], replay.with_pictures(images)[visual][None], embeddings, by_position)
+    covered = replay.with_pictures(images)
+    return Inputs(asked.features[visual][None], covered.features[visual][None], prompt, by_position)
 
 
 def _pixels(replay: Replay, images: dict[int, Any]) -> Inputs:
-    inputs = replay.prepared.inputs
-    pixels = inputs["pixel_values"]  # (tiles, 3, S, S)
+    prepared, name = replay.prepared, replay.family.pixels
+    pixels = prepared.inputs[name]  # (tiles, 3, S, S)
     owner = _token_of_pixel(replay, len(pixels), pixels.shape[-1])  # (tiles, S, S)
 
-    def embeddings(item: Tensor) -> Tensor:
-        return replay.family.embed({**inputs, "pixel_values": item})[0]
+    def prompt(item: Tensor) -> Embedded:
+        return replay.family.embed(replace(prepared, inputs={**prepared.inputs, name: item}))
 
     def by_position(found: Tensor) -> NDArray[np.float64]:
         each = found[0].double().sum(1).cpu().numpy()  # (tiles, S, S)
         found_at = np.bincount(owner.ravel(), weights=each.ravel(), minlength=replay.prompt_length)
         return found_at.astype(np.float64)
 
-    return Inputs(pixels[None], replay.prepare_with(images).inputs["pixel_values"][None], embeddings, by_position)
+    return Inputs(pixels[None], replay.prepare_with(images).inputs[name][None], prompt, by_position)
 
 
 def _token_of_pixel(replay: Replay, tiles: int, side: int) -> NDArray[np.int64]:

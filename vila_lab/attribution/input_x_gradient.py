@@ -52,7 +52,7 @@ def _on_pixels(replay: Replay, target: Target, on: str) -> Outcome:
     rows = []
     with frozen(replay.model), torch.enable_grad(), progress(len(target.rows), "passes") as bar:
         value = inputs.value.detach().clone().requires_grad_()
-        method = InputXGradient(score_function(replay, target, inputs.embeddings, bar))
+        method = InputXGradient(score_function(replay, target, inputs.prompt, bar))
         for out in range(len(target.rows)):
             rows.append(inputs.by_position(method.attribute(value, target=out).detach()))
             replay.meter.backwards += 1

@@ -61,7 +61,7 @@ def attribute(
     inputs = inputs_of(replay, on, baseline)
     found = []
     with frozen(replay.model), progress(len(target.rows) * steps + 2, "steps") as bar:
-        function = score_function(replay, target, inputs.embeddings, bar)
+        function = score_function(replay, target, inputs.prompt, bar)
         with torch.no_grad():
             ends = function(torch.cat([inputs.value, inputs.baseline])).double().cpu().numpy()  # (2, rows)
         with torch.enable_grad():

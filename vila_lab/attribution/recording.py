@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -169,13 +169,14 @@ def recorded(replay: Replay, each: Pass, *, gradients: bool = True, attention: b
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(gradients))
         stack.enter_context(frozen(model))
-        inputs = torch.cat([replay.embeddings, replay.embed_ids(each.fed)]).detach().requires_grad_(gradients)
+        sequence = replay.followed(replay.embedded, each.fed)
+        inputs = sequence.vectors.detach().requires_grad_(gradients)
         keep = [replay.prompt_length - 1 + row for row in each.rows]
         with ExitStack() as hooks:
             kept = hooks.enter_context(_recorder(model)) if attention else {}
             decoder = replay.family.decoder_layers
             norms = hooks.enter_context(ResidualNorms(decoder[len(decoder) // 2]))
-            logits = replay.forward(inputs, range(len(inputs)), keep=keep)[0]
+            logits = replay.decode(replace(sequence, vectors=inputs), keep=keep)[0]
         replay.meter.forwards += 1
         if gradients and not logits.requires_grad:
             raise CaptureError(NO_GRADIENTS)

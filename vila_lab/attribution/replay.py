@@ -18,16 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import CaptureError
-from ..families.base import Family, Prepared
+from ..families.base import Embedded, Family, Prepared
 from ..interrupts import uninterrupted
 from ..prompt import Picture, Prompt
 from ..tokenmap import TokenMap
 from ..turn import Turn
-from ..upstream import CACHE, made_cache
 from .target import Said, Target
 
 NO_MODEL = "this answer has no model any more (it was read from a file, or its session was unloaded): ask again to attribute it"
-PICTURES_AT_ONCE = 8  # painted variants of a picture that are embedded together
 
 
 @dataclass
@@ -52,8 +50,8 @@ class Replay:
         What every position of prompt and answer is.
     said
         The answer's tokens.
-    conv_mode, tile_all_images
-        As they were given to `Family.prepare`.
+    options
+        The family's own options of the prompt, as `Prepared.options` gives them; by default the family's defaults.
     lock
         Held while the model works; the session's own, so that no question runs at the same time.
     head_sets
@@ -67,8 +65,7 @@ class Replay:
         token_map: TokenMap,
         said: Sequence[Said],
         *,
-        conv_mode: str = "auto",
-        tile_all_images: bool = False,
+        options: Any = None,
         lock: Turn | None = None,
         head_sets: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     ) -> None:
@@ -79,8 +76,7 @@ class Replay:
         self.lock = lock or Turn()
         self.head_sets = {} if head_sets is None else head_sets
         self.meter = Meter()
-        self.conv_mode = conv_mode
-        self.tile_all_images = tile_all_images
+        self.options = options
 
     @property
     def family(self) -> Family:
@@ -102,19 +98,11 @@ class Replay:
 
         The new replay computes its own embeddings, counts its own passes and has a lock of its own.
         """
-        return Replay(
-            family,
-            self.prompt,
-            self.token_map,
-            self.said,
-            conv_mode=self.conv_mode,
-            tile_all_images=self.tile_all_images,
-            head_sets=self.head_sets,
-        )
+        return Replay(family, self.prompt, self.token_map, self.said, options=self.options, head_sets=self.head_sets)
 
     def release(self) -> None:
         """Forget the embeddings; they are computed again when needed."""
-        for name in ("prepared", "embeddings"):
+        for name in ("prepared", "embedded"):
             self.__dict__.pop(name, None)
 
     @property
@@ -122,22 +110,21 @@ class Replay:
         """Bytes of inputs and embeddings that were computed and kept."""
         prepared = self.__dict__.get("prepared")
         held = [] if prepared is None else list(prepared.inputs.values())
-        held += [self.__dict__["embeddings"]] if "embeddings" in self.__dict__ else []
-        return sum(value.nbytes for value in held)
+        return sum(each.nbytes for each in [*held, *([self.embedded] if "embedded" in self.__dict__ else [])])
 
     # -- what goes in ----------------------------------------------------------------------------------------------
 
     @cached_property
     def prepared(self) -> Prepared:
-        return self._prepare(self.prompt, self.tile_all_images)
+        return self.family.prepare(self.prompt, self.options)
 
     @cached_property
-    def embeddings(self) -> Tensor:
-        """Input embeddings of the prompt as it was asked.  # (P, H)"""
+    def embedded(self) -> Embedded:
+        """What the decoder is given of the prompt as it was asked, P positions."""
         return self._embed(self.prepared)
 
-    def with_pictures(self, images: Mapping[int, Image.Image]) -> Tensor:
-        """Input embeddings of the prompt with some pictures replaced by others of the same size.  # (P, H)"""
+    def with_pictures(self, images: Mapping[int, Image.Image]) -> Embedded:
+        """The prompt with some pictures replaced by others of the same size."""
         return self._embed(self.prepare_with(images))
 
     def prepare_with(self, images: Mapping[int, Image.Image]) -> Prepared:
@@ -147,95 +134,43 @@ class Replay:
             number = sum(isinstance(p, Picture) for p in parts)
             is_replaced = isinstance(part, Picture) and number in images
             parts.append(Picture.of(images[number]) if is_replaced else part)
-        return self._prepare(Prompt(tuple(parts)), self.tile_all_images)
+        return self.family.prepare(Prompt(tuple(parts)), self.options)
 
-    def variants(self, picture: int, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Visual tokens of one picture painted over in several ways; no other picture is embedded again.
-
-        Stands on this: a family embeds every picture by itself, and cuts it alike in every prompt of several pictures.
+    def variants(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """`Embedded.features` of pictures of one size, each as if it stood in this prompt.
 
         Returns
         -------
-        list of Tensor (n, H)
+        list of Tensor (n, F)
             In the order of ``token_map.positions("image_k")``.
         """
-        is_single = len(self.prompt.pictures) == 1
-        found: list[Tensor] = []
-        for first in range(0, len(images), PICTURES_AT_ONCE):
-            some = list(images[first : first + PICTURES_AT_ONCE])
-            padded = some if len(some) > 1 else some * 2  # a picture alone would be cut into tiles
-            prepared = self._prepare(Prompt(tuple(map(Picture.of, padded))), is_single or self.tile_all_images)
-            embeddings = self._embed(prepared)
-            found += [embeddings[prepared.token_map.positions(f"image_{k + 1}")] for k in range(len(some))]
-        return found
-
-    def embed_ids(self, ids: Sequence[int]) -> Tensor:
-        """Input embeddings of generated tokens.  # (n, H)"""
-        table = self.model.get_input_embeddings()
         with torch.no_grad():
-            embedded: Tensor = table(torch.tensor(list(ids), dtype=torch.int64, device=table.weight.device))
-        return embedded
+            return self.family.pictures_features(images, self.prepared)
 
-    def _prepare(self, prompt: Prompt, tile_all_images: bool) -> Prepared:
-        return self.family.prepare(prompt, conv_mode=self.conv_mode, tile_all_images=tile_all_images)
-
-    def _embed(self, prepared: Prepared) -> Tensor:
+    def _embed(self, prepared: Prepared) -> Embedded:
         with torch.no_grad():
-            return self.family.embed(prepared.inputs)[0]
+            return self.family.embed(prepared)
 
     # -- passes ----------------------------------------------------------------------------------------------------
 
-    def values(self, target: Target, embeddings: Tensor | None = None) -> Tensor:
-        """The target's scores under a prompt given as embeddings; gradients flow where they are on.  # (rows,)"""
-        prompt = self.embeddings if embeddings is None else embeddings
+    def followed(self, prompt: Embedded, ids: Sequence[int]) -> Embedded:
+        """A prompt, or what is left of it, with the answer's tokens behind it in their places."""
+        return Embedded.cat([prompt, self.family.embed_ids(ids, self.embedded.next_position)])
+
+    def values(self, target: Target, prompt: Embedded | None = None) -> Tensor:
+        """The target's scores, under another prompt of the same length if given; gradients flow where they are on.  # (rows,)"""
         logits = []
         for each in target.passes:
-            sequence = torch.cat([prompt, self.embed_ids(each.fed)])
+            sequence = self.followed(self.embedded if prompt is None else prompt, each.fed)
             places = [self.prompt_length - 1 + row for row in each.rows]
-            logits.append(self.forward(sequence, range(len(sequence)), keep=places)[0])
+            logits.append(self.decode(sequence, keep=places)[0])
         self.meter.forwards += len(logits)
         return target.values(logits)
 
-    def forward(
-        self, embeddings: Tensor, positions: Sequence[int], *, keep: Sequence[int], cache: Any = None, **options: Any
-    ) -> tuple[Tensor, Any]:
-        """One pass of the decoder, possibly behind a cache.
-
-        Parameters
-        ----------
-        embeddings : Tensor (n, H)
-        positions
-            Their places in the sequence; gaps are positions that nobody sees.
-        keep
-            Which of the n rows' logits are wanted.
-        cache
-            Keys and values of what stands before.
-
-        Returns
-        -------
-        (Tensor (len(keep), V), cache)
-            Logits in float32 or better.
-        """
-        device = embeddings.device
-        before = 0 if cache is None else cache.get_seq_length()
-        self.meter.positions += len(embeddings)
-        # A mask of ones, because without one positions with gaps are taken for several packed sequences.
-        output = self.model(
-            inputs_embeds=embeddings[None],
-            position_ids=torch.tensor([list(positions)], device=device),
-            attention_mask=torch.ones(1, before + len(embeddings), dtype=torch.int64, device=device),
-            **{CACHE: cache},
-            use_cache=cache is not None,
-            logits_to_keep=torch.tensor(list(keep), dtype=torch.int64, device=device),
-            **options,
-        )
-        logits: Tensor = output.logits[0]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), made_cache(output)
-
-    def new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+    def decode(self, embedded: Embedded, cache: Any = None, keep: Sequence[int] | None = None) -> tuple[Tensor, Any]:
+        """`Family.decode`, counted."""
+        self.meter.positions += len(embedded)
+        return self.family.decode(embedded, cache, keep)
 
 
 def fork(cache: Any) -> Any:

@@ -28,8 +28,8 @@ def residuals(replay: Replay, each: Pass, layers: list[int]) -> list[Tensor]:
         for layer in set(layers):
             handles.append(decoder[layer].register_forward_hook(keeper(layer)))
         with torch.no_grad():
-            inputs = torch.cat([replay.embeddings, replay.embed_ids(each.fed)])
-            replay.forward(inputs, range(len(inputs)), keep=[len(inputs) - 1])
+            sequence = replay.followed(replay.embedded, each.fed)
+            replay.decode(sequence, keep=[len(sequence) - 1])
         replay.meter.forwards += 1
     finally:
         for handle in handles:

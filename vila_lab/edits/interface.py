@@ -13,7 +13,7 @@ import torch
 
 from ..capture.towers import Site, find_sites, heads_of, implementation_of
 from ..errors import OptionError
-from ..families import Family
+from ..families.base import Family
 from . import where as at
 from .edges import EdgeEdit
 from .groups import parse_edge

@@ -19,12 +19,14 @@ from ..capture import Capture
 from ..capture.editing import Editing
 from ..capture.edits import EdgeBias
 from ..errors import OptionError
+from ..interrupts import keeps_gradients
 from .groups import edge_spans
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
+@keeps_gradients
 def leakage(replay: Replay) -> xr.DataArray:
     """Attention mass between pictures, mean over heads and over the reader's visual tokens.
 
@@ -42,7 +44,7 @@ def leakage(replay: Replay) -> xr.DataArray:
     for index, mine in enumerate(positions):
         groups[torch.from_numpy(mine)] = index
     with replay.lock, torch.no_grad(), Capture(replay.model, groups=groups) as tape:
-        replay.forward(replay.embeddings, range(replay.prompt_length), keep=[replay.prompt_length - 1])
+        replay.decode(replay.embedded, keep=[replay.prompt_length - 1])
     values = np.zeros((tape.n_layers, len(names), len(names)))
     for layer in range(tape.n_layers):
         mass = tape.mass(layer).mean(1).double().cpu().numpy()  # (T, n)
@@ -55,6 +57,7 @@ def leakage(replay: Replay) -> xr.DataArray:
     )
 
 
+@keeps_gradients
 def causal_leakage(replay: Replay, token: Any = None) -> xr.DataArray:
     """What the answer loses in log-probability when one picture may not read from another, in all layers.
 

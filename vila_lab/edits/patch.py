@@ -70,7 +70,7 @@ class Patch:
 
     def changes_nothing(self, question: Question) -> bool:
         """A patch from an answer to the very same prompt."""
-        return digest(replay_of(self.source).prepared.inputs) == digest(question.inputs)
+        return digest(replay_of(self.source).prepared.inputs) == digest(question.prepared.inputs)
 
 
 def states(replay: Replay, state: State, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -81,7 +81,7 @@ def states(replay: Replay, state: State, layers: Sequence[int]) -> dict[int, Ten
         found[layer] = vectors[0].detach().clone()
 
     with torch.no_grad(), Editing(replay.model, [StateLook(keep, state, tuple(layers), EVERYWHERE)]):
-        replay.forward(replay.embeddings, range(replay.prompt_length), keep=[replay.prompt_length - 1])
+        replay.decode(replay.embedded, keep=[replay.prompt_length - 1])
     return found
 
 

@@ -172,10 +172,10 @@ class Run:
 
     def _answer_rows(self, count: int, replay: Replay, ids: Sequence[int]) -> Tensor:
         """Logits of all rows that chose a token, the answer given, under the first edits.  # (tokens, V)"""
-        sequence = torch.cat([replay.embeddings, replay.embed_ids(ids[:-1])])
+        sequence = replay.followed(replay.embedded, ids[:-1])
         rows = range(replay.prompt_length - 1, len(sequence))
         with torch.no_grad(), Editing(self._question.model, self._first_edits(count)):
-            return replay.forward(sequence, range(len(sequence)), keep=rows)[0]
+            return replay.decode(sequence, keep=rows)[0]
 
     def _first_edits(self, count: int) -> list[Edit]:
         return [edit for step in self._changes[:count] for edit in step.edits]
@@ -184,7 +184,7 @@ class Run:
 def fingerprint(question: Question) -> tuple[Any, ...]:
     """Tells prompts apart, and a model before and after its weights were changed in place."""
     versions = [times_written(parameter) for parameter in question.model.parameters()]
-    return digest(question.inputs), len(versions), sum(versions)
+    return digest(question.prepared.inputs), len(versions), sum(versions)
 
 
 def digest(inputs: Mapping[str, Tensor]) -> str:

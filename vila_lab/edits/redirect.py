@@ -90,8 +90,7 @@ def redirect(
         after = session.ask(
             prompt,
             max_new_tokens=min(room, 2 * len(answer.tokens) + 8),  # a steered model may lose the thread and never stop
-            conv_mode=replay.conv_mode,
-            tile_all_images=replay.tile_all_images,
+            **vars(replay.options),
         )
     column = f"image_{to_image}"
     shares = [float(each.ledger()[column].iloc[each.rows_of()].mean()) for each in (answer, after)]

@@ -20,6 +20,7 @@ from ..attribution.replay import Replay
 from ..capture.editing import Editing
 from ..capture.edits import StatePatch
 from ..errors import OptionError
+from ..interrupts import keeps_gradients
 from ..tokenmap import Kind, TokenMap
 from .patch import check_same_shape, check_state, prompt_positions, replay_of, states
 from .where import Shape, resolve
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BATCH = 8
 
 
+@keeps_gradients
 def patch_scan(
     answer: Answer,
     from_answer: Answer,
@@ -130,15 +132,9 @@ def _differences(
     replay: Replay, fed: Sequence[int], ids: tuple[int, int], edits: Sequence[StatePatch], batch: int = 1
 ) -> list[float]:
     """The second token's logit minus the first's, for each sequence of a batch of the same prompt."""
-    sequence = torch.cat([replay.embeddings, replay.embed_ids(fed)])
+    sequence = replay.followed(replay.embedded, fed)
     with Editing(replay.model, edits):
-        output = replay.model(
-            inputs_embeds=sequence[None].expand(batch, -1, -1),
-            attention_mask=torch.ones(batch, len(sequence), dtype=torch.int64, device=sequence.device),
-            use_cache=False,
-            logits_to_keep=1,
-        )
-    logits = output.logits[:, -1].double()  # (B, V)
+        logits = replay.family.decode_copies(sequence, batch, keep=[len(sequence) - 1])[0][:, 0].double()  # (B, V)
     found: list[float] = (logits[:, ids[1]] - logits[:, ids[0]]).tolist()
     return found
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..capture.editing import Editing
 from ..capture.edits import Edit
+from ..families.base import Embedded, Family, Prepared
 from ..tokenmap import TokenMap
 
 
@@ -20,22 +22,33 @@ class Question:
 
     Attributes
     ----------
-    model
-        The transformers model.
-    inputs
+    family
+        The loaded model.
+    prepared
         What it will be given.
-    token_map : TokenMap
     """
 
-    model: Any
-    inputs: Mapping[str, Tensor]
-    token_map: TokenMap
+    family: Family
+    prepared: Prepared
+
+    @property
+    def model(self) -> Any:
+        return self.family.model
+
+    @property
+    def token_map(self) -> TokenMap:
+        return self.prepared.token_map
+
+    @cached_property
+    def embedded(self) -> Embedded:
+        with torch.no_grad():
+            return self.family.embed(self.prepared)
 
     def forward(self, edits: Sequence[Edit] = ()) -> Tensor:
         """One forward over the prompt under edits: the logits of its last row.  # (V,)"""
         with torch.no_grad(), Editing(self.model, edits):
-            logits: Tensor = self.model(**self.inputs, logits_to_keep=1, use_cache=True).logits[0, -1]
-        return logits
+            logits = self.family.decode(self.embedded, keep=[len(self.embedded) - 1])[0]
+        return logits[0]
 
 
 class Spec(Protocol):

@@ -23,6 +23,7 @@ from ..attribution.features import (
 )
 from ..attribution.target import Target
 from ..errors import OptionError
+from ..interrupts import keeps_gradients
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 RATIONALE = (0.05, 0.1, 0.2, 0.5)  # shares of the tokens that count as "what the map points at"
@@ -162,6 +163,7 @@ class Curves:
         return self.deletion[0] - _mean_at(self.fractions, self.insertion)
 
 
+@keeps_gradients
 def curves(
     replay: Replay, target: Target, scores: NDArray[np.float64], *, baseline: Any = REMOVE, seed: int = 0
 ) -> Curves:
@@ -189,11 +191,11 @@ def curves(
     cuts = [round(share * len(ranked)) for share in FRACTIONS]
     chunks = [np.sort(ranked[a:b]) for a, b in pairwise(cuts)]
     name = baseline_name(baseline)
-    asked = replay.embeddings
+    asked = replay.embedded.features
     other = None
     if name != REMOVE:
         pictures = {k: baseline_picture(replay.prompt.images[k], baseline) for k in range(count)}
-        other = replay.with_pictures(pictures)
+        other = replay.with_pictures(pictures).features
     features = [Feature("", chunk, (asked[chunk], None if other is None else other[chunk])) for chunk in chunks]
     steps = range(len(chunks) + 1)
     gone: list[Choice] = [tuple(int(k < step) for k in range(len(chunks))) for step in steps]

@@ -1,33 +1,11 @@
-"""Which model families there are, and how a checkpoint finds its own. Knows no session."""
+"""Which model families there are, and what each adds to a question. Knows where they stand, and imports none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from ..nvila.prompt_options import NVILAOptions
 
-from .base import Family, Prepared
+FAMILIES = {"nvila": ("vila_lab.families.nvila", "NVILAFamily")}
+"""Module and class of every family, by name."""
 
-__all__ = ["FAMILIES", "Family", "Prepared", "load_family"]
-
-
-def _nvila(source: str | Path, **options: Any) -> Family:
-    from .nvila import NVILAFamily
-
-    return NVILAFamily.load(source, **options)
-
-
-FAMILIES: dict[str, Callable[..., Family]] = {"nvila": _nvila}
-
-
-def load_family(source: str | Path, *, family: str = "nvila", **options: Any) -> Family:
-    """Load a checkpoint of a family.
-
-    Parameters
-    ----------
-    source
-        Folder or hub id.
-    family
-        A name in `FAMILIES`.
-    """
-    return FAMILIES[family](source, **options)
+OPTIONS: dict[str, type] = {"nvila": NVILAOptions}
+"""What a prompt may be told in each family alone, here too so that the command line can list it without loading torch."""

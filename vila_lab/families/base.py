@@ -5,15 +5,22 @@ A new family is one file here that implements `Family`, one line in `families.FA
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 from transformers import GenerationConfig
 
+from ..errors import OptionError
 from ..prompt import Prompt
 from ..tokenmap import TokenMap
+from .decoder import Components, Decoder
+from .embedded import Embedded
+
+__all__ = ["Components", "Embedded", "Family", "Prepared"]
 
 
 @dataclass(frozen=True)
@@ -26,53 +33,99 @@ class Prepared:
         Keyword arguments of the model's ``forward`` and ``generate``, on the model's device, batch of 1.
     token_map
         What each of the ``inputs["input_ids"].shape[1]`` positions is.
-    conv_mode
-        The conversation template that "auto" resolved to.
+    options
+        The family's own options of a prompt, everything automatic in them decided.
     """
 
     inputs: dict[str, Tensor]
     token_map: TokenMap
-    conv_mode: str
+    options: Any
 
 
-class Family(Protocol):
+class Family(Decoder, ABC):
     """A loaded model of one family, spoken to in vila_lab's terms."""
 
-    @property
-    def model(self) -> Any:
-        """The transformers model (a `PreTrainedModel` that can generate)."""
-        ...
+    options: ClassVar[type]
+    """A frozen dataclass: what a prompt may be told in this family alone. Its fields are keyword arguments of `ask`."""
+    pixels: ClassVar[str]
+    """Which of the model's inputs holds the pictures' pixels."""
+
+    # -- whose checkpoint it is ------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this ``config.json`` is of this family."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Any, name: str, **given: Any) -> Family:
+        """Load the checkpoint in a folder.
+
+        Parameters
+        ----------
+        folder : Path
+        name : str
+            What errors call it.
+        given
+            Keyword arguments of transformers' ``from_pretrained``.
+        """
+
+    @classmethod
+    def options_of(cls, given: Mapping[str, Any]) -> Any:
+        """Keyword arguments of `ask` as this family's options.
+
+        Raises
+        ------
+        OptionError
+            If the family has no such option, or a value has the wrong type.
+        """
+        known = [each.name for each in fields(cls.options)]
+        for name in given:
+            if name not in known:
+                raise OptionError(f"there is no option {name}; the options of this model alone are {', '.join(known)}")
+        return cls.options(**given)
 
     @property
-    def tokenizer(self) -> Any: ...
-
-    @property
+    @abstractmethod
     def context_length(self) -> int:
         """How many positions a prompt and its answer may have together."""
-        ...
 
-    @property
-    def decoder_layers(self) -> Sequence[nn.Module]:
-        """The decoder's layers, in order; each returns the residual stream."""
-        ...
+    # -- from a prompt to what the decoder sees ----------------------------------------------------------------------
 
-    def prepare(self, prompt: Prompt, *, conv_mode: str = "auto", tile_all_images: bool = False) -> Prepared:
-        """Model inputs of a prompt, and the map of its positions."""
-        ...
+    @abstractmethod
+    def prepare(self, prompt: Prompt, options: Any = None) -> Prepared:
+        """Inputs of the model's own forward, and the map of their positions; by default with the default options."""
 
-    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Input embeddings of prepared inputs, each picture embedded by itself; gradients reach its pixels.  # (1, T, H)"""
-        ...
+    @abstractmethod
+    def embed(self, prepared: Prepared) -> Embedded:
+        """What the decoder is given of a prompt, each picture embedded by itself; gradients reach the pixels."""
 
-    @property
-    def final_norm(self) -> nn.Module:
-        """The norm between the decoder's last layer and its head."""
-        ...
+    @abstractmethod
+    def pictures_features(self, pictures: Sequence[Image.Image], context: Prepared) -> list[Tensor]:
+        """`picture_features` of several pictures, embedded together where the family can."""
 
-    def generation_config(self, conv_mode: str) -> GenerationConfig:
-        """Greedy decoding as the family's reference does it, with the stop tokens of this conversation mode."""
-        ...
+    def picture_features(self, picture: Image.Image, context: Prepared) -> Tensor:
+        """What a picture gives the decoder, by itself: `Embedded.features` at the picture's positions.
 
-    def decode(self, ids: Sequence[int]) -> str:
+        Parameters
+        ----------
+        picture
+        context
+            The prompt that it stands in, which decides how it is cut.
+
+        Returns
+        -------
+        Tensor (n, (1 + deep) * H)
+        """
+        return self.pictures_features([picture], context)[0]
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def generation_config(self, options: Any) -> GenerationConfig:
+        """Greedy decoding as the family's reference does it, with the stop tokens that belong to the options."""
+
+    def text(self, ids: Sequence[int]) -> str:
         """The answer's text from its generated ids, without special tokens."""
-        ...
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -3,77 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from PIL import Image
+from torch import Tensor
 from transformers import GenerationConfig
 
+from ..nvila.checkpoint import load_checkpoint
+from ..nvila.folder import MODEL_TYPES
+from ..nvila.generation import default_generation_config
+from ..nvila.layout import PromptLayout
+from ..nvila.modeling_nvila import NVILAForConditionalGeneration
+from ..nvila.processing_nvila import NVILAProcessor
+from ..nvila.prompt_options import NVILAOptions
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
-from .base import Prepared
+from .base import Components, Embedded, Family, Prepared
 
-if TYPE_CHECKING:
-    from ..nvila.layout import PromptLayout
-    from ..nvila.modeling_nvila import NVILAForConditionalGeneration
-    from ..nvila.processing_nvila import NVILAProcessor
+AT_ONCE = 8  # pictures that are embedded together
 
 
-class NVILAFamily:
+class NVILAFamily(Family):
     """A loaded NVILA or VILA1.5 checkpoint."""
 
+    options = NVILAOptions
+    components = Components(layers="language_model.model.layers", norm="language_model.model.norm")
+    pixels = "pixel_values"
+
     def __init__(self, model: NVILAForConditionalGeneration, processor: NVILAProcessor) -> None:
-        self._model = model
+        super().__init__(model, processor.tokenizer)
         self.processor = processor
 
     @classmethod
-    def load(cls, source: str | Path, **options: Any) -> NVILAFamily:
-        """Load a checkpoint; the options are those of `vila_lab.nvila.checkpoint.load_checkpoint`."""
-        from ..nvila.checkpoint import load_checkpoint
+    def matches(cls, config: Mapping[str, Any]) -> bool:
+        return config.get("model_type") in MODEL_TYPES
 
-        return cls(*load_checkpoint(source, **options))
-
-    @property
-    def model(self) -> NVILAForConditionalGeneration:
-        return self._model
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.processor.tokenizer
+    @classmethod
+    def load(cls, folder: Path, name: str, **given: Any) -> NVILAFamily:
+        return cls(*load_checkpoint(folder, name, **given))
 
     @property
     def context_length(self) -> int:
         return min(int(self.tokenizer.model_max_length), int(self.model.config.text_config.max_position_embeddings))
 
-    @property
-    def decoder_layers(self) -> Sequence[nn.Module]:
-        layers: nn.ModuleList = self.model.language_model.model.layers
-        return list(layers)
-
-    def prepare(self, prompt: Prompt, *, conv_mode: str = "auto", tile_all_images: bool = False) -> Prepared:
+    def prepare(self, prompt: Prompt, options: NVILAOptions | None = None) -> Prepared:
+        options = options or NVILAOptions()
         parts = [part.image if isinstance(part, Picture) else part for part in prompt.parts]
-        features, layout = self.processor.prepare(parts, conv_mode=conv_mode, tile_all_images=tile_all_images)
+        features, layout = self.processor.prepare(
+            parts, conv_mode=options.conv_mode, tile_all_images=options.tile_all_images
+        )
         device = self.model.get_input_embeddings().weight.device
         inputs = {name: value.to(device) for name, value in features.items()}
         token_map = token_map_of(layout, [image.size for image in prompt.images])
-        return Prepared(inputs, token_map, self.processor.resolve_conv_mode(conv_mode))
+        mode = self.processor.resolve_conv_mode(options.conv_mode)
+        return Prepared(inputs, token_map, replace(options, conv_mode=mode))
 
-    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return self.model.embed(inputs["input_ids"], inputs.get("pixel_values"), inputs.get("block_sizes"))
+    def embed(self, prepared: Prepared) -> Embedded:
+        inputs = prepared.inputs
+        vectors = self.model.embed(inputs["input_ids"], inputs.get(self.pixels), inputs.get("block_sizes"))[0]
+        return Embedded(vectors, torch.arange(len(vectors), device=vectors.device))
 
-    @property
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self.model.language_model.model.norm
-        return norm
+    def pictures_features(self, pictures: Sequence[Image.Image], context: Prepared) -> list[Tensor]:
+        """Stands on this: every picture is embedded by itself, and cut alike in every prompt of several pictures."""
+        tiled = context.options.tile_all_images or context.token_map.n_pictures == 1
+        options = replace(context.options, tile_all_images=tiled)
+        found: list[Tensor] = []
+        for first in range(0, len(pictures), AT_ONCE):
+            some = list(pictures[first : first + AT_ONCE])
+            padded = some if len(some) > 1 else some * 2  # a picture alone would be cut into tiles
+            prepared = self.prepare(Prompt(tuple(map(Picture.of, padded))), options)
+            features = self.embed(prepared).features
+            found += [features[prepared.token_map.positions(f"image_{k + 1}")] for k in range(len(some))]
+        return found
 
-    def generation_config(self, conv_mode: str) -> GenerationConfig:
-        from ..nvila.generation import default_generation_config
-
-        return default_generation_config(self.processor, self.model.config.text_config, conv_mode)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    def generation_config(self, options: NVILAOptions) -> GenerationConfig:
+        return default_generation_config(self.processor, self.model.config.text_config, options.conv_mode)
 
 
 def token_map_of(layout: PromptLayout, sizes: Sequence[tuple[int, int]]) -> TokenMap:

@@ -75,11 +75,7 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, weights:
     CheckpointError
         Something is there, but it is no NVILA checkpoint.
     """
-    root = _local_or_snapshot(source, revision, weights)
-    if not (root / "config.json").is_file() and (root / "model" / "config.json").is_file():
-        root = root / "model"
-    if not (root / "config.json").is_file():
-        raise CheckpointError(f"{source} has no config.json, so it is no checkpoint; name the folder that holds it.")
+    root = find_root(source, revision=revision, weights=weights)
     config = read_json(root / "config.json")
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
@@ -90,6 +86,16 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, weights:
         isinstance(config.get(key), str) for key in ("llm_cfg", "vision_tower_cfg")
     )
     return CheckpointFolder(root, config, split=has_parts)
+
+
+def find_root(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder with a checkpoint's ``config.json``, of whatever family; parameters and errors as in `find_checkpoint`."""
+    root = _local_or_snapshot(source, revision, weights)
+    if not (root / "config.json").is_file() and (root / "model" / "config.json").is_file():
+        root = root / "model"
+    if not (root / "config.json").is_file():
+        raise CheckpointError(f"{source} has no config.json, so it is no checkpoint; name the folder that holds it.")
+    return root
 
 
 def _local_or_snapshot(source: str | Path, revision: str | None, weights: bool) -> Path:

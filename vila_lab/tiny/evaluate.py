@@ -145,11 +145,11 @@ def answer_text(session: Session, case: Case) -> str:
     """The greedy answer, without keeping any attention."""
     prompt = Prompt((*(Picture(image, "drawn") for image in case.images), case.turn.question))
     prepared = session.family.prepare(prompt)
-    config = session.family.generation_config(prepared.conv_mode)
+    config = session.family.generation_config(prepared.options)
     config.max_new_tokens, config.max_length = LONGEST, None
     with torch.no_grad():
         ids = session.model.generate(**prepared.inputs, generation_config=config)
-    return session.family.decode(ids[0, len(prepared.token_map) :].tolist())
+    return session.family.text(ids[0, len(prepared.token_map) :].tolist())
 
 
 def measure(session: Session, task: str, found: Iterator[Case], count: int, misses: list[str] | None = None) -> Row:

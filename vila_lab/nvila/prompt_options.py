@@ -1,0 +1,33 @@
+"""What an NVILA prompt may be told beyond its texts and pictures. Knows no prompt and no model, and imports quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vila_lab.options import check_types
+
+
+@dataclass(frozen=True)
+class NVILAOptions:
+    """Options of `ask` that are this family's own. One with a ``help`` is an option of the command line too.
+
+    Attributes
+    ----------
+    conv_mode : str
+        Conversation template: auto, vicuna_v1, llama_3, hermes-2 or plain.
+    tile_all_images : bool
+        Cut every picture into tiles where the model does so for a single one; the reference does not.
+
+    Raises
+    ------
+    OptionError
+        If a value has another type.
+    """
+
+    conv_mode: str = field(
+        default="auto", metadata={"short": "-c", "help": "auto (default), vicuna_v1, llama_3, hermes-2 or plain"}
+    )
+    tile_all_images: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(NVILAOptions, vars(self))
