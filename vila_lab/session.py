@@ -31,6 +31,7 @@ from .memory import Disk, Memory, Pictures, image_bytes, keep_within
 from .options import check_range, check_types
 from .prompt import Picture, Prompt
 from .scores import TokenScores
+from .tiny import heads_file, weights_folder
 from .tokens import Token, alternatives_as_text, token_texts
 from .turn import Turn
 from .versions import warn_if_unverified
@@ -427,9 +428,9 @@ def load(
         device = str(device)
     if source is not None and not isinstance(source, str | Path):
         raise OptionError(f"source must be a hub id or a folder, not {source!r}")
+    if source is not None and Path(source).expanduser() == weights_folder():
+        source = None  # named or not, it is the same resident model
     if source is None:
-        from .tiny import weights_folder
-
         place: str | Path = weights_folder()
         name = EMBEDDED
     else:
@@ -463,8 +464,6 @@ def load(
 
 def _shipped_heads() -> dict[str, tuple[tuple[int, int], ...]]:
     """The head sets of the embedded model; `vila_lab.tiny.rank_heads` made them."""
-    from .tiny import heads_file
-
     content = json.loads(heads_file().read_text(encoding="utf-8")) if heads_file().is_file() else {}
     return {kind: tuple((layer, head) for layer, head in ranking["heads"]) for kind, ranking in content.items()}
 

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from tests.attribution.conftest import replay_of, target_of
-from vila_lab.attribution import coalitions
-from vila_lab.attribution.coalitions import evaluate, evaluate_plainly
+from tests.families.seam import made
+from vila_lab.attribution import Replay, Said, coalitions
+from vila_lab.attribution.coalitions import Feature, evaluate, evaluate_plainly
 from vila_lab.attribution.features import cell_boxes, picture_features, removable, tokens_by_cell
 from vila_lab.attribution.replay import Meter
+from vila_lab.attribution.target import resolve
+from vila_lab.prompt import Prompt
+from vila_lab.tokenmap import Kind, TokenMap
 
 
 @pytest.mark.parametrize("baseline", ["remove", "grey"])
@@ -87,3 +91,31 @@ def test_exact_shapley_over_four_pictures_computes_so_many_picture_blocks(lab, d
     )  # stretches too short for a pass of their own: the template in four branches, separators
     assert least / positions <= attribution.cost.computed <= (least + short) / positions
     assert attribution.cost.forwards == 16
+
+
+@pytest.mark.parametrize("name", ["Gemma 3", "Qwen3-VL"])
+def test_shared_prefixes_never_cut_what_sees_itself(name, monkeypatch):
+    """Half of a picture left out or replaced, in decoders with blocks and with deep features."""
+    monkeypatch.setattr(coalitions, "WORTH_A_PASS", 1)
+    family, inputs, _ = made(name)
+    visual = np.flatnonzero(inputs["input_ids"][0].numpy() == family.image_token)
+    count = inputs["input_ids"].shape[1]
+    token_map = TokenMap.build(
+        text="", kinds=[Kind.IMAGE if p in visual else Kind.TEXT for p in range(count)], spans=[(-1, -1)] * count,
+        sizes=[(1, 1)], picture=[0 if p in visual else -1 for p in range(count)],
+        tile=[0 if p in visual else -1 for p in range(count)], scale=[0 if p in visual else -1 for p in range(count)],
+        box=[(0.0, 0.0, 1.0, 1.0) if p in visual else None for p in range(count)],
+    )  # fmt: skip
+    replay = Replay(family, Prompt(("unused",)), token_map, [Said("a", 7), Said("b", 9)])
+    embedded = family.embed(inputs)
+    replay.__dict__["embedded"] = embedded
+    other = family.embed({**inputs, family.pixels: torch.randn_like(inputs[family.pixels])})
+    features = [
+        Feature(f"part {k}", part, (embedded.features[part], other.features[part], None))
+        for k, part in enumerate((visual[:2], visual[2:6], visual[6:]))
+    ]
+    choices = list(product(range(3), repeat=3))
+    target = resolve(replay.said, lambda text: [1])
+    shared = evaluate(replay, features, choices, target)
+    np.testing.assert_allclose(shared, evaluate_plainly(replay, features, choices, target), atol=1e-5)
+    assert np.ptp(shared, 0).min() > 1e-3

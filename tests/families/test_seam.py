@@ -1,0 +1,181 @@
+"""The first property of every family: its one pass through the decoder is the model's own forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.families.seam import UPSTREAM, made
+from vila_lab.families.embedded import Embedded
+from vila_lab.prompt import Prompt
+
+TOLERANCE = 1e-5
+NVILA = ("nvila-lite", "nvila-dynamic_s2", "nvila-resize", "VILA1.5-3b-tiny")
+PICTURES = ("a_land.png", "b_port.png", "a_land.png", "b_port.png")
+
+
+@pytest.fixture
+def question(golden_image):
+    """A prompt with some pictures."""
+
+    def ask(count: int) -> Prompt:
+        parts = [part for k in range(count) for part in (f"Picture {k + 1}:", golden_image(PICTURES[k]))]
+        return Prompt.of([*parts, "What are the differences?"])
+
+    return ask
+
+
+def own_logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits[0].float()
+
+
+def check_pass(family, embedded: Embedded, own: torch.Tensor, cut: int) -> None:
+    """One pass, some rows of it, copies of it, and two parts behind a cache are all the same."""
+    with torch.no_grad():
+        logits, nothing = family.decode(embedded)
+        torch.testing.assert_close(logits, own, atol=TOLERANCE, rtol=0)
+        assert nothing is None
+        rows = [0, len(embedded) - 1]
+        torch.testing.assert_close(family.decode(embedded, keep=rows)[0], own[rows], atol=TOLERANCE, rtol=0)
+        copies = family.decode_copies(embedded, 3, keep=rows)[0]
+        torch.testing.assert_close(copies, own[rows].expand(3, -1, -1), atol=TOLERANCE, rtol=0)
+        first, cache = family.decode(embedded[:cut], family.new_cache())
+        second, _ = family.decode(embedded[cut:], cache)
+        torch.testing.assert_close(torch.cat([first, second]), own, atol=TOLERANCE, rtol=0)
+
+
+# -- this package's own family -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", NVILA)
+def test_the_pass_is_the_models_own_forward(name, count, golden_session, question):
+    family = golden_session(name).family
+    prepared = family.prepare(question(count))
+    with torch.no_grad():
+        embedded = family.embed(prepared)
+    assert len(embedded) == len(prepared.token_map)
+    check_pass(family, embedded, own_logits(family.model, prepared.inputs), len(embedded) // 2)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", NVILA)
+def test_a_picture_by_itself_is_the_picture_in_the_prompt(name, count, golden_session, question):
+    family = golden_session(name).family
+    prompt = question(count)
+    prepared = family.prepare(prompt)
+    with torch.no_grad():
+        embedded = family.embed(prepared)
+        for k, image in enumerate(prompt.images):
+            mine = prepared.token_map.positions(f"image_{k + 1}")
+            alone = family.picture_features(image, prepared)
+            torch.testing.assert_close(alone, embedded.features[mine], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", NVILA)
+def test_gradients_reach_the_pixels(name, golden_session, question):
+    family = golden_session(name).family
+    prepared = family.prepare(question(2))
+    pixels = prepared.inputs[family.pixels].clone().requires_grad_()
+    prepared.inputs[family.pixels] = pixels
+    family.decode(family.embed(prepared), keep=[-1])[0].sum().backward()
+    family.model.zero_grad()
+    assert pixels.grad is not None
+    assert (pixels.grad.flatten(1).abs().sum(1) > 0).all()  # of every tile
+
+
+@pytest.mark.parametrize("name", NVILA)
+def test_leaving_a_picture_out_is_masking_its_columns(name, golden_session, question):
+    family = golden_session(name).family
+    prepared = family.prepare(question(2))
+    length = len(prepared.token_map)
+    gone = torch.zeros(length, dtype=torch.bool)
+    gone[prepared.token_map.positions("image_1")] = True
+    with torch.no_grad():
+        embedded = family.embed(prepared)
+        seen = torch.ones(length, length, dtype=torch.bool).tril() & ~(gone[None] & ~gone[:, None])
+        mask = torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+        expected = family.model(inputs_embeds=embedded.vectors[None], attention_mask=mask).logits[0, -1]
+        without = embedded[~gone]
+        assert without.next_position == embedded.next_position
+        torch.testing.assert_close(family.decode(without, keep=[-1])[0][0], expected, atol=TOLERANCE, rtol=0)
+
+
+# -- transformers' own models, through a family of a few lines -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_the_seam_is_wide_enough_for(name):
+    """Positions with three axes, deep features, blocks that see themselves, prefixes that see themselves."""
+    family, inputs, cut = made(name)
+    embedded = family.embed(inputs)
+    own = own_logits(family.model, inputs)
+    check_pass(family, embedded, own, cut)
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_what_the_seam_carries_is_needed(name):
+    """Without positions, deep features or blocks the numbers are others, so the test above could fail."""
+    family, inputs, _ = made(name)
+    embedded = family.embed(inputs)
+    plain = Embedded(embedded.vectors, torch.arange(len(embedded)))
+    with torch.no_grad():
+        found = family.decode(plain)[0]
+    assert (found - own_logits(family.model, inputs)).abs().max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_the_answer_goes_on_where_the_model_would(name):
+    """Three tokens behind a cache are what the model itself says with its own cache."""
+    family, inputs, _ = made(name)
+    with torch.no_grad():
+        own = family.model.generate(
+            **inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, output_logits=True,
+            return_dict_in_generate=True, pad_token_id=0,
+        )  # fmt: skip
+        embedded = family.embed(inputs)
+        logits, cache = family.decode(embedded, family.new_cache(), keep=[-1])
+        ids = []
+        for k, expected in enumerate(own.logits):
+            torch.testing.assert_close(logits[-1], expected[0].float(), atol=TOLERANCE, rtol=0)
+            ids.append(int(own.sequences[0, len(embedded) + k]))
+            logits, cache = family.decode(family.embed_ids(ids[-1:], embedded.next_position + k), cache)
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_replacing_a_picture_replaces_all_that_came_from_it(name):
+    family, inputs, _ = made(name)
+    other = {**inputs, family.pixels: torch.randn_like(inputs[family.pixels])}
+    visual = torch.nonzero(inputs["input_ids"][0] == family.image_token)[:, 0]
+    replaced = family.embed(inputs).with_features(family.embed(other).features[visual], visual)
+    with torch.no_grad():
+        torch.testing.assert_close(family.decode(replaced)[0], own_logits(family.model, other), atol=TOLERANCE, rtol=0)
+
+
+# -- the stretch itself --------------------------------------------------------------------------------------------------
+
+
+def test_text_takes_part_in_what_pictures_need():
+    """Text behind a picture: one position for all axes, in no block, nothing deep."""
+    picture = Embedded(
+        torch.ones(2, 4), torch.tensor([[0, 0], [0, 1], [1, 0]]), torch.tensor([0, 0]), (torch.ones(2, 4),)
+    )
+    text = Embedded(torch.ones(1, 4), torch.tensor([2]))
+    whole = Embedded.cat([picture, text])
+    assert whole.positions.tolist() == [[0, 0, 2], [0, 1, 2], [1, 0, 2]]
+    assert whole.blocks.tolist() == [0, 0, -1]
+    assert whole.deep[0].sum(-1).tolist() == [4, 4, 0]
+    assert whole.next_position == 3
+    assert whole[[2]].positions.tolist() == [[2], [2], [2]]
+    assert len(whole[[]]) == 0
+    assert whole[torch.tensor([True, False, True])].blocks.tolist() == [0, -1]
+
+
+def test_features_come_back_as_they_were():
+    whole = Embedded(torch.rand(3, 4), torch.arange(3), None, (torch.rand(3, 4), torch.rand(3, 4)))
+    again = whole.with_features(whole.features)
+    assert torch.equal(again.vectors, whole.vectors)
+    assert all(map(torch.equal, again.deep, whole.deep))
+    some = whole.with_features(torch.zeros(1, 12), [1])
+    assert some.features.abs().sum(-1).gt(0).tolist() == [True, False, True]
