@@ -56,9 +56,9 @@ def edit_of_a_plain_model() -> None:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from vila_lab.capture.editing import Editing
-    from vila_lab.capture.edits import EdgeBias
-    from vila_lab.capture.spans import Span
+    from vila_lab.hooks.editing import Editing
+    from vila_lab.hooks.edits import EdgeBias
+    from vila_lab.hooks.spans import Span
 
     torch.manual_seed(0)
     config = Qwen2Config(

@@ -35,9 +35,10 @@ TABLE = ROOT / "docs" / "verified.md"
 TESTS = (
     "tests/test_upstream.py",
     "tests/nvila",
-    "tests/capture",
+    "tests/hooks",
     "tests/edits",
     "tests/attribution",
+    "tests/families",
     "tests/test_session.py",
 )
 COMMON = ROOT / ".ci" / "common_tests.py"

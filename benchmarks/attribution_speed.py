@@ -46,9 +46,9 @@ from vila_lab.attribution.captum_seam import interpretable_input, presence_funct
 from vila_lab.attribution.coalitions import Feature, evaluate, evaluate_plainly
 from vila_lab.attribution.features import picture_features
 from vila_lab.attribution.grad_x_attention import attribute as grad_x_attention
-from vila_lab.attribution.replay import frozen
 from vila_lab.attribution.shapley import exact
-from vila_lab.attribution.target import Target, resolve
+from vila_lab.engine.replay import frozen
+from vila_lab.engine.target import Target, resolve
 from vila_lab.families.decoder import Components, Decoder
 from vila_lab.families.embedded import Embedded
 from vila_lab.prompt import Prompt

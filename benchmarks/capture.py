@@ -27,7 +27,7 @@ import transformers
 from transformers import LogitsProcessorList, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from vila_lab import VilaLabError
-from vila_lab.capture import Capture, Tape
+from vila_lab.hooks import Capture, Tape
 
 VARIANTS = ("plain", "tape", "live", "eager")
 RESULTS = Path(__file__).parent / "results" / "capture.json"

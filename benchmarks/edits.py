@@ -31,10 +31,10 @@ from transformers import LogitsProcessorList, PreTrainedModel, Qwen2Config, Qwen
 
 import vila_lab
 from vila_lab.answer import Answer
-from vila_lab.capture.editing import Editing
-from vila_lab.capture.edits import AttentionLook, EdgeBias, Edit
-from vila_lab.capture.spans import Span
 from vila_lab.evidence.bootstrap import Interval, interval
+from vila_lab.hooks.editing import Editing
+from vila_lab.hooks.edits import AttentionLook, EdgeBias, Edit
+from vila_lab.hooks.spans import Span
 from vila_lab.session import Session
 from vila_lab.tiny.names import THINGS
 from vila_lab.tiny.probes import PICTURES, Probe, probes

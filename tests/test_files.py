@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 import vila_lab
-from vila_lab import files, writing
+from vila_lab import wire, writing
 from vila_lab.errors import FileAccessError, FileError, SavedFileNotFound, VilaLabError
 from vila_lab.writing import write_file
 
@@ -91,7 +91,7 @@ def test_a_file_that_was_cut_or_grew_is_an_error(saved, tmp_path):
 def test_a_cut_at_every_64th_byte_is_noticed_by_the_reader(saved):
     for length in range(0, len(saved), 64):
         with pytest.raises(FileError):
-            files._parsed(saved[:length], "vila_lab", "x is not a saved answer", "hint")
+            wire._parsed(saved[:length], "vila_lab", "x is not a saved answer", "hint")
 
 
 def test_the_whole_file_is_the_same_answer(saved, answer, tmp_path):
@@ -101,7 +101,7 @@ def test_the_whole_file_is_the_same_answer(saved, answer, tmp_path):
 
 
 def test_zeros_in_the_words_are_not_taken_for_the_sum(answer, tmp_path):
-    zeros = vila_lab.Answer(**(vars_of(answer) | {"notes": [files.ZEROS, f'"{files.CHECKSUM}":"{files.ZEROS}"']}))
+    zeros = vila_lab.Answer(**(vars_of(answer) | {"notes": [wire.ZEROS, f'"{wire.CHECKSUM}":"{wire.ZEROS}"']}))
     assert vila_lab.open(zeros.save(tmp_path / "a.vila")).notes == zeros.notes
 
 
@@ -120,12 +120,12 @@ def changed(saved: bytes, change: Callable[[dict[str, Any], dict[str, Any]], Any
     tensors = load(saved)
     header["format"] = version
     change(header, tensors)
-    metadata = {"vila_lab": json.dumps(header)} | ({files.CHECKSUM: files.ZEROS} if version > 1 else {})
+    metadata = {"vila_lab": json.dumps(header)} | ({wire.CHECKSUM: wire.ZEROS} if version > 1 else {})
     data = save(tensors, metadata)
     if version == 1:
         return data
-    start = files._place_of_sum(data)
-    return data[:start] + files._sum(data).encode() + data[start + 64 :]
+    start = wire._place_of_sum(data)
+    return data[:start] + wire._sum(data).encode() + data[start + 64 :]
 
 
 def eps(header: dict[str, Any], tensors: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ def test_a_file_from_before_there_was_a_checksum_opens_with_a_note(saved, answer
 
     (tmp_path / "a.vila").write_bytes(changed(saved, forged, version=1))
     opened = vila_lab.open(tmp_path / "a.vila")
-    assert files.UNCHECKED in opened.notes
+    assert wire.UNCHECKED in opened.notes
     np.testing.assert_allclose(opened.ledger(), answer.ledger(), atol=1e-6)  # computed again rather than believed
 
 

@@ -16,16 +16,17 @@ import pytest
 import torch
 
 import vila_lab
-from vila_lab import interrupts, turn
-from vila_lab.attribution import replay as replaying
-from vila_lab.capture import Capture, context, editing, rewire, sinks, tape
-from vila_lab.capture.editing import Editing
-from vila_lab.capture.edits import EdgeBias
-from vila_lab.capture.sinks import ResidualNorms
-from vila_lab.capture.spans import Span
+from vila_lab import interrupts
+from vila_lab.engine import lock
+from vila_lab.engine import replay as replaying
+from vila_lab.engine.lock import ModelLock
 from vila_lab.errors import CaptureError
 from vila_lab.evidence import baselines
-from vila_lab.turn import Turn
+from vila_lab.hooks import Capture, context, editing, rewire, sinks, tape
+from vila_lab.hooks.editing import Editing
+from vila_lab.hooks.edits import EdgeBias
+from vila_lab.hooks.sinks import ResidualNorms
+from vila_lab.hooks.spans import Span
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -138,13 +139,13 @@ def test_frozen_parameters_learn_again_after_an_interrupt_at_any_line():
 
 
 def test_a_turn_ends_after_an_interrupt_at_any_line():
-    one = Turn()
+    one = ModelLock()
 
     def work() -> None:
         with one:
             pass
 
-    for at in every_line(turn, work=work):
+    for at in every_line(lock, work=work):
         assert not one.locked(), at
         with ThreadPoolExecutor(1) as other:  # free for everybody, not only for the thread that was interrupted
             assert not other.submit(one.locked).result(5), at
@@ -178,7 +179,7 @@ def test_an_interrupted_question_leaves_a_session_that_answers(lab):
         with lab.knockout("image_1 -> image_2"):
             lab.ask(parts, max_new_tokens=1)
 
-    files = (context, editing, rewire, sinks, turn, interrupts)
+    files = (context, editing, rewire, sinks, lock, interrupts)
     for at in every_line(*files, work=work, most=12):
         assert traces(lab.model) == before, at
         assert not lab.edits, at

@@ -22,8 +22,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vila_lab import sources
 from vila_lab.errors import PictureError, PictureNotFound, PromptError, VilaLabError
+from vila_lab.inputs import sources
 from vila_lab.picture import Picture
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vila_lab.errors import PictureError, PictureNotFound, PromptError, VilaLabError
-from vila_lab.naming import LONGEST_NAME, SUFFIXES, Text, names_picture
+from vila_lab.inputs.naming import LONGEST_NAME, SUFFIXES, Text, names_picture
 from vila_lab.picture import Picture
 from vila_lab.prompt import Prompt
 

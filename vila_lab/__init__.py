@@ -26,7 +26,7 @@ _HOMES = {
     "NoEffect": "errors",
     "Prompt": "prompt",
     "Session": "session",
-    "Text": "naming",
+    "Text": "inputs.naming",
     "Token": "tokens",
     "TokenMap": "tokenmap",
     "VilaLabError": "errors",
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from .answer_file import open_answer as open
     from .attribution import Attribution, methods
     from .errors import NoEffect, VilaLabError
-    from .naming import Text
+    from .inputs.naming import Text
     from .prompt import Prompt
     from .session import Session, load, loaded
     from .tiny import demo_images

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .capture import Tape
-from .capture.sinks import sink_positions
+from .engine.memory import Disk, Spilled, image_bytes
 from .errors import CaptureError, OptionError
-from .memory import Disk, Spilled, image_bytes
+from .hooks import Tape
+from .hooks.sinks import sink_positions
 from .options import check_whole
 from .tokenmap import TokenMap
 from .tokens import Token
@@ -154,7 +154,7 @@ class Answer:
     @property
     def sinks(self) -> NDArray[np.int64]:
         """Positions that are looked at whatever they hold: the first, and those whose residual norm in the middle of
-        the decoder is more than five times the median (see `vila_lab.capture.sinks` for the sources)."""
+        the decoder is more than five times the median (see `vila_lab.hooks.sinks` for the sources)."""
         return sink_positions(self._norms)
 
     @property
@@ -280,7 +280,7 @@ class Answer:
         OptionError
             If it was given under edits, which a clean run would not repeat.
         """
-        from .attribution.replay import NO_MODEL
+        from .engine.replay import NO_MODEL
 
         if self.edits:
             raise OptionError(

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from .answer import Answer
-from .capture import Tape
-from .files import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, str_of, write
+from .hooks import Tape
 from .tokens import Token
+from .wire import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, str_of, write
 
 FILE_KEY = "vila_lab"
 

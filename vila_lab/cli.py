@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .errors import OptionError, VilaLabError
 from .families import OPTIONS
-from .naming import Text, kind_of_name
+from .inputs.naming import Text, kind_of_name
 
 if TYPE_CHECKING:
     from .answer import Answer

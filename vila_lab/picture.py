@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from .arrays import image_of_array, is_array, name_of_array
 from .errors import PictureError, PromptError
-from .naming import is_address, is_data_address, is_file_address, kind_of_name
-from .sources import data_of, fetch, open_file, path_of, read_stream, reason, shorten
+from .inputs.arrays import image_of_array, is_array, name_of_array
+from .inputs.naming import is_address, is_data_address, is_file_address, kind_of_name
+from .inputs.sources import data_of, fetch, open_file, path_of, read_stream, reason, shorten
 
 PictureSource: TypeAlias = "Picture | Image.Image | NDArray[Any] | os.PathLike[str] | str | bytes | BinaryIO"
 
@@ -86,7 +86,7 @@ class Picture:
         source : str, PathLike, bytes, open file, PIL.Image.Image, array, tensor or Picture
             A string is a path (``~`` is expanded), an http(s) address, a ``file://`` address or a ``data:`` address.
             Bytes and open files (from their beginning) hold an encoded picture. For arrays and tensors see
-            `vila_lab.arrays.image_of_array`.
+            `vila_lab.inputs.arrays.image_of_array`.
         apply_exif : bool
             Turn the picture upright as its EXIF orientation asks; the reference does not. A `Picture` stays as it is.
 

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from .errors import PromptError, VilaLabError
-from .messages import Source, is_messages, parts_of_messages
-from .naming import Text, names_picture
+from .inputs.messages import Source, is_messages, parts_of_messages
+from .inputs.naming import Text, names_picture
+from .inputs.sources import shorten
 from .picture import Picture, PictureSource, is_picture_type, type_name
-from .sources import shorten
 
 __all__ = ["Part", "Picture", "Prompt", "Text"]
 
@@ -62,7 +62,7 @@ class Prompt:
         parts : str, picture, or list or tuple of these
             A picture is a path object, a PIL image, an array or tensor, bytes, an open file, a `Picture`, or a string that
             is an address (``http(s)://``, ``file://``, ``data:``), names a file or folder that is there, or looks like the
-            name of one (see `vila_lab.naming.names_picture`). Every other string is text, and so is every `Text`. A list
+            name of one (see `vila_lab.inputs.naming.names_picture`). Every other string is text, and so is every `Text`. A list
             of messages as chat services take them is accepted too.
         images : picture, or list or tuple of pictures, optional
             Pictures that all come before `parts`, which must then be text only. Here every string is a picture.

@@ -19,21 +19,22 @@ from transformers import GenerationConfig
 
 from .answer import Answer
 from .attribution import Replay, Said
-from .capture import Capture
-from .capture.sinks import ResidualNorms
 from .edits.interface import Interventions
 from .edits.spec import Question
+from .engine.lock import ModelLock
+from .engine.memory import Disk, Memory, Pictures, image_bytes, keep_within
+from .engine.sampling import Sampling
+from .engine.scores import TokenScores
 from .errors import ContextTooLong, OptionError
 from .families.base import Family, Prepared
 from .families.loading import load_family
+from .hooks import Capture
+from .hooks.sinks import ResidualNorms
 from .interrupts import check_finished, keeps_gradients
-from .memory import Disk, Memory, Pictures, image_bytes, keep_within
 from .options import check_range, check_types
 from .prompt import Picture, Prompt
-from .scores import TokenScores
 from .tiny import heads_file, weights_folder
 from .tokens import Token, alternatives_as_text, token_texts
-from .turn import Turn
 from .versions import warn_if_unverified
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 DEFAULT_NEW_TOKENS = 256
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
-SAMPLING = ("temperature", "top_p", "top_k", "seed")
 
 _sessions: dict[tuple[Any, ...], Session] = {}
 _registry_lock = threading.RLock()
@@ -74,7 +74,7 @@ class Session(Interventions):
         self.name = name
         self.capture_budget = capture_budget
         self.head_sets: dict[str, tuple[tuple[int, int], ...]] = {}
-        self._lock = Turn()
+        self._lock = ModelLock()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
         self._pictures = Pictures()
         self._disk: Disk | None = None
@@ -160,13 +160,9 @@ class Session(Interventions):
         >>> answer.text
         'Microsoft.'
         """
-        sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-        check_types(
-            Session.ask,
-            sampling | {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "apply_exif": apply_exif},
-        )
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
+        check_types(Session.ask, {"max_new_tokens": max_new_tokens, "apply_exif": apply_exif})
         check_range("max_new_tokens", max_new_tokens, least=1)
-        _check_sampling(do_sample, sampling)
         chosen = self.family.options_of(options)
         parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
         with self._lock:
@@ -175,8 +171,7 @@ class Session(Interventions):
             config = self.family.generation_config(prepared.options)
             config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))
             config.max_length = None
-            _set_sampling(config, do_sample, sampling)
-            answer = self._generate(parts, prepared, config)
+            answer = self._generate(parts, prepared, config, sampling)
             self._answers.add(answer)
             self._keep_budget()
         return answer
@@ -232,9 +227,10 @@ class Session(Interventions):
             )
         return wanted or min(DEFAULT_NEW_TOKENS, room)
 
-    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig) -> Answer:
+    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig, sampling: Sampling) -> Answer:
         edited = any(handle.spec.is_edit for handle in self._program)
-        scores = TokenScores(may_break=edited and not config.do_sample)  # drawing from NaN is impossible
+        scores = TokenScores(may_break=edited and not sampling.do_sample)  # drawing from NaN is impossible
+        processors = [scores, *sampling.processors(config)]
         layers = self.family.decoder_layers
         question = Question(self.family, prepared)
         with (
@@ -242,7 +238,7 @@ class Session(Interventions):
             Capture(self.model) as tape,
             ResidualNorms(layers[len(layers) // 2]) as norms,
         ):
-            sequence = self.model.generate(**prepared.inputs, generation_config=config, logits_processor=[scores])
+            sequence = self.model.generate(**prepared.inputs, generation_config=config, logits_processor=processors)
         length = len(prepared.token_map)
         ids = sequence[0, length:].tolist()
         tape.finish(tokens=len(ids), prompt_length=length, stopped=ids[-1] in _stops(config))
@@ -354,30 +350,6 @@ def _parts(prompt: Prompt) -> list[str | int]:
 
 def _stops(config: GenerationConfig) -> list[int]:
     return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-
-
-def _check_sampling(do_sample: bool, options: dict[str, Any]) -> None:
-    check_range("temperature", options["temperature"], above=0)
-    check_range("top_p", options["top_p"], above=0, most=1)
-    check_range("top_k", options["top_k"], least=1)
-    check_range("seed", options["seed"], least=0, most=2**64 - 1)
-    given = [name for name, value in options.items() if value is not None]
-    if given and not do_sample:
-        raise OptionError(
-            f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer"
-        )
-
-
-def _set_sampling(config: GenerationConfig, do_sample: bool, options: dict[str, Any]) -> None:
-    given = {name: value for name, value in options.items() if value is not None}
-    if not do_sample:
-        return
-    config.do_sample = True
-    for name, value in given.items():
-        if name != "seed":
-            setattr(config, name, int(value) if name == "top_k" else float(value))
-    if "seed" in given:
-        torch.manual_seed(int(given["seed"]))
 
 
 def load(

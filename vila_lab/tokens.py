@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .scores import Alternative
+from .engine.scores import Alternative
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from .errors import FileAccessError
-from .sources import reason, shorten
+from .inputs.sources import reason, shorten
 
 __all__ = ["write_file"]
 

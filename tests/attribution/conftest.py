@@ -9,7 +9,7 @@ import torch
 
 from vila_lab.answer import Answer
 from vila_lab.attribution import Replay
-from vila_lab.attribution.target import Target, resolve
+from vila_lab.engine.target import Target, resolve
 
 QUESTION = "What is, then, it?"
 

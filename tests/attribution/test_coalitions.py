@@ -13,8 +13,8 @@ from tests.families.seam import made
 from vila_lab.attribution import Replay, Said, coalitions
 from vila_lab.attribution.coalitions import Feature, evaluate, evaluate_plainly
 from vila_lab.attribution.features import cell_boxes, picture_features, removable, tokens_by_cell
-from vila_lab.attribution.replay import Meter
-from vila_lab.attribution.target import resolve
+from vila_lab.engine.replay import Meter
+from vila_lab.engine.target import resolve
 from vila_lab.prompt import Prompt
 from vila_lab.tokenmap import Kind, TokenMap
 

@@ -8,9 +8,10 @@ import torch
 
 import vila_lab
 from tests.attribution.conftest import replay_of, state_of
-from vila_lab.attribution import Attribution, progress
+from vila_lab import progress
+from vila_lab.attribution import Attribution
 from vila_lab.attribution.registry import NAMES, find
-from vila_lab.attribution.replay import Replay
+from vila_lab.engine.replay import Replay
 from vila_lab.errors import OptionError, PictureError
 
 FEW = {"integrated_gradients": {"steps": 3}, "occlusion": {"cells": (2, 1)}}

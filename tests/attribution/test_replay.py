@@ -10,7 +10,7 @@ import torch
 
 import vila_lab
 from tests.attribution.conftest import replay_of, target_of
-from vila_lab.attribution.replay import frozen
+from vila_lab.engine.replay import frozen
 from vila_lab.errors import CaptureError
 from vila_lab.session import Session
 

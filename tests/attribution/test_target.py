@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vila_lab.attribution.target import SCORES, Said, resolve
+from vila_lab.engine.target import SCORES, Said, resolve
 from vila_lab.errors import OptionError
 
 SAID = (Said("A", 1), Said(" red", 2), Said(" ci", 3), Said("rcle", 4), Said(" red", 2), Said("", 9, stop=True))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vila_lab.capture.spans import Span
 from vila_lab.edits.groups import column_span, edge_spans, parse_edge, reader_span, source_span
 from vila_lab.errors import NoEffect, OptionError
+from vila_lab.hooks.spans import Span
 
 
 @pytest.fixture

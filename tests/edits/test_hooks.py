@@ -10,11 +10,11 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.edits.conftest import forced, said, sequence_of, state_of
-from vila_lab.capture.edited_layer import EditedLayer
-from vila_lab.capture.recorder import EDITED, SLOT
-from vila_lab.capture.towers import SHADOW_OF
 from vila_lab.edits import AttentionEvent, HiddenEvent
 from vila_lab.errors import NoEffect, OptionError
+from vila_lab.hooks.edited_layer import EditedLayer
+from vila_lab.hooks.recorder import EDITED, SLOT
+from vila_lab.hooks.towers import SHADOW_OF
 
 # -- attention -----------------------------------------------------------------------------------------------------
 

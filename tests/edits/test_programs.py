@@ -15,9 +15,9 @@ import torch
 
 from tests.edits.conftest import said, state_of
 from vila_lab.answer import Answer
-from vila_lab.capture.recorder import EDITED, SLOT
-from vila_lab.capture.towers import SHADOW_OF
 from vila_lab.errors import VilaLabError
+from vila_lab.hooks.recorder import EDITED, SLOT
+from vila_lab.hooks.towers import SHADOW_OF
 from vila_lab.session import Session
 
 PROGRAMS = 200

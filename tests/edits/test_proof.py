@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.edits.conftest import said
-from vila_lab.capture.edited_layer import EditedLayer
 from vila_lab.edits.program import KEPT, Program
 from vila_lab.errors import NoEffect, VilaLabError
+from vila_lab.hooks.edited_layer import EditedLayer
 
 # -- the two silent no-ops of published tools ----------------------------------------------------------------------
 

@@ -272,7 +272,7 @@ def test_attention_of_nan_has_no_shares():
 
 
 def test_the_mass_of_a_row_of_nan_is_nan():
-    from vila_lab.capture.rows import group_mass
+    from vila_lab.hooks.rows import group_mass
 
     query, key = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
     query[0, 0, 1] = torch.nan

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from ..tokenmap import Kind
 from .features import check_pictures, is_visual
 from .method import Method, Outcome
-from .replay import Replay
 from .residuals import output_columns, read_out, residuals
-from .target import Target
 
 METHOD = Method(
     name="activation_map",

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from ..errors import OptionError
 from ..options import check_whole
 from .method import Method, Outcome
 from .recording import Layer, Recording, recorded
-from .replay import Replay
-from .target import Target
 
 NOT_CAUSAL = "attention says where the model read, not why it answered; 'leave_one_out' is the causal check"
 
@@ -48,7 +48,7 @@ def attribute(
         (layer, head) pairs to average instead of whole layers, or the name of a set that `Session.rank_heads` found:
         "localization" or "routing".
     sinks
-        Whether attention to sinks (see `vila_lab.capture.sinks`) is kept; else it is set to 0.
+        Whether attention to sinks (see `vila_lab.hooks.sinks`) is kept; else it is set to 0.
     """
     with recorded(replay, target.passes[0], gradients=False) as recording:
         values = mean_over_heads(recording, replay, target, layers, heads, weights_of)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from .attention import NOT_CAUSAL, mean_over_heads
 from .method import Method, Outcome
 from .recording import Layer, recorded
-from .replay import Replay
-from .target import Target
 
 METHOD = Method(
     name="attention_value",

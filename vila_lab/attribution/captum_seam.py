@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from ..families.base import Embedded
 from .coalitions import Choice, Feature, evaluate, evaluate_plainly
-from .replay import Replay
-from .target import Target
 
 
 def score_function(

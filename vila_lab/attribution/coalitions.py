@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.replay import Replay, fork
+from ..engine.target import Target
 from ..families.base import Embedded
-from .progress import progress
-from .replay import Replay, fork
-from .target import Target
+from ..progress import progress
 
 # Shorter stretches are computed again in each branch: a pass of its own costs more than a few more positions in another.
 # Measured on the embedded model, whose passes are mostly overhead (20 positions take 7 ms, 173 take 17 ms): exact Shapley over

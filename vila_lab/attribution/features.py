@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from ..engine.replay import Replay
 from ..errors import OptionError
 from ..options import check_whole
 from ..prompt import Picture
 from ..tokenmap import Kind, TokenMap
 from .coalitions import Choice, Feature
-from .replay import Replay
 
 REMOVE = "remove"
 BASELINES = (REMOVE, "mean", "grey", "blur")

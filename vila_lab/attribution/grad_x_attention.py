@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from ..errors import OptionError
+from ..progress import progress
 from .method import Method, Outcome
-from .progress import progress
 from .recording import Recording, gradients_of, recorded
-from .replay import Replay
-from .target import Target
 
 METHOD = Method(
     name="grad_x_attention",

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.replay import Replay
 from ..errors import OptionError
 from ..families.base import Embedded
 from .features import REMOVE, baseline_name, baseline_picture, check_pictures, is_visual
-from .replay import Replay
 
 ON = ("embeddings", "pixels")
 

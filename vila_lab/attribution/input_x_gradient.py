@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..engine.replay import Replay, frozen
+from ..engine.target import Target
+from ..progress import progress
 from .captum_seam import score_function
 from .gradient_inputs import inputs_of
 from .method import Method, Outcome
-from .progress import progress
 from .recording import gradients_of, recorded
-from .replay import Replay, frozen
-from .target import Target
 
 METHOD = Method(
     name="input_x_gradient",

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..engine.replay import Replay, frozen
+from ..engine.target import Target
 from ..errors import OptionError
+from ..progress import progress
 from .captum_seam import score_function
 from .features import baseline_name
 from .gradient_inputs import inputs_of
 from .method import Method, Outcome
-from .progress import progress
-from .replay import Replay, frozen
-from .target import Target
 
 LOOSE = 0.01  # a completeness error beyond this share of the score's difference is pointed out ...
 NOISE = 1e-3  # ... unless it is below this: log-probabilities of a word that stays certain differ by rounding only

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from .coalitions import evaluate
 from .features import baseline_name, picture_features, spread
 from .method import Method, Outcome
-from .replay import Replay
-from .target import Target
 
 EVENLY = "a picture's score is spread evenly over its tokens: this method scores whole pictures"
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from ..errors import OptionError
 from .features import check_pictures, is_visual
 from .method import Method, Outcome
-from .replay import Replay
 from .residuals import output_columns, read_out, residuals
-from .target import Target
 
 CHUNK_LOGITS = 2**24  # logits held at once: 64 MiB in float32
 

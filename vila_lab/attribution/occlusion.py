@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from ..errors import OptionError
 from ..tokenmap import TokenMap
 from .coalitions import Feature, evaluate
@@ -26,8 +28,6 @@ from .features import (
     tokens_by_cell,
 )
 from .method import Method, Outcome
-from .replay import Replay
-from .target import Target
 
 NOTE = (
     "a cell's score is spread evenly over its tokens; cells interact, so they need not add up to their picture's score"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from .coalitions import evaluate
 from .features import phrase_groups, removable, spread
 from .method import Method, Outcome
-from .replay import Replay
-from .target import Target
 
 METHOD = Method(
     name="phrases",

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from ..capture.rewire import rewired
-from ..capture.rows import attention_rows
-from ..capture.sinks import ResidualNorms, sink_positions
-from ..capture.towers import base_function, select_sites
+from ..engine.replay import Replay, frozen
+from ..engine.target import Pass
 from ..errors import CaptureError
-from .replay import Replay, frozen
-from .target import Pass
+from ..hooks.rewire import rewired
+from ..hooks.rows import attention_rows
+from ..hooks.sinks import ResidualNorms, sink_positions
+from ..hooks.towers import base_function, select_sites
 
 ATTENTION = "vila_lab_record"
 """Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engine.replay import Meter, Replay
+from ..engine.target import Target, resolve
 from ..errors import OptionError
 from ..interrupts import keeps_gradients
 from ..options import check_types
 from .method import Method, Outcome
-from .replay import Meter, Replay
 from .result import Attribution, Cost
-from .target import Target, resolve
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine.replay import Replay
+from ..engine.target import Target
+from ..progress import progress
 from .method import Method, Outcome
-from .progress import progress
 from .recording import Layer, Recording, gradients_of, recorded
-from .replay import Replay
-from .target import Target
 
 METHOD = Method(
     name="relevancy",

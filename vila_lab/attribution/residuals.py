@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.replay import Replay
+from ..engine.target import Pass
 from ..errors import CaptureError
-from .replay import Replay
-from .target import Pass
 
 
 def residuals(replay: Replay, each: Pass, layers: list[int]) -> list[Tensor]:

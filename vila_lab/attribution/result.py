@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import OptionError
-from ..files import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, write
 from ..tokenmap import TokenMap
+from ..wire import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, write
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from .attention import NOT_CAUSAL
 from .method import Method, Outcome
 from .recording import recorded
-from .replay import Replay
-from .target import Target
 
 METHOD = Method(
     name="rollout",
@@ -31,7 +31,7 @@ def attribute(replay: Replay, target: Target, *, sinks: bool = False) -> Outcome
     Parameters
     ----------
     sinks
-        Whether what flows to sinks (see `vila_lab.capture.sinks`) is kept; else it is set to 0.
+        Whether what flows to sinks (see `vila_lab.hooks.sinks`) is kept; else it is set to 0.
     """
     with recorded(replay, target.passes[0], gradients=False) as recording:
         rows = [replay.prompt_length - 1 + row for row in target.query_rows()]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.replay import Replay
+from ..engine.target import Target
 from ..errors import OptionError
 from ..options import check_range
 from .coalitions import Choice, evaluate
 from .features import baseline_name, check_pictures, picture_features, spread
 from .leave_one_out import EVENLY
 from .method import Method, Outcome
-from .replay import Replay
-from .target import Target
 
 EXACT = 8  # pictures up to which all coalitions are computed: 256
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..capture.edits import EdgeBias, Edit, Where
 from ..errors import NoEffect, OptionError
+from ..hooks.edits import EdgeBias, Edit, Where
 from .groups import edge_spans, parse_edge
 from .spec import Question
 

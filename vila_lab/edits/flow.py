@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..attribution.progress import progress
 from ..attribution.registry import target_of
-from ..attribution.replay import Replay
-from ..capture.editing import Editing
-from ..capture.edits import EdgeBias
+from ..engine.replay import Replay
 from ..errors import OptionError
+from ..hooks.editing import Editing
+from ..hooks.edits import EdgeBias
 from ..interrupts import keeps_gradients
+from ..progress import progress
 from .groups import edge_spans
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..attribution.features import phrase_groups
-from ..capture.spans import Span
 from ..errors import NoEffect, OptionError
+from ..hooks.spans import Span
 from ..tokenmap import TokenMap
 
 PART = r"""("[^"]+"|'[^']+'|“[^”]+”|[^"'“]+?)"""

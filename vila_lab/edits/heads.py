@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..capture.edits import Edit, HeadConstant, HeadOutputLook, HeadScale, Where
-from ..capture.spans import Span
 from ..errors import NoEffect, OptionError
+from ..hooks.edits import Edit, HeadConstant, HeadOutputLook, HeadScale, Where
+from ..hooks.spans import Span
 from .groups import reader_span
 from .spec import Question
 

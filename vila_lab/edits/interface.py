@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..capture.towers import Site, find_sites, heads_of, implementation_of
 from ..errors import OptionError
 from ..families.base import Family
+from ..hooks.towers import Site, find_sites, heads_of, implementation_of
 from . import where as at
 from .edges import EdgeEdit
 from .groups import parse_edge

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..capture.edits import AttentionLook, AttentionRows, Edit, StateLook, Where
 from ..errors import NoEffect, OptionError
+from ..hooks.edits import AttentionLook, AttentionRows, Edit, StateLook, Where
 from ..tokenmap import TokenMap
 from .groups import column_span, reader_span
 from .spec import Question

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attribution.replay import Replay
-from ..capture.editing import Editing
-from ..capture.edits import Edit, State, StateLook, StatePatch
-from ..capture.spans import EVERYWHERE
+from ..engine.replay import Replay
 from ..errors import OptionError
+from ..hooks.editing import Editing
+from ..hooks.edits import Edit, State, StateLook, StatePatch
+from ..hooks.spans import EVERYWHERE
 from ..tokenmap import TokenMap
 from .groups import reader_span, source_span
 from .program import digest

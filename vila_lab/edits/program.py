@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attribution.replay import Replay
-from ..capture.editing import Editing
-from ..capture.edits import Edit
+from ..engine.replay import Replay
 from ..errors import NoEffect
+from ..hooks.editing import Editing
+from ..hooks.edits import Edit
 from ..upstream import times_written
 from .edges import closed_before
 from .handle import Handle

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attribution.progress import progress
-from ..attribution.replay import Replay
-from ..capture.editing import Editing
-from ..capture.edits import StatePatch
+from ..engine.replay import Replay
 from ..errors import OptionError
+from ..hooks.editing import Editing
+from ..hooks.edits import StatePatch
 from ..interrupts import keeps_gradients
+from ..progress import progress
 from ..tokenmap import Kind, TokenMap
 from .patch import check_same_shape, check_state, prompt_positions, replay_of, states
 from .where import Shape, resolve

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..capture.editing import Editing
-from ..capture.edits import Edit
 from ..families.base import Embedded, Family, Prepared
+from ..hooks.editing import Editing
+from ..hooks.edits import Edit
 from ..tokenmap import TokenMap
 
 

@@ -8,8 +8,8 @@ from numbers import Integral
 from typing import Any, TypeAlias
 
 from ..attribution.attention import named_heads
-from ..capture.edits import Where
 from ..errors import NoEffect, OptionError
+from ..hooks.edits import Where
 
 Layers: TypeAlias = "int | Sequence[int] | None"
 Heads: TypeAlias = "str | int | Sequence[int] | Sequence[tuple[int, int]] | None"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..attribution.progress import progress
 from ..errors import OptionError
+from ..progress import progress
 from ..writing import write_file
 from .bootstrap import Interval, interval
 from .metrics import TIE, pointing

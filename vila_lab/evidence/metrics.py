@@ -21,7 +21,7 @@ from ..attribution.features import (
     check_pictures,
     is_visual,
 )
-from ..attribution.target import Target
+from ..engine.target import Target
 from ..errors import OptionError
 from ..interrupts import keeps_gradients
 
@@ -117,7 +117,7 @@ def _cells_in(
 
 
 def sink_share(attribution: Attribution, sinks: NDArray[np.int64]) -> float:
-    """Share of all scores' absolute values that stands at attention sinks (see `vila_lab.capture.sinks`)."""
+    """Share of all scores' absolute values that stands at attention sinks (see `vila_lab.hooks.sinks`)."""
     values = np.abs(attribution.values)
     total = values.sum()
     return float(values[:, sinks].sum() / total) if total > 0 else 0.0

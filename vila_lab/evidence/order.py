@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..attribution.progress import progress
 from ..errors import OptionError
+from ..progress import progress
 from ..prompt import Picture, Prompt
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from vila_lab.errors import PromptError
-from vila_lab.messages import PLACES, TEXTS, Source, parts_of_messages
+from vila_lab.inputs.messages import PLACES, TEXTS, Source, parts_of_messages
 from vila_lab.nvila.prompting import ROLES, is_messages, without_media_tokens
 from vila_lab.picture import Picture
 

@@ -1,8 +1,0 @@
-"""Attention of a generation, exactly and at almost no cost. Knows layers, heads, rows and columns, and no pictures."""
-
-from vila_lab.capture.context import Capture
-from vila_lab.capture.layer_tape import LayerTape
-from vila_lab.capture.rows import attention_rows, group_indicator, group_mass
-from vila_lab.capture.tape import Tape
-
-__all__ = ["Capture", "LayerTape", "Tape", "attention_rows", "group_indicator", "group_mass"]

@@ -1,0 +1,148 @@
+"""What the answers of a session keep, and how it stays within a budget. Knows tapes and pictures, no model.
+
+An answer's tape is dropped to the host's memory, then to a file, least recently looked at first; it comes back exactly as it
+was when somebody looks. Pictures are kept once by content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from ..hooks import Tape
+from ..prompt import Picture, Prompt
+
+__all__ = ["Disk", "Keeper", "Memory", "Pictures", "image_bytes", "keep_within"]
+
+
+class Keeper(Protocol):
+    """What keeps a tape and can let go of it: an answer."""
+
+    @property
+    def looked_at(self) -> float: ...
+    @property
+    def device_bytes(self) -> int: ...
+    @property
+    def host_bytes(self) -> int: ...
+    def offload(self) -> None: ...
+    def spill(self, disk: Disk) -> None: ...
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a session holds.
+
+    Attributes
+    ----------
+    weights : int
+        The model's parameters and buffers.
+    tapes : int
+        Queries and keys that answers keep in memory; what the budget bounds, together with `caches`.
+    pictures : int
+        Pictures of the answers that are alive, each content once.
+    caches : int
+        Model inputs and embeddings that answers keep for their next experiment.
+    disk : int
+        Tapes that were moved to files.
+    answers : int
+        How many answers are alive.
+    budget : int
+        The session's ``capture_budget``.
+    """
+
+    weights: int
+    tapes: int
+    pictures: int
+    caches: int
+    disk: int
+    answers: int
+    budget: int
+
+    def __str__(self) -> str:
+        sizes = ("weights", "tapes", "pictures", "caches", "disk")
+        held = ", ".join(f"{name} {getattr(self, name) / 2**20:.1f} MiB" for name in sizes)
+        return f"{held}; {self.answers} answers, budget {self.budget / 2**20:.0f} MiB"
+
+
+class Pictures:
+    """One image object per content, for as long as somebody holds it."""
+
+    def __init__(self) -> None:
+        self._images: weakref.WeakValueDictionary[tuple[tuple[int, int], bytes], Image.Image] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def shared(self, prompt: Prompt) -> Prompt:
+        """The same prompt, with the image objects that were kept before where the content is the same."""
+        return Prompt(tuple(self._shared(part) if isinstance(part, Picture) else part for part in prompt.parts))
+
+    def _shared(self, picture: Picture) -> Picture:
+        image = picture.image
+        key = image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        return replace(picture, image=self._images.setdefault(key, image))
+
+
+class Disk:
+    """A folder for tapes, removed with the last object that holds it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vila_lab-"))
+        self._count = 0
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def new_file(self) -> Path:
+        self._count += 1
+        return self.folder / f"{self._count}.tape"
+
+    @property
+    def nbytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+
+@dataclass(frozen=True)
+class Spilled:
+    """A tape in a file; the file goes with this object."""
+
+    path: Path
+    disk: Disk
+
+    @classmethod
+    def of(cls, tape: Tape, disk: Disk) -> Spilled:
+        spilled = cls(tape.save(disk.new_file()), disk)
+        weakref.finalize(spilled, spilled.path.unlink, missing_ok=True)
+        return spilled
+
+    def load(self) -> Tape:
+        return Tape.load(self.path)
+
+
+def keep_within(answers: Iterable[Keeper], budget: int, disk: Disk) -> None:
+    """Move tapes out of the way until those in memory fit: from the device to the host, and from the host to files."""
+    by_look = sorted(answers, key=lambda answer: answer.looked_at)
+    held = sum(answer.device_bytes for answer in by_look)
+    for answer in by_look:
+        if held <= budget:
+            break
+        held -= answer.device_bytes
+        answer.offload()
+    held = sum(answer.host_bytes for answer in by_look)
+    for answer in by_look:
+        if held <= budget:
+            break
+        held -= answer.host_bytes
+        answer.spill(disk)
+
+
+def image_bytes(images: Iterable[Image.Image]) -> int:
+    """Bytes of the pixels, each image object once."""
+    return sum(
+        image.width * image.height * len(image.getbands()) for image in {id(each): each for each in images}.values()
+    )

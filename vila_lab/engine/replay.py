@@ -1,0 +1,200 @@
+"""Replay: an answer's prompt, ready to be run again with other pictures or other words. Knows a family, no method.
+
+All passes are teacher-forced: prompt and answer go through the model at once, row p scoring the token at p + 1.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import CaptureError
+from ..families.base import Embedded, Family, Prepared
+from ..interrupts import uninterrupted
+from ..prompt import Picture, Prompt
+from ..tokenmap import TokenMap
+from .lock import ModelLock
+from .target import Said, Target
+
+NO_MODEL = "this answer has no model any more (it was read from a file, or its session was unloaded): ask again to attribute it"
+
+
+@dataclass
+class Meter:
+    """What was computed: whole sequences scored, backward passes, and positions put through the decoder."""
+
+    forwards: int = 0
+    backwards: int = 0
+    positions: int = 0
+
+
+class Replay:
+    """One question, asked before, that can be run again.
+
+    Parameters
+    ----------
+    family
+        The loaded model. Only a weak reference is kept, so an answer never keeps an unloaded model in memory.
+    prompt
+        What was asked.
+    token_map
+        What every position of prompt and answer is.
+    said
+        The answer's tokens.
+    options
+        The family's own options of the prompt, as `Prepared.options` gives them; by default the family's defaults.
+    lock
+        Held while the model works; the session's own, so that no question runs at the same time.
+    head_sets
+        (layer, head) pairs by the name that ``heads=`` may give; the session's own.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        prompt: Prompt,
+        token_map: TokenMap,
+        said: Sequence[Said],
+        *,
+        options: Any = None,
+        lock: ModelLock | None = None,
+        head_sets: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    ) -> None:
+        self._family = weakref.ref(family)
+        self.prompt = prompt
+        self.token_map = token_map
+        self.said = tuple(said)
+        self.lock = lock or ModelLock()
+        self.head_sets = {} if head_sets is None else head_sets
+        self.meter = Meter()
+        self.options = options
+
+    @property
+    def family(self) -> Family:
+        family = self._family()
+        if family is None:
+            raise CaptureError(NO_MODEL)
+        return family
+
+    @property
+    def model(self) -> Any:
+        return self.family.model
+
+    @property
+    def prompt_length(self) -> int:
+        return self.token_map.prompt_length
+
+    def on(self, family: Family) -> Replay:
+        """The same question and answer on another loaded model of the family, or afresh on the same one.
+
+        The new replay computes its own embeddings, counts its own passes and has a lock of its own.
+        """
+        return Replay(family, self.prompt, self.token_map, self.said, options=self.options, head_sets=self.head_sets)
+
+    def release(self) -> None:
+        """Forget the embeddings; they are computed again when needed."""
+        for name in ("prepared", "embedded"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of inputs and embeddings that were computed and kept."""
+        prepared = self.__dict__.get("prepared")
+        held = [] if prepared is None else list(prepared.inputs.values())
+        return sum(each.nbytes for each in [*held, *([self.embedded] if "embedded" in self.__dict__ else [])])
+
+    # -- what goes in ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return self.family.prepare(self.prompt, self.options)
+
+    @cached_property
+    def embedded(self) -> Embedded:
+        """What the decoder is given of the prompt as it was asked, P positions."""
+        return self._embed(self.prepared)
+
+    def with_pictures(self, images: Mapping[int, Image.Image]) -> Embedded:
+        """The prompt with some pictures replaced by others of the same size."""
+        return self._embed(self.prepare_with(images))
+
+    def prepare_with(self, images: Mapping[int, Image.Image]) -> Prepared:
+        """Model inputs of the prompt with some pictures replaced by others of the same size."""
+        parts: list[str | Picture] = []
+        for part in self.prompt.parts:
+            number = sum(isinstance(p, Picture) for p in parts)
+            is_replaced = isinstance(part, Picture) and number in images
+            parts.append(Picture.of(images[number]) if is_replaced else part)
+        return self.family.prepare(Prompt(tuple(parts)), self.options)
+
+    def variants(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """`Embedded.features` of pictures of one size, each as if it stood in this prompt.
+
+        Returns
+        -------
+        list of Tensor (n, F)
+            In the order of ``token_map.positions("image_k")``.
+        """
+        with torch.no_grad():
+            return self.family.pictures_features(images, self.prepared)
+
+    def _embed(self, prepared: Prepared) -> Embedded:
+        with torch.no_grad():
+            return self.family.embed(prepared)
+
+    # -- passes ----------------------------------------------------------------------------------------------------
+
+    def followed(self, prompt: Embedded, ids: Sequence[int]) -> Embedded:
+        """A prompt, or what is left of it, with the answer's tokens behind it in their places."""
+        return Embedded.cat([prompt, self.family.embed_ids(ids, self.embedded.next_position)])
+
+    def values(self, target: Target, prompt: Embedded | None = None) -> Tensor:
+        """The target's scores, under another prompt of the same length if given; gradients flow where they are on.  # (rows,)"""
+        logits = []
+        for each in target.passes:
+            sequence = self.followed(self.embedded if prompt is None else prompt, each.fed)
+            places = [self.prompt_length - 1 + row for row in each.rows]
+            logits.append(self.decode(sequence, keep=places)[0])
+        self.meter.forwards += len(logits)
+        return target.values(logits)
+
+    def decode(self, embedded: Embedded, cache: Any = None, keep: Sequence[int] | None = None) -> tuple[Tensor, Any]:
+        """`Family.decode`, counted."""
+        self.meter.positions += len(embedded)
+        return self.family.decode(embedded, cache, keep)
+
+
+def fork(cache: Any) -> Any:
+    """A cache that goes on from here by itself. Nothing is copied: the layers append by making new tensors."""
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    return branch
+
+
+@contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """No parameter takes part in gradients inside, and afterwards exactly those that did before."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        try:
+            _set_trained(trained, False)
+            yield
+        finally:
+            _set_trained(trained, True)
+    finally:  # again: a Ctrl-C may have come while the first ran
+        _set_trained(trained, True)
+
+
+def _set_trained(parameters: Sequence[Tensor], value: bool) -> None:
+    with uninterrupted():
+        for parameter in parameters:
+            parameter.requires_grad_(value)

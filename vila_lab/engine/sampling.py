@@ -1,0 +1,107 @@
+"""How an answer's tokens are chosen: greedily, or drawn by a generator of the question's own. Knows logits, no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from ..errors import OptionError
+from ..options import check_range, check_types
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes
+    ----------
+    do_sample : bool
+        False takes the most likely token every time, and then nothing else may be given.
+    temperature, top_p, top_k
+        As transformers has them; by default what the model's own generation config says.
+    seed : int, optional
+        The same seed draws the same tokens; None draws others every time. The process's own random state is neither
+        read nor moved.
+
+    Raises
+    ------
+    OptionError
+        If a value has another type or is out of range, or is given without ``do_sample``.
+
+    Examples
+    --------
+    >>> Sampling(do_sample=True, seed=5)
+    Sampling(do_sample=True, temperature=None, top_p=None, top_k=None, seed=5)
+    """
+
+    do_sample: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_types(Sampling, vars(self))
+        check_range("temperature", self.temperature, above=0)
+        check_range("top_p", self.top_p, above=0, most=1)
+        check_range("top_k", self.top_k, least=1)
+        check_range("seed", self.seed, least=0, most=2**64 - 1)
+        given = [each.name for each in fields(self)[1:] if getattr(self, each.name) is not None]
+        if given and not self.do_sample:
+            raise OptionError(
+                f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer"
+            )
+
+    def processors(self, config: GenerationConfig) -> list[LogitsProcessor]:
+        """What shapes the logits and draws from them, in transformers' order; nothing for the greedy answer.
+
+        The token that was drawn is left as the only one possible, so a greedy generation takes it: transformers' own drawing
+        uses the process's random numbers.
+        """
+        if not self.do_sample:
+            return []
+        temperature = config.temperature if self.temperature is None else float(self.temperature)
+        top_k = config.top_k if self.top_k is None else int(self.top_k)
+        top_p = config.top_p if self.top_p is None else float(self.top_p)
+        found: list[LogitsProcessor] = []
+        if temperature not in (None, 1.0):
+            found.append(TemperatureLogitsWarper(temperature))
+        if top_k:
+            found.append(TopKLogitsWarper(top_k))
+        if top_p is not None and top_p < 1:
+            found.append(TopPLogitsWarper(top_p))
+        return [*found, Draw(self.seed)]
+
+
+class Draw(LogitsProcessor):
+    """Draws a token for each item of a batch and leaves it as the only one possible.
+
+    Parameters
+    ----------
+    seed
+        None takes one from the system.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
+        self._generator: torch.Generator | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._generator is None:  # only now it is known where the logits lie
+            self._generator = torch.Generator(device=scores.device)
+            if self._seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(int(self._seed))
+        chances = torch.softmax(scores.float(), -1)  # (B, V)
+        drawn = torch.multinomial(chances, 1, generator=self._generator)  # (B, 1)
+        return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)

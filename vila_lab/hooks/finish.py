@@ -1,0 +1,134 @@
+"""From what a recorder picked up to what a tape keeps: joined, checked, and with masks reduced. Runs after the model did."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vila_lab.errors import CaptureError
+from vila_lab.hooks.layer_tape import LayerTape
+from vila_lab.hooks.recorder import DecoderRecorder, Reel, Step, TowerRecorder
+from vila_lab.hooks.rows import hidden_by
+
+
+def decoder_layers(recorder: DecoderRecorder) -> dict[int, LayerTape]:
+    """Join the steps of every layer.
+
+    Raises
+    ------
+    CaptureError
+        If nothing was recorded, or a layer did not record every step.
+    """
+    steps = len(recorder.steps)
+    if not steps:
+        raise CaptureError(
+            "nothing was recorded: the decoder did not run inside the block, or ran in another thread than the one that opened it."
+        )
+    for layer, reel in recorder.reels.items():
+        if reel.steps != steps:
+            raise CaptureError(
+                f"layer {layer} recorded {reel.steps} of {steps} forwards; a layer that is skipped or replaced cannot be captured."
+            )
+    masks: dict[tuple[int, ...], tuple[Tensor | None, bool]] = {}
+    return {layer: _layer(reel, recorder, masks) for layer, reel in recorder.reels.items()}
+
+
+def tower_layers(recorder: TowerRecorder) -> tuple[dict[int, LayerTape], int]:
+    """Join the calls of every layer along the batch axis; also the number of rows.
+
+    Layers that never ran are left out: models that read a tower's second-to-last hidden state do not run the last layer.
+
+    Raises
+    ------
+    CaptureError
+        If no layer ran, or one ran more often than another.
+    """
+    ran = {layer: reel for layer, reel in recorder.reels.items() if reel.queries}
+    if not ran:
+        raise CaptureError("nothing was recorded of the vision tower: give the model at least one picture.")
+    calls = len(next(iter(ran.values())).queries)
+    layers = {}
+    for layer, reel in ran.items():
+        if len(reel.queries) != calls:
+            raise CaptureError(f"layer {layer} of the vision tower recorded {len(reel.queries)} of {calls} calls.")
+        query, key = _join(reel.queries, 0), _join(reel.keys, 0)
+        layers[layer] = LayerTape(query=query, key=key, causal=False, scaling=reel.scaling)
+    return layers, query.shape[2]
+
+
+def _layer(
+    reel: Reel, recorder: DecoderRecorder, masks: dict[tuple[int, ...], tuple[Tensor | None, bool]]
+) -> LayerTape:
+    layer = LayerTape(scaling=reel.scaling, softcap=reel.softcap, causal=reel.causal)
+    layer.mass = _join(reel.mass, 2) if reel.mass else None
+    if reel.live:
+        width = max(rows.shape[-1] for rows in reel.live_rows)
+        layer.live = _join([_pad(rows, width) for rows in reel.live_rows], 2)
+        counts = torch.tensor([rows.shape[2] for rows in reel.live_rows])
+        layer.first = torch.tensor(reel.live_first).repeat_interleave(counts)
+        return layer
+    assert reel.key is not None
+    layer.query, layer.sinks = _join(reel.queries, 2), reel.sinks
+    layer.key = reel.key[:, :, : recorder.seen]
+    if reel.key_is_buffer or reel.key.shape[2] > recorder.seen:
+        # A static cache is one buffer that the next prompt overwrites.
+        layer.key = layer.key.clone()
+    shared = tuple(id(mask) for mask in reel.masks)
+    if shared not in masks:
+        masks[shared] = _reduce(reel.masks, recorder.steps, recorder.seen, reel.causal, layer.key.device)
+    layer.mask, full = masks[shared]
+    layer.causal = reel.causal and not full
+    return layer
+
+
+def _reduce(
+    masks: list[Tensor | None], steps: list[Step], columns: int, causal: bool, device: torch.device
+) -> tuple[Tensor | None, bool]:
+    """The steps' masks as little as possible: nothing, the columns that exist (..., 1, K), or all rows (..., R, K).
+
+    The second value tells whether the mask is the whole truth; otherwise the causal limit comes on top.
+    """
+    if all(mask is None for mask in masks):
+        return None, False
+    parts = []
+    for mask, step in zip(masks, steps, strict=True):
+        positions = torch.tensor(step.positions, device=device)
+        limit = torch.arange(columns, device=device) <= (positions[:, None] if causal else columns)  # (r|1, K)
+        limit = limit.expand(len(step.positions), columns)
+        parts.append(limit[None, None] if mask is None else _widen(mask, len(step.positions), columns))
+    batch, heads = max(part.shape[0] for part in parts), max(part.shape[1] for part in parts)
+    if any(part.dtype != torch.bool for part in parts):
+        parts = [_additive(part) for part in parts]
+    full = torch.cat([part.expand(batch, heads, -1, -1) for part in parts], dim=2)  # (B|1, H|1, R, K)
+    if full.dtype != torch.bool:
+        return full, True
+    positions = torch.tensor([position for step in steps for position in step.positions], device=device)
+    limit = torch.arange(columns, device=device) <= positions[:, None]  # (R, K)
+    exists = full[:, :, -1:]  # the last row sees every column that any row sees, if columns only differ by padding
+    if not causal or not torch.equal(full, exists & limit):
+        return full, True
+    return (None if bool(exists.all()) else exists.clone()), False
+
+
+def _widen(mask: Tensor, rows: int, columns: int) -> Tensor:
+    """A step's mask over all columns, as bool where it only shows or hides."""
+    hidden = hidden_by(mask)
+    if mask.dtype != torch.bool and bool((mask.masked_fill(hidden, 0) == 0).all()):
+        mask = ~hidden
+    fill = False if mask.dtype == torch.bool else -torch.inf
+    mask = torch.nn.functional.pad(mask, (0, columns - mask.shape[-1]), value=fill)
+    return mask.expand(-1, -1, rows, -1)
+
+
+def _additive(mask: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.float()
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)
+
+
+def _pad(rows: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(rows, (0, width - rows.shape[-1]))
+
+
+def _join(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)

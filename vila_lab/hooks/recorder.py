@@ -1,0 +1,449 @@
+"""What runs inside the attention function: it picks query rows while a model works. Knows nothing of results or files.
+
+One function is registered with transformers' `AttentionInterface`, once, under one name. It finds what to do through the
+module that calls it (an attribute that lives as long as the capture), never through a global "current capture": two models,
+or one model in two threads, therefore cannot mix. It calls the implementation that was active with every argument it got
+and returns its output untouched.
+
+Nothing here may wait for the device: no ``.item()``, no ``.cpu()``, no boolean index. The counters are Python integers.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+
+from vila_lab.errors import CaptureError, OptionError
+from vila_lab.hooks.rows import attention_rows, expand_mask, group_mass
+from vila_lab.upstream import cache_of, changes_later, first_keys, is_buffer, keeps_keys, layer_of, made_cache
+
+ATTENTION = "vila_lab_tape"
+"""Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""
+
+SLOT = "_vila_lab_slot"
+"""Attribute of an attention module under capture."""
+
+EDITED = "_vila_lab_edited"
+"""Attribute of an attention module under edits (see `vila_lab.hooks.editing`); it tells which mask the edits make."""
+
+Mode = Literal["auto", "tape", "live"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What an attention module under capture needs to know: who records it, as which layer, and whom it wraps."""
+
+    recorder: DecoderRecorder | TowerRecorder
+    layer: int
+    base: Callable[..., Any]
+
+
+def tape_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The registered attention function: record, then answer exactly as the wrapped implementation does."""
+    slot: Slot = module.__dict__[SLOT]
+    record = _record_uncompiled if torch.compiler.is_compiling() else _record
+    record(slot, module, query, key, attention_mask, kwargs)
+    return slot.base(module, query, key, value, attention_mask, *args, **kwargs)
+
+
+def _record(
+    slot: Slot, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> None:
+    if threading.get_ident() == slot.recorder.thread:
+        slot.recorder.record(slot.layer, module, query, key, mask, kwargs)
+
+
+def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
+    """The function, left out of compiled graphs: the recorders count in Python, and traced once they would count once."""
+    outside: Callable[..., None] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return outside
+
+
+_record_uncompiled = uncompiled(_record)
+
+AttentionInterface.register(ATTENTION, tape_attention)
+
+
+@dataclass
+class Step:
+    """One forward of the decoder: the positions it covers and the rows that are kept of it.
+
+    Attributes
+    ----------
+    start, length : int
+        The forward's query rows are the positions ``start .. start + length - 1``.
+    rows : tuple of int or None
+        Kept rows, counted from `start`; None keeps all.
+    """
+
+    start: int
+    length: int
+    rows: tuple[int, ...] | None
+    _index: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.length
+
+    @property
+    def positions(self) -> list[int]:
+        rows = range(self.length) if self.rows is None else self.rows
+        return [self.start + row for row in rows]
+
+    def index(self, device: torch.device) -> Tensor:
+        """The kept rows on a device, copied there once for all layers: each copy waits for the device."""
+        if device not in self._index:
+            rows = range(self.length) if self.rows is None else self.rows
+            self._index[device] = torch.tensor(list(rows), device=device)
+        return self._index[device]
+
+    @property
+    def keeps_last_only(self) -> bool:
+        return self.rows == (self.length - 1,)
+
+    def pick(self, tensor: Tensor) -> Tensor:
+        """The kept rows of a tensor whose rows are axis 2."""
+        if self.rows is None or self.length == 1:
+            return tensor
+        return tensor[:, :, -1:] if self.keeps_last_only else tensor.index_select(2, self.index(tensor.device))
+
+
+@dataclass
+class Reel:
+    """What one layer has recorded so far."""
+
+    live: bool | None = None
+    key: Tensor | None = None  # (B, Hkv, K, D), the latest; grows inside the cache, not here
+    key_is_buffer: bool = False
+    queries: list[Tensor] = field(default_factory=list)  # each (B, H, r, D)
+    masks: list[Tensor | None] = field(default_factory=list)  # each (B|1, H|1, r, columns so far)
+    live_rows: list[Tensor] = field(default_factory=list)  # each (B, H, r, columns kept), float16
+    live_first: list[int] = field(default_factory=list)  # column of the first weight of each entry of live_rows
+    mass: list[Tensor] = field(default_factory=list)  # each (B, H, blocks, n)
+    steps: int = 0
+    scaling: float = 1.0
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    causal: bool = True
+
+
+class DecoderRecorder:
+    """Records a decoder over one generation: one prompt (whole or in chunks), then one row per token.
+
+    Parameters
+    ----------
+    layers : list of int
+        Layers that will call `record`.
+    rows : "answer", "all" or a set of int
+        Beyond the last row of every forward ("answer"): all rows, or the rows at these positions.
+    indicator : Tensor or None, (T, n)
+        Column groups whose mass is recorded for every prompt row.
+    mass_block : int
+        Average the mass over blocks of that many rows.
+    mode : "auto", "tape" or "live"
+        Keep queries (weights are computed later), or weights at once; auto decides by layer.
+    """
+
+    def __init__(
+        self, layers: list[int], rows: str | frozenset[int], indicator: Tensor | None, mass_block: int, mode: Mode
+    ) -> None:
+        self.reels = {layer: Reel() for layer in layers}
+        self.rows = rows
+        self.indicator = indicator
+        self.mass_block = mass_block
+        self.mode = mode
+        self.thread = threading.get_ident()
+        self.steps: list[Step] = []
+        self.seen = 0
+        self._step: Step | None = None
+        self._cache: Cache | None = None
+        self._watched: weakref.ref[Tensor] | None = None
+        self._step_masks: list[tuple[weakref.ref[Tensor], Tensor]] = []
+
+    # -- called by hooks on the decoder, once per forward --------------------------------------------------------
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Check that this forward continues the same generation, and learn where it starts."""
+        if threading.get_ident() != self.thread:
+            return
+        cache = cache_of(args, kwargs)
+        if self.steps:
+            self._check_continues(cache)
+        elif cache is not None:
+            self.seen = int(cache.get_seq_length())
+        self._cache = cache
+        self._step = None
+        self._step_masks = []
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Close the forward: advance the counter and remember whose keys the next forward must find."""
+        if threading.get_ident() != self.thread:
+            return
+        if self._step is None:
+            raise CaptureError(
+                "the decoder ran, but none of its layers reached the captured attention function; capture the model that does the work."
+            )
+        self.seen = self._step.stop
+        self.steps.append(self._step)
+        if self._cache is None:
+            self._cache = made_cache(output)
+        self._watched = self._watch()
+
+    def _watch(self) -> weakref.ref[Tensor] | None:
+        """The tensor of the first layer's keys. Beam search and assisted decoding replace it between two forwards."""
+        keys = None if self._cache is None else first_keys(self._cache)
+        return None if keys is None else weakref.ref(keys)
+
+    def _check_continues(self, cache: Cache | None) -> None:
+        if cache is None:
+            raise CaptureError(
+                "a second forward came without a cache, so its rows cannot be told from earlier ones; "
+                "generate with use_cache=True, one run per Capture."
+            )
+        if self._cache is not None and cache is not self._cache:
+            raise CaptureError("a second generation started under the same Capture; open one Capture per generate.")
+        before, now = self._watched, self._watch()
+        if changes_later(cache) or (before is not None and (now is None or before() is not now())):
+            raise CaptureError(
+                "the cache was reordered or cut between two steps (beam search, assisted decoding); "
+                "capture supports greedy search and sampling."
+            )
+
+    # -- called by the attention function, once per layer and forward ---------------------------------------------
+
+    def record(
+        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> None:
+        """Keep the wanted rows of one layer's call.
+
+        Shapes: query (B, H, r, D), key (B, Hkv, K, D), mask None, (B, K) or (B|1, H|1, r, K).
+        """
+        if self._step is None:
+            self._step = self._open(query.shape[2])
+        step, reel = self._step, self.reels[layer]
+        if reel.live is None:
+            self._start(reel, layer, module, query, kwargs)
+        reel.steps += 1
+        if query.requires_grad or key.requires_grad:
+            query, key = query.detach(), key.detach()
+        # A static cache hands out its whole buffer (longer than what was seen), a sliding one only its last keys.
+        offset = max(0, step.stop - key.shape[2])
+        edited = self._edited_mask(step, module, query, key, mask, kwargs)
+        if reel.live or self.indicator is not None:
+            seen = key[:, :, : step.stop - offset]
+            window = kwargs.get("sliding_window")
+            if self._wants_mass(step):
+                self._record_mass(reel, step, query, seen, mask, offset, window)
+            if reel.live:
+                self._record_live(reel, step, query, seen, mask, offset, window, edited)
+                return
+        if offset:
+            raise CaptureError(
+                f"layer {layer} was given {key.shape[2]} keys of {step.stop}: its cache drops keys, so weights cannot be computed later; "
+                "use mode='live'."
+            )
+        reel.key = key
+        reel.queries.append(step.pick(query).clone())
+        if edited is not None:
+            reel.masks.append(self._keep_mask(edited, lambda: edited[..., : step.stop]))
+        else:
+            reel.masks.append(
+                None if mask is None else self._keep_mask(mask, lambda: _mask_rows(mask, step, step.stop))
+            )
+
+    def _edited_mask(
+        self, step: Step, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """The whole mask of the kept rows where edits change it (see `vila_lab.hooks.editing`)."""
+        edits = module.__dict__.get(EDITED)
+        if edits is None:
+            return None
+        if self._wants_mass(step):
+            raise CaptureError("the attention mass of groups cannot be recorded under edits; leave groups= out.")
+        rows = range(step.length) if step.rows is None else step.rows
+        edited: Tensor | None = edits.kept_mask(module, query, key, mask, rows, kwargs)
+        return edited
+
+    def _wants_mass(self, step: Step) -> bool:
+        """Groups are given for the prompt's positions, so they also say where the prompt ends."""
+        return self.indicator is not None and step.start < self.indicator.shape[0]
+
+    def _open(self, length: int) -> Step:
+        if self.steps and self.steps[-1].length == 1 and length > 1:
+            raise CaptureError(
+                f"a forward of {length} rows followed a decoding step (assisted decoding?); "
+                "capture supports greedy search and sampling."
+            )
+        start, stop = self.seen, self.seen + length
+        extra = self.rows if isinstance(self.rows, frozenset) else frozenset()
+        kept = sorted({row - start for row in extra if start <= row < stop} | {length - 1})
+        step = Step(start, length, None if self.rows == "all" else tuple(kept))
+        groups = 0 if self.indicator is None else self.indicator.shape[0]
+        if groups and groups < stop and (length > 1 or not self.steps):
+            raise OptionError(
+                f"groups name {groups} positions, but the prompt has at least {stop}; "
+                "give one group per prompt position (-1: none)."
+            )
+        return step
+
+    def _start(self, reel: Reel, layer: int, module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> None:
+        """Read once what stays the same for a layer, and decide between queries and weights."""
+        if kwargs.get("position_bias") is not None or kwargs.get("cache") is not None:
+            raise CaptureError(
+                "attention with a position bias or a paged cache cannot be captured; use a decoder with rotary positions and an ordinary cache."
+            )
+        scaling = kwargs.get("scaling")
+        reel.scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+        reel.softcap = kwargs.get("softcap")
+        sinks = kwargs.get("s_aux")
+        reel.sinks = None if sinks is None else sinks.detach().clone()
+        is_causal = kwargs.get("is_causal")
+        reel.causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+        reel.key_is_buffer = is_buffer(layer_of(self._cache, layer))
+        keeps = self._keeps_keys(layer, kwargs)
+        if self.mode == "tape" and not keeps:
+            raise CaptureError(
+                f"layer {layer} has a sliding, quantised or offloaded cache, which does not keep its keys; use mode='auto' or 'live'."
+            )
+        reel.live = self.mode == "live" or not keeps
+
+    def _keeps_keys(self, layer: int, kwargs: dict[str, Any]) -> bool:
+        return kwargs.get("sliding_window") is None and keeps_keys(self._cache, layer)
+
+    def _keep_mask(self, mask: Tensor, cut: Callable[[], Tensor]) -> Tensor:
+        """The kept part of a mask, as a tensor of its own; layers that were given the same mask share one copy."""
+        for known, kept in self._step_masks:
+            if known() is mask:
+                return kept
+        kept = cut().clone()
+        self._step_masks.append((weakref.ref(mask), kept))
+        return kept
+
+    def _record_live(
+        self,
+        reel: Reel,
+        step: Step,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        offset: int,
+        window: int | None,
+        edited: Tensor | None,
+    ) -> None:
+        """Store the weights of the kept rows; `key` begins at column `offset`. `edited` is their whole mask, if there are edits."""
+        first = offset
+        if window is not None and step.keeps_last_only:
+            first = max(offset, step.stop - window)  # what lies before the window is zero
+        implied = mask is None or mask.ndim == 2  # the causal limit and the window are not in the mask
+        limited = (
+            reel.causal and implied and edited is None and not step.keeps_last_only
+        )  # the last row sees all keys there are
+        if edited is None and mask is not None:
+            edited = _mask_rows(mask, step, step.stop - offset)
+        weights = attention_rows(
+            step.pick(query),
+            key[:, :, first - offset :],
+            scaling=reel.scaling,
+            mask=None if edited is None else edited[..., first - offset : step.stop - offset],
+            positions=step.index(query.device) + (step.start - first) if limited else None,
+            window=window if limited else None,
+            softcap=reel.softcap,
+            sinks=reel.sinks,
+        )
+        # float16, not bfloat16: weights lie in 0 .. 1, where float16 has three more bits.
+        reel.live_rows.append(weights.to(torch.float16))
+        reel.live_first.append(first)
+
+    def _record_mass(
+        self, reel: Reel, step: Step, query: Tensor, key: Tensor, mask: Tensor | None, offset: int, window: int | None
+    ) -> None:
+        """Store the group mass of all rows; `key` begins at column `offset`."""
+        assert self.indicator is not None
+        if self.indicator.device != query.device:
+            self.indicator = self.indicator.to(query.device)
+        limited = reel.causal and (mask is None or mask.ndim == 2)
+        mass = group_mass(
+            query,
+            key,
+            self.indicator[offset : step.stop],
+            scaling=reel.scaling,
+            mask=None if mask is None else mask[..., : key.shape[2]],
+            start=step.start - offset if limited else None,
+            window=window if limited else None,
+            softcap=reel.softcap,
+            sinks=reel.sinks,
+        )  # (B, H, r, n)
+        if self.mass_block > 1:
+            mass = torch.cat([part.mean(2, keepdim=True) for part in torch.split(mass, self.mass_block, dim=2)], dim=2)
+        reel.mass.append(mass)
+
+    @property
+    def mass_rows(self) -> list[tuple[int, int]]:
+        """First and one-past-last position of each row of the recorded mass."""
+        block = self.mass_block
+        prompt = [step for step in self.steps if self._wants_mass(step)]
+        return [(row, min(row + block, step.stop)) for step in prompt for row in range(step.start, step.stop, block)]
+
+
+class TowerRecorder:
+    """Records an encoder tower (no cache, no causal order): every call adds its pictures or tiles along the batch axis.
+
+    Queries and keys of all rows are kept as they are; they are small beside a decoder's cache.
+    """
+
+    def __init__(self, layers: list[int]) -> None:
+        self.reels = {layer: TowerReel() for layer in layers}
+        self.thread = threading.get_ident()
+
+    def record(
+        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    ) -> None:
+        """Keep one layer's call; query (B, H, T, D), key (B, Hkv, T, D)."""
+        if mask is not None:
+            raise CaptureError(
+                "a vision tower with an attention mask (packed or padded pictures) cannot be captured; use fixed-size tiles."
+            )
+        reel = self.reels[layer]
+        if reel.queries and reel.queries[0].shape[1:] != query.shape[1:]:
+            raise CaptureError(
+                "the vision tower was called with pictures of different sizes; capture one size at a time."
+            )
+        scaling = kwargs.get("scaling")
+        reel.scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+        reel.queries.append(query.detach())
+        reel.keys.append(key.detach())
+
+
+@dataclass
+class TowerReel:
+    """What one layer of an encoder tower has recorded so far."""
+
+    queries: list[Tensor] = field(default_factory=list)  # each (B, H, T, D)
+    keys: list[Tensor] = field(default_factory=list)  # each (B, Hkv, T, D)
+    scaling: float = 1.0
+
+
+def _mask_rows(mask: Tensor, step: Step, columns: int) -> Tensor:
+    """The kept rows of a step's mask, cut to the columns that exist, as (B|1, H|1, r|1, columns)."""
+    if mask.ndim == 2:  # one bool per column, as flash attention wants it: causality is implied
+        positions = step.index(mask.device) + step.start
+        later = torch.arange(step.stop - columns, step.stop, device=mask.device) > positions[:, None]  # (r, columns)
+        return expand_mask(mask[:, :columns]) & ~later
+    rows = mask if mask.shape[2] == 1 else step.pick(mask)
+    return rows[..., :columns]

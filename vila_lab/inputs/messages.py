@@ -1,0 +1,101 @@
+"""Message lists as chat services take them, as the parts of a prompt. Knows the spellings, reads no pictures.
+
+OpenAI's chat and responses formats, Hugging Face's and Qwen's processors, Anthropic's messages: all say the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PromptError
+from .naming import Text, is_address
+from .sources import from_base64
+
+__all__ = ["Source", "is_messages", "parts_of_messages"]
+
+TEXTS = ("text", "input_text")
+IMAGES = ("image", "image_url", "input_image", "image_pil")
+PLACES = ("image", "image_url", "url", "path", "image_pil", "base64", "data", "source")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part that is a picture, not read yet: all parts are sorted first, so that a message can count the pictures.
+
+    ``guessed`` tells that it is a string that could have been meant as text.
+    """
+
+    value: Any
+    guessed: bool = False
+
+
+def is_messages(value: Any) -> bool:
+    """Whether this is a message, a list of messages, or a list of content parts of one."""
+    if isinstance(value, Mapping):
+        return "role" in value or "type" in value
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+    return listed and bool(value) and all(isinstance(each, Mapping) for each in value)
+
+
+def parts_of_messages(value: Any) -> list[Text | Source]:
+    """The parts of the one message in order.
+
+    Raises
+    ------
+    PromptError
+        Several turns or another role than the user's; a part of an unknown kind, or without its content.
+
+    Examples
+    --------
+    >>> parts_of_messages([{"role": "user", "content": [
+    ...     {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, {"type": "text", "text": "What is it?"}]}])
+    [Source(value='https://example.org/a.png', guessed=False), 'What is it?']
+    """
+    listed = [value] if isinstance(value, Mapping) else list(value)
+    if any("role" in each for each in listed):
+        listed = _content(listed)
+    return [_part(each, number, len(listed)) for number, each in enumerate(listed, 1)]
+
+
+def _content(messages: list[Mapping[str, Any]]) -> list[Any]:
+    roles = [str(message.get("role")) for message in messages]
+    if roles != ["user"]:
+        raise PromptError(
+            f"ask answers one message of the user, and this list holds {', '.join(roles)}: write what else the model must know "
+            "into the user's message"
+        )
+    content = messages[0].get("content")
+    if isinstance(content, str | Mapping):
+        return [content]
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        raise PromptError("the message has no content; give it a text or a list of parts")
+    return list(content)
+
+
+def _part(part: Any, number: int, total: int) -> Text | Source:
+    where = f"part {number} of {total} of the message"
+    if isinstance(part, str):
+        return Text(part)
+    if not isinstance(part, Mapping):
+        raise PromptError(f"{where} is neither a text nor a table with a type")
+    kind = part.get("type")
+    if kind in TEXTS or (kind is None and "text" in part):
+        if not isinstance(part.get("text"), str):
+            raise PromptError(f"{where} has the type {kind!r} and no text")
+        return Text(part["text"])
+    if kind in IMAGES or (kind is None and any(name in part for name in PLACES)):
+        return Source(_picture(part, where))
+    raise PromptError(f"{where} has the type {kind!r}; known are {', '.join((*TEXTS, *IMAGES))}")
+
+
+def _picture(part: Mapping[str, Any], where: str) -> Any:
+    found = [(name, part[name]) for name in PLACES if part.get(name) is not None]
+    if not found:
+        raise PromptError(f"{where} holds no picture; give it under one of {', '.join(PLACES)}")
+    name, value = found[0]
+    if isinstance(value, Mapping):  # {"image_url": {"url": ...}}, {"source": {"type": "base64", "data": ...}}
+        return _picture(value, where)
+    is_encoded = name in ("base64", "data") and isinstance(value, str) and not is_address(value)
+    return from_base64(value, where) if is_encoded else value

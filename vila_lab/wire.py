@@ -1,0 +1,192 @@
+"""How a result lies in one file: safetensors with a JSON header, no pickle. Knows TokenMap and pictures, no result.
+
+A checksum of the whole file, the header included, stands in the metadata: it is the SHA-256 of the file with the sum's own
+digits as zeros. Files of format 1, from before there was one, are still read; damage in them cannot be noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from .errors import FileAccessError, FileError, SavedFileNotFound, VilaLabError
+from .inputs.sources import expanded, reason
+from .tokenmap import TokenMap
+from .writing import write_file
+
+FORMAT = 2
+READABLE = (1, 2)
+CHECKSUM = "vila_lab_sha256"
+ZEROS = "0" * 64
+LARGEST_HEADER = (
+    8 * 2**20
+)  # bytes; an answer of 8,000 tokens has less than a tenth, and JSON can grow sixtyfold in memory
+MAP_FIELDS = ("kind", "picture", "tile", "scale", "box", "span")
+UNCHECKED = "this file has no checksum (an older version wrote it): damage in it would not be noticed"
+
+
+def prompt_arrays(token_map: TokenMap, images: Sequence[Image.Image]) -> dict[str, NDArray[Any]]:
+    """A prompt's map and pictures (as PNG) as named arrays."""
+    arrays = {f"map.{name}": getattr(token_map, name) for name in MAP_FIELDS}
+    return arrays | {f"image.{k}": np.frombuffer(_png(image), np.uint8) for k, image in enumerate(images)}
+
+
+def prompt_header(token_map: TokenMap) -> dict[str, Any]:
+    """What `prompt_arrays` leaves to the header."""
+    return {"prompt": token_map.text, "sizes": token_map.sizes}
+
+
+def restored_prompt(
+    header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> tuple[TokenMap, tuple[Image.Image, ...]]:
+    """The map and the pictures that `prompt_arrays` and `prompt_header` describe."""
+    sizes = tuple((int(w), int(h)) for w, h in header["sizes"])
+    fields = {name: arrays[f"map.{name}"] for name in MAP_FIELDS}
+    if fields["box"].shape[1:] != (4,) or fields["span"].shape[1:] != (2,):
+        raise ValueError("the boxes or spans of its map have another shape")
+    images = tuple(_picture(arrays[f"image.{k}"], k, size) for k, size in enumerate(sizes))
+    return TokenMap(**fields, text=str_of(header["prompt"]), sizes=sizes), images
+
+
+def write(path: str | Path, key: str, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Path:
+    """Write tensors, and under ``key`` of the metadata the header with the format's number.
+
+    Raises
+    ------
+    FileAccessError
+        See `vila_lab.writing.write_file`.
+    """
+    from safetensors.torch import save
+
+    text = json.dumps({**header, "format": FORMAT}, ensure_ascii=False)
+    if len(text.encode()) > LARGEST_HEADER // 2:
+        raise FileError(f"the words of this result take more than {LARGEST_HEADER // 2**21} MiB; save a shorter one")
+    data = save(tensors, metadata={key: text, CHECKSUM: ZEROS})
+    start = _place_of_sum(data)
+    return write_file(path, data[:start] + _sum(data).encode() + data[start + len(ZEROS) :])
+
+
+@contextmanager
+def reading(path: str | Path, key: str, what: str) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Header and tensors of a file that `write` wrote; inside, a field that is missing or wrong makes the file damaged.
+
+    Parameters
+    ----------
+    key
+        As given to `write`.
+    what
+        What the file should hold, for messages: "answer", "attribution".
+
+    Raises
+    ------
+    FileError
+        If the file is something else, damaged or newer.
+    SavedFileNotFound, FileAccessError
+        If there is no such file, or it cannot be read.
+    """
+    name, hint = Path(path).name or str(path), f"{what}.save(path) writes one"
+    data = _bytes(path, what, hint)
+    try:
+        header, tensors = _parsed(data, key, f"{name} is not a saved {what}", hint)
+        version = header.pop("format")
+        header["unchecked"] = version == 1
+        yield header, tensors
+    except FileError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OSError, VilaLabError) as error:
+        about = f"field {error} is missing" if isinstance(error, KeyError) else reason(error)
+        raise FileError(f"{name} is damaged, or made by a newer vila_lab ({about}); save the {what} again") from error
+
+
+def _bytes(path: str | Path, what: str, hint: str) -> bytes:
+    try:
+        place = expanded(str(path))
+        mode = place.stat().st_mode
+        if stat.S_ISREG(mode):
+            return place.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise SavedFileNotFound(f"there is no saved {what} at {str(path)!r}; {hint}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FileAccessError(f"{str(path)!r} cannot be read ({reason(error)}); choose another file") from error
+    kind = "a directory" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+    raise FileAccessError(f"{str(path)!r} is {kind}; name a saved {what}")
+
+
+def _parsed(data: bytes, key: str, complaint: str, hint: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= len(data) - 8:
+        raise FileError(f"{complaint}; {hint}")
+    if length > LARGEST_HEADER:
+        raise FileError(f"{complaint}: its header has {length:,} bytes; {hint}")
+    try:
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        text, noted = metadata.get(key), metadata.get(CHECKSUM)
+        header = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise FileError(f"{complaint}, or is damaged ({reason(error)}); {hint}") from error
+    if not isinstance(header, dict):
+        raise FileError(f"{complaint}; {hint}")
+    version = header.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise FileError(f"{complaint} of format {FORMAT} but of format {version}, of a newer vila_lab; update vila_lab")
+    if version not in READABLE:
+        raise FileError(f"{complaint} of format {FORMAT}; {hint}")
+    if (noted is not None or version > 1) and noted != _sum(data):
+        raise FileError(
+            f"{complaint.replace('is not a', 'was a')}, and is damaged (its checksum is another); save it again"
+        )
+    try:
+        return header, load(data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise FileError(f"{complaint} ({reason(error)}); {hint}") from error
+
+
+def _sum(data: bytes) -> str:
+    """SHA-256 of a file whose metadata hold a sum, with zeros in the place of the sum's digits."""
+    start = _place_of_sum(data)
+    found = hashlib.sha256(data[:start])
+    found.update(ZEROS.encode())
+    found.update(memoryview(data)[start + len(ZEROS) :])
+    return found.hexdigest()
+
+
+def _place_of_sum(data: bytes) -> int:
+    """Where the digits of the sum begin; `safetensors` writes its header without blanks."""
+    mark = f'"{CHECKSUM}":"'.encode()
+    return data.find(mark, 8, 8 + int.from_bytes(data[:8], "little")) + len(mark)
+
+
+def _picture(data: NDArray[np.uint8], number: int, size: tuple[int, int]) -> Image.Image:
+    """One embedded picture, of the size that the header states; no other decoder than that of PNG is asked."""
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**40)
+    image = Image.open(io.BytesIO(data.tobytes()), formats=["PNG"])
+    if image.size != size or size[0] * size[1] > limit:
+        raise ValueError(f"picture {number + 1} has {image.width}x{image.height} pixels, not {size[0]}x{size[1]}")
+    return image.convert("RGB")
+
+
+def str_of(value: Any) -> str:
+    """A value that must be a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"a text is {type(value).__name__}")
+    return value
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
