@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 
 import vila_lab
 from vila_lab import wire, writing
+from vila_lab.engine.record import Record
 from vila_lab.errors import FileAccessError, FileError, SavedFileNotFound, VilaLabError
 from vila_lab.writing import write_file
 
@@ -101,13 +102,17 @@ def test_the_whole_file_is_the_same_answer(saved, answer, tmp_path):
 
 
 def test_zeros_in_the_words_are_not_taken_for_the_sum(answer, tmp_path):
-    zeros = vila_lab.Answer(**(vars_of(answer) | {"notes": [wire.ZEROS, f'"{wire.CHECKSUM}":"{wire.ZEROS}"']}))
+    notes = [wire.ZEROS, f'"{wire.CHECKSUM}":"{wire.ZEROS}"']
+    zeros = vila_lab.Answer(Record(**(vars_of(answer) | {"notes": notes})))
     assert vila_lab.open(zeros.save(tmp_path / "a.vila")).notes == zeros.notes
 
 
 def vars_of(answer: vila_lab.Answer) -> dict[str, Any]:
     names = ("text", "tokens", "images", "token_map", "parts", "notes", "model", "edits", "head_sets")
-    return {name: getattr(answer, name) for name in names} | {"norms": answer._norms, "tape": answer._tape}
+    return {name: getattr(answer, name) for name in names} | {
+        "norms": answer.record.norms,
+        "tape": answer.record.tape(),
+    }
 
 
 # -- fields --------------------------------------------------------------------------------------------------------------

@@ -190,13 +190,13 @@ def test_an_interrupted_question_leaves_a_session_that_answers(lab):
 def test_a_tape_that_is_moved_stays_whole_after_an_interrupt_at_any_line(lab):
     demo = vila_lab.demo_images()
     answer = lab.ask([demo / "g.png", demo / "m.png", "What is in image 2?"], max_new_tokens=2)
-    expected = answer._tape.weights(2)
+    expected = answer.record.tape().weights(2)
 
     def work() -> None:
-        answer._tape.to("cpu")
+        answer.record.tape().to("cpu")
 
     for at in every_line(tape, work=work, most=60):
-        assert torch.equal(answer._tape.weights(2), expected), at
+        assert torch.equal(answer.record.tape().weights(2), expected), at
 
 
 def test_a_model_that_was_left_unfinished_is_refused_until_it_is_loaded_again():

@@ -35,7 +35,7 @@ _HOMES = {
     "load": "session",
     "loaded": "session",
     "methods": "attribution",
-    "open": "answer_file",
+    "open": "answer",
 }
 _RENAMED = {"open": "open_answer"}
 
@@ -60,7 +60,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .answer import Answer
-    from .answer_file import open_answer as open
+    from .answer import open_answer as open
     from .attribution import Attribution, methods
     from .errors import NoEffect, VilaLabError
     from .inputs.naming import Text

@@ -1,24 +1,24 @@
-"""Answer: what the model said, and lazily where every token of it was read. Knows no model, only what was captured."""
+"""Answer: what a reader holds in the hand; every question about it in one method. Knows a record, and a model if there is one."""
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .engine.memory import Disk, Spilled, image_bytes
+from .engine.memory import Disk, image_bytes
+from .engine.record import HeadSets, Record
+from .engine.record_bytes import KEY, unpacked
 from .errors import CaptureError, OptionError
-from .hooks import Tape
-from .hooks.sinks import sink_positions
-from .options import check_whole
 from .tokenmap import TokenMap
 from .tokens import Token
+from .wire import reading
+from .writing import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from .attribution import Attribution, Replay
     from .edits.flow import Flow
     from .evidence import Evidence, MetricCard
+    from .session import Session
 
-HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 ATTENTION_IS_NOT_CAUSE = (
     "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
 )
@@ -38,10 +38,12 @@ ATTENTION_IS_NOT_CAUSE = (
 class Answer:
     """An answer and everything that can be asked about it.
 
-    Made by `Session.ask`; not meant to be constructed by hand.
+    Made by `Session.ask`; not meant to be constructed by hand. It pickles; the copy has no model until `bind` gives it one.
 
     Attributes
     ----------
+    record : Record
+        All of it as plain data.
     text : str
         What the model said.
     tokens : tuple of Token
@@ -62,38 +64,73 @@ class Answer:
 
     def __init__(
         self,
-        *,
-        text: str,
-        tokens: Sequence[Token],
-        images: Sequence[Image.Image],
-        token_map: TokenMap,
-        parts: Sequence[str | int],
-        notes: Sequence[str],
-        model: str,
-        norms: NDArray[np.float32],
-        tape: Tape | None,
+        record: Record,
         replay: Replay | None = None,
-        edits: Sequence[str] = (),
-        head_sets: HeadSets | None = None,
-        keep_budget: weakref.WeakMethod[Callable[[], None]] | None = None,
+        budget: weakref.WeakMethod[Callable[[], None]] | None = None,
     ) -> None:
-        self.text = text
-        self.tokens = tuple(tokens)
-        self.images = tuple(images)
-        self.token_map = token_map
-        self.parts = tuple(parts)
-        self.notes = tuple(notes)
-        self.model = model
-        self._norms = norms
-        self._held = tape
-        self._spilled: Spilled | None = None
-        self._keep_budget = keep_budget  # weak: an answer must not keep the model alive
+        self.record = record
         self._replay = replay
-        self.edits = tuple(edits)
-        self._head_sets = {} if head_sets is None else head_sets
         self._attributions: dict[tuple[str, int | None], Attribution] = {}
-        self._layer_means: NDArray[np.float32] | None = None
-        self._looked_at = time.monotonic()
+        record.kept.budget = budget or record.kept.budget
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Answer, (self.record,)
+
+    def bind(self, lab: Session) -> Answer:
+        """The same answer with a model again, so that it can be attributed: one from a file, or from another process.
+
+        Parameters
+        ----------
+        lab
+            A session of the model that gave the answer.
+
+        Raises
+        ------
+        OptionError
+            If its model cuts the prompt otherwise: then it is another model's answer.
+
+        Examples
+        --------
+        >>> import pickle, vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> answer = lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+        >>> copy = pickle.loads(pickle.dumps(answer))
+        >>> copy.bind(lab).attribute("leave_one_out").per_image().shape
+        (3, 2)
+        """
+        return lab.adopt(self.record)
+
+    @property
+    def text(self) -> str:
+        return self.record.text
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        return self.record.tokens
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        return self.record.images
+
+    @property
+    def token_map(self) -> TokenMap:
+        return self.record.token_map
+
+    @property
+    def parts(self) -> tuple[str | int, ...]:
+        return self.record.parts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.record.notes
+
+    @property
+    def model(self) -> str:
+        return self.record.model
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        return self.record.edits
 
     def __repr__(self) -> str:
         return f"Answer({self.text!r}, {len(self.tokens)} tokens, {len(self.images)} pictures)"
@@ -114,48 +151,21 @@ class Answer:
             float32, dims (token, layer, head, position). Row k belongs to ``tokens[k]``; it was computed at the
             position before that token, so the columns from the token on are 0.
         """
-        import xarray as xr
-
-        tape = self._require_tape()
-        layers = [self._index(layer, tape.n_layers, "layer")] if layer is not None else list(range(tape.n_layers))
-        heads = [self._index(head, tape.n_heads, "head")] if head is not None else list(range(tape.n_heads))
-        rows = self._rows()
-        values = np.zeros((len(rows), len(layers), len(heads), len(self.token_map)), np.float32)
-        for place, index in enumerate(layers):
-            values[:, place, :, : tape.length] = tape.weights(index, rows, heads).cpu().numpy()
-        return xr.DataArray(
-            values,
-            dims=("token", "layer", "head", "position"),
-            coords={
-                "token": np.arange(len(rows)),
-                "layer": layers,
-                "head": heads,
-                "position": np.arange(values.shape[-1]),
-                "text": ("token", [token.text for token in self.tokens]),
-            },
-            name="attention",
-        )
+        return self.record.attention(layer, head)
 
     def layer_means(self) -> NDArray[np.float32]:
         """Attention averaged over the heads of each layer, kept once computed.  # (tokens, layers, T)"""
-        if self._layer_means is None:
-            tape = self._require_tape()
-            rows = self._rows()
-            means = np.zeros((len(rows), tape.n_layers, len(self.token_map)), np.float32)
-            for layer in range(tape.n_layers):
-                means[:, layer, : tape.length] = tape.weights(layer, rows).mean(1).cpu().numpy()
-            self._layer_means = means
-        return self._layer_means
+        return self.record.layer_means()
 
     def mean_attention(self) -> NDArray[np.float32]:
         """Attention averaged over all layers and heads.  # (tokens, T)"""
-        return np.asarray(self.layer_means().mean(1))
+        return self.record.mean_attention()
 
     @property
     def sinks(self) -> NDArray[np.int64]:
         """Positions that are looked at whatever they hold: the first, and those whose residual norm in the middle of
         the decoder is more than five times the median (see `vila_lab.hooks.sinks` for the sources)."""
-        return sink_positions(self._norms)
+        return self.record.sinks
 
     @property
     def honesty(self) -> str:
@@ -178,19 +188,7 @@ class Answer:
             prompt), ``answer`` (tokens generated before), ``sink`` (see `sinks`); the index holds the tokens' numbers
             and texts.
         """
-        import pandas as pd
-
-        groups = [*(f"image_{k + 1}" for k in range(len(self.images))), "prompt", "answer"]
-        table = self.token_map.indicator(groups)
-        table[self.sinks] = 0
-        sink = np.zeros((len(table), 1), np.float32)
-        sink[self.sinks] = 1
-        shares = self.mean_attention().astype(np.float64) @ np.concatenate([table, sink], 1)
-        shares /= shares.sum(1, keepdims=True)
-        index = pd.MultiIndex.from_arrays(
-            [range(len(self.tokens)), [t.text for t in self.tokens]], names=["token", "text"]
-        )
-        return pd.DataFrame(shares, index=index, columns=[*groups, "sink"])
+        return self.record.ledger()
 
     def heatmap(self, image: int = 0, token: int | None = None, method: str = "attention") -> NDArray[np.float64]:
         """How much a token has to do with which place of a picture.
@@ -213,12 +211,7 @@ class Answer:
         """
         if method != "attention":
             return self._attribution(method, token).heatmap(image)
-        values = self.mean_attention().astype(np.float64)
-        values[:, self.sinks] = 0
-        chosen = (
-            values[self._index(token, len(self.tokens), "token")] if token is not None else values[self._said()].mean(0)
-        )
-        return self.token_map.heatmap(chosen, image)
+        return self.record.heatmap(image, token)
 
     # ---- attribution ---------------------------------------------------------------------------------------------
 
@@ -261,13 +254,13 @@ class Answer:
 
         find(method)
         found = attribute(self.replay, method, token, contrast, **options)
-        self._settle()
+        self.record.kept.settle()
         return found
 
     @property
     def head_sets(self) -> HeadSets:
         """(layer, head) pairs by the name that ``heads=`` may give: the session's own, or those of when it was saved."""
-        return self._head_sets
+        return self.record.head_sets
 
     @property
     def replay(self) -> Replay:
@@ -349,12 +342,7 @@ class Answer:
     def rows_of(self, word: str | None = None) -> list[int]:
         """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was
         not said."""
-        if word is None:
-            return self._said()
-        start = "".join(token.text for token in self.tokens).find(word)
-        ends = np.cumsum([len(token.text) for token in self.tokens])
-        begins = ends - [len(token.text) for token in self.tokens]
-        return [] if start < 0 else np.flatnonzero((begins < start + len(word)) & (ends > start)).tolist()
+        return self.record.rows_of(word)
 
     def _attribution(self, method: str, token: int | None) -> Attribution:
         key = method, token
@@ -362,46 +350,7 @@ class Answer:
             self._attributions[key] = self.attribute(method, token)
         return self._attributions[key]
 
-    def _said(self) -> list[int]:
-        """Tokens that say something: all but the one that ended the answer (that one if there is no other)."""
-        said = [k for k, token in enumerate(self.tokens) if not token.stop]
-        return said or list(range(len(self.tokens)))
-
-    def _rows(self) -> list[int]:
-        tape = self._require_tape()
-        return [tape.row_of(token.position - 1) for token in self.tokens]
-
-    def _require_tape(self) -> Tape:
-        if self._tape is None:
-            raise CaptureError(
-                "this answer's queries and keys were released; ask again to look at what was not computed before"
-            )
-        self._looked_at = time.monotonic()
-        return self._tape
-
-    def _index(self, value: int, count: int, what: str) -> int:
-        check_whole(what, value)
-        if not -count <= value < count:
-            raise OptionError(f"there is no {what} {value}: this answer has {count}, counted from 0")
-        return value % count
-
     # ---- memory --------------------------------------------------------------------------------------------------
-
-    @property
-    def _tape(self) -> Tape | None:
-        """Queries and keys, read back where they were moved to a file."""
-        if self._held is not None or self._spilled is None:
-            return self._held
-        held = self._held = self._spilled.load()
-        self._looked_at = time.monotonic()
-        self._settle()
-        return held
-
-    def _settle(self) -> None:
-        """Let the session put others out of memory for what came in here."""
-        settle = None if self._keep_budget is None else self._keep_budget()
-        if settle is not None:
-            settle()
 
     @property
     def nbytes(self) -> int:
@@ -411,13 +360,12 @@ class Answer:
     @property
     def device_bytes(self) -> int:
         """Bytes of queries and keys on an accelerator."""
-        return self._held.nbytes if self._held is not None and self._held.is_on_accelerator else 0
+        return self.record.kept.device_bytes
 
     @property
     def host_bytes(self) -> int:
         """Bytes of queries, keys and prepared inputs in the host's memory."""
-        tape = 0 if self._held is None or self._held.is_on_accelerator else self._held.nbytes
-        return tape + self.cache_bytes
+        return self.record.kept.host_bytes + self.cache_bytes
 
     @property
     def cache_bytes(self) -> int:
@@ -427,24 +375,21 @@ class Answer:
     @property
     def looked_at(self) -> float:
         """When queries and keys were last needed, on the monotonic clock."""
-        return self._looked_at
+        return self.record.kept.looked_at
 
     def offload(self) -> None:
         """Move queries and keys to the host's memory; everything still works."""
-        if self._held is not None:
-            self._held.to("cpu")
+        self.record.kept.offload()
 
     def spill(self, disk: Disk) -> None:
         """Move queries and keys to a file, and forget inputs; both come back when somebody looks."""
-        if self._held is not None:
-            self._spilled = self._spilled or Spilled.of(self._held, disk)
-            self._held = None
+        self.record.kept.spill(disk)
         if self._replay is not None:
             self._replay.release()
 
     def release(self) -> None:
         """Let go of queries and keys. The text, the tokens, the pictures and whatever was computed already stay."""
-        self._held = self._spilled = None
+        self.record.kept.release()
         if self._replay is not None:
             self._replay.release()
 
@@ -503,6 +448,18 @@ class Answer:
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back."""
-        from .answer_file import save_answer
+        return write_file(path, self.record.to_bytes())
 
-        return save_answer(self, path)
+
+def open_answer(path: str | Path) -> Answer:
+    """Read an answer that `Answer.save` wrote; no model is needed to look at it.
+
+    Raises
+    ------
+    FileError
+        If the file is no saved answer, is damaged, or was made by a newer version. Fields that are not known are passed over.
+    SavedFileNotFound, FileAccessError
+        If there is no such file, or it cannot be read.
+    """
+    with reading(path, KEY, "answer") as (header, tensors):
+        return Answer(Record(**unpacked(header, tensors)))

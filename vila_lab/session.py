@@ -23,6 +23,7 @@ from .edits.interface import Interventions
 from .edits.spec import Question
 from .engine.lock import ModelLock
 from .engine.memory import Disk, Memory, Pictures, image_bytes, keep_within
+from .engine.record import Record
 from .engine.sampling import Sampling
 from .engine.scores import TokenScores
 from .errors import ContextTooLong, OptionError
@@ -172,7 +173,6 @@ class Session(Interventions):
             config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))
             config.max_length = None
             answer = self._generate(parts, prepared, config, sampling)
-            self._answers.add(answer)
             self._keep_budget()
         return answer
 
@@ -248,32 +248,53 @@ class Session(Interventions):
             notes.append(f"the logits are no numbers (NaN) from token {scores.broken_at} on: the edits broke the model")
         if not tokens[-1].stop:
             notes.append(f"the answer was cut at {len(ids)} tokens; max_new_tokens sets the limit")
-        token_map = prepared.token_map.with_answer(len(ids))
-        replay = Replay(
-            self.family,
-            prompt,
-            token_map,
-            [Said(token.text, token.id, token.stop) for token in tokens],
-            options=prepared.options,
-            lock=self._lock,
-            head_sets=self.head_sets,
-        )
-        run.prove(replay, ids)
-        return Answer(
+        record = Record(
             text=self.family.text(ids),
             tokens=tokens,
             images=prompt.images,
-            token_map=token_map,
+            token_map=prepared.token_map.with_answer(len(ids)),
             parts=_parts(prompt),
             notes=notes,
             model=self.name,
             norms=norms.values()[: length + len(ids) - 1],  # a surplus step is not of this answer
             tape=tape,
-            replay=replay,
             edits=run.labels,
+            options=vars(prepared.options),
             head_sets=self.head_sets,
-            keep_budget=weakref.WeakMethod(self._keep_budget),
         )
+        replay = self._replay(record, prompt, prepared.options)
+        run.prove(replay, ids)
+        return self._answer(record, replay)
+
+    def adopt(self, record: Record) -> Answer:
+        """An answer of this session's model from a record of it; see `Answer.bind`.
+
+        Raises
+        ------
+        OptionError
+            If the model would cut the record's prompt otherwise.
+        """
+        options = self.family.options_of(record.options)
+        with self._lock:
+            mine = self.family.prepare(record.prompt, options).token_map
+            if not mine.with_answer(len(record.tokens)).same_positions(record.token_map):
+                raise OptionError(
+                    f"this answer is of another model: {record.model} gave it, and {self.name} cuts its prompt otherwise"
+                )
+            answer = self._answer(record, self._replay(record, record.prompt, options))
+            self._keep_budget()
+        return answer
+
+    def _replay(self, record: Record, prompt: Prompt, options: Any) -> Replay:
+        said = [Said(token.text, token.id, token.stop) for token in record.tokens]
+        return Replay(
+            self.family, prompt, record.token_map, said, options=options, lock=self._lock, head_sets=self.head_sets
+        )
+
+    def _answer(self, record: Record, replay: Replay) -> Answer:
+        answer = Answer(record, replay, weakref.WeakMethod(self._keep_budget))
+        self._answers.add(answer)
+        return answer
 
     def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:
         stops = _stops(config)

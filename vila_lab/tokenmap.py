@@ -144,6 +144,11 @@ class TokenMap:
             span=extend(self.span, -1),
         )
 
+    def same_positions(self, other: TokenMap) -> bool:
+        """Whether both have the same kinds of positions, of the same pictures and tiles, in the same order."""
+        fields = ("kind", "picture", "tile", "scale")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in fields)
+
     # ---- groups of positions -------------------------------------------------------------------------------------
 
     def positions(self, group: str) -> NDArray[np.int64]:

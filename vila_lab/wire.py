@@ -60,12 +60,23 @@ def restored_prompt(
 
 
 def write(path: str | Path, key: str, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Path:
-    """Write tensors, and under ``key`` of the metadata the header with the format's number.
+    """Write `to_bytes` to a file.
 
     Raises
     ------
     FileAccessError
         See `vila_lab.writing.write_file`.
+    """
+    return write_file(path, to_bytes(key, header, tensors))
+
+
+def to_bytes(key: str, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    """Tensors, and under ``key`` of the metadata the header with the format's number.
+
+    Raises
+    ------
+    FileError
+        If the header is too long to be read back.
     """
     from safetensors.torch import save
 
@@ -74,7 +85,7 @@ def write(path: str | Path, key: str, header: Mapping[str, Any], tensors: dict[s
         raise FileError(f"the words of this result take more than {LARGEST_HEADER // 2**21} MiB; save a shorter one")
     data = save(tensors, metadata={key: text, CHECKSUM: ZEROS})
     start = _place_of_sum(data)
-    return write_file(path, data[:start] + _sum(data).encode() + data[start + len(ZEROS) :])
+    return data[:start] + _sum(data).encode() + data[start + len(ZEROS) :]
 
 
 @contextmanager
@@ -95,10 +106,16 @@ def reading(path: str | Path, key: str, what: str) -> Iterator[tuple[dict[str, A
     SavedFileNotFound, FileAccessError
         If there is no such file, or it cannot be read.
     """
-    name, hint = Path(path).name or str(path), f"{what}.save(path) writes one"
-    data = _bytes(path, what, hint)
+    data = _bytes(path, what, _hint(what))
+    with parsing(data, key, what, Path(path).name or str(path)) as content:
+        yield content
+
+
+@contextmanager
+def parsing(data: bytes, key: str, what: str, name: str) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """`reading`, of bytes that are called by a name in messages."""
     try:
-        header, tensors = _parsed(data, key, f"{name} is not a saved {what}", hint)
+        header, tensors = _parsed(data, key, f"{name} is not a saved {what}", _hint(what))
         version = header.pop("format")
         header["unchecked"] = version == 1
         yield header, tensors
@@ -107,6 +124,10 @@ def reading(path: str | Path, key: str, what: str) -> Iterator[tuple[dict[str, A
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OSError, VilaLabError) as error:
         about = f"field {error} is missing" if isinstance(error, KeyError) else reason(error)
         raise FileError(f"{name} is damaged, or made by a newer vila_lab ({about}); save the {what} again") from error
+
+
+def _hint(what: str) -> str:
+    return f"{what}.save(path) writes one"
 
 
 def _bytes(path: str | Path, what: str, hint: str) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from vila_lab.families.decoder import Components, Decoder
 from vila_lab.families.embedded import Embedded
@@ -110,8 +113,6 @@ class Gemma3(Throwaway):
         return torch.where(visual, begins.long().cumsum(0) - 1, -1)
 
     def _run(self, embedded: Embedded, copies: int, cache: Any, rows: Tensor) -> tuple[Tensor, Any]:
-        from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-
         before = 0 if cache is None else cache.get_seq_length()
         config = self.model.config.get_text_config()
         blocks = torch.full((len(embedded),), -1) if embedded.blocks is None else embedded.blocks
@@ -120,7 +121,7 @@ class Gemma3(Throwaway):
             "config": config,
             "inputs_embeds": embedded.vectors[None].expand(copies, -1, -1),
             "attention_mask": torch.ones(copies, before + len(embedded), dtype=torch.int64),
-            "past_key_values": cache,
+            CACHE: cache,
             "position_ids": embedded.positions[None].expand(copies, -1),
             "block_sequence_ids": blocks[None].expand(copies, -1),
         }
@@ -237,6 +238,8 @@ UPSTREAM: dict[str, tuple[type[Throwaway], Any]] = {
 def made(name: str) -> tuple[Throwaway, dict[str, Tensor], int]:
     """A family on a tiny random model, inputs of a prompt, and where its sequence may be cut in two."""
     kind, make = UPSTREAM[name]
+    if issubclass(kind, Gemma3) and "block_sequence_ids" not in inspect.signature(create_causal_mask).parameters:
+        pytest.skip("this version of transformers makes masks of blocks otherwise")
     torch.manual_seed(0)
     model, inputs, cut = make()
     with torch.no_grad():

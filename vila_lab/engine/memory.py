@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +21,7 @@ from PIL import Image
 from ..hooks import Tape
 from ..prompt import Picture, Prompt
 
-__all__ = ["Disk", "Keeper", "Memory", "Pictures", "image_bytes", "keep_within"]
+__all__ = ["Disk", "Keeper", "KeptTape", "Memory", "Pictures", "image_bytes", "keep_within"]
 
 
 class Keeper(Protocol):
@@ -122,6 +123,66 @@ class Spilled:
 
     def load(self) -> Tape:
         return Tape.load(self.path)
+
+
+class KeptTape:
+    """A tape on the device, in the host's memory, in a file, or let go of; it is read back when somebody looks.
+
+    Parameters
+    ----------
+    tape : Tape, optional
+    """
+
+    def __init__(self, tape: Tape | None) -> None:
+        self._held = tape
+        self._spilled: Spilled | None = None
+        self.looked_at = time.monotonic()
+        self.budget: weakref.WeakMethod[Callable[[], None]] | None = None
+        """What puts others out of memory when something came in; weak, for nothing here may keep a model alive."""
+
+    @property
+    def is_there(self) -> bool:
+        return self._held is not None or self._spilled is not None
+
+    def get(self) -> Tape | None:
+        """The tape; None if it was let go of."""
+        self.looked_at = time.monotonic()
+        if self._held is not None or self._spilled is None:
+            return self._held
+        held = self._held = self._spilled.load()
+        self.settle()
+        return held
+
+    def settle(self) -> None:
+        """Have others put out of memory for what came in."""
+        make_room = None if self.budget is None else self.budget()
+        if make_room is not None:
+            make_room()
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes on an accelerator."""
+        return self._held.nbytes if self._held is not None and self._held.is_on_accelerator else 0
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes in the host's memory."""
+        return 0 if self._held is None or self._held.is_on_accelerator else self._held.nbytes
+
+    def offload(self) -> None:
+        """Move it to the host's memory."""
+        if self._held is not None:
+            self._held.to("cpu")
+
+    def spill(self, disk: Disk) -> None:
+        """Move it to a file."""
+        if self._held is not None:
+            self._spilled = self._spilled or Spilled.of(self._held, disk)
+            self._held = None
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._held = self._spilled = None
 
 
 def keep_within(answers: Iterable[Keeper], budget: int, disk: Disk) -> None:

@@ -160,4 +160,4 @@ def _widget_class() -> Any:
 def _size(answer: Answer) -> tuple[int, int]:
     """Layers and heads that can still be read; no heads once queries and keys were released."""
     layers = answer.layer_means().shape[1]
-    return layers, 0 if answer._tape is None else answer._tape.n_heads
+    return layers, answer.record.tape().n_heads if answer.record.kept.is_there else 0

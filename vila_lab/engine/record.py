@@ -1,0 +1,248 @@
+"""What one question left behind, as plain data, and what follows from it without a model. Knows no model and no method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import CaptureError, OptionError
+from ..hooks import Tape
+from ..hooks.sinks import sink_positions
+from ..options import check_whole
+from ..picture import Picture
+from ..prompt import Prompt
+from ..tokenmap import TokenMap
+from ..tokens import Token
+from ..wire import parsing, to_bytes
+from .memory import KeptTape
+from .record_bytes import KEY, packed, unpacked
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
+
+
+class Record:
+    """An answer's text and tokens, the prompt it was given to, and the queries and keys recorded on the way.
+
+    It pickles, and its copy in another process gives the same numbers to the bit; no model is needed to look at it.
+
+    Attributes
+    ----------
+    text : str
+        What the model said.
+    tokens : tuple of Token
+        The generated tokens, the one that ended the answer included.
+    images : tuple of PIL images
+        The pictures, in order.
+    token_map : TokenMap
+        What every position of prompt and answer is.
+    parts : tuple
+        The prompt as it was asked: texts, and the index of a picture where it stood.
+    notes : tuple of str
+        What a reader must know.
+    model : str
+        Name of the model that answered.
+    norms : (T,) array
+        Residual norms in the middle of the decoder, from which sinks are told.
+    kept : KeptTape
+        Queries and keys, wherever they lie.
+    edits : tuple of str
+        The edits under which it was given, in words.
+    options : dict
+        The options of the model's family under which it was prepared, everything automatic in them decided.
+    head_sets : mapping
+        (layer, head) pairs by the name that ``heads=`` may give.
+    """
+
+    def __init__(
+        self,
+        *,
+        text: str,
+        tokens: Sequence[Token],
+        images: Sequence[Image.Image],
+        token_map: TokenMap,
+        parts: Sequence[str | int],
+        notes: Sequence[str],
+        model: str,
+        norms: NDArray[np.float32],
+        tape: Tape | None,
+        edits: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        head_sets: HeadSets | None = None,
+        layer_means: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.text = text
+        self.tokens = tuple(tokens)
+        self.images = tuple(images)
+        self.token_map = token_map
+        self.parts = tuple(parts)
+        self.notes = tuple(notes)
+        self.model = model
+        self.norms = norms
+        self.kept = KeptTape(tape)
+        self.edits = tuple(edits)
+        self.options = {} if options is None else dict(options)
+        self.head_sets = {} if head_sets is None else head_sets
+        self._layer_means = layer_means
+
+    def __repr__(self) -> str:
+        return f"Record({self.text!r}, {len(self.tokens)} tokens, {len(self.images)} pictures)"
+
+    # -- bytes -------------------------------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """The record as the bytes of a saved file: safetensors with a JSON header and a checksum, no pickle."""
+        return to_bytes(KEY, *packed(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Record:
+        """A record from `to_bytes`.
+
+        Raises
+        ------
+        FileError
+            If the bytes are something else, or damaged.
+        """
+        with parsing(data, KEY, "answer", "the bytes") as (header, tensors):
+            return cls(**unpacked(header, tensors))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Record.from_bytes, (self.to_bytes(),)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt, ready to be asked again."""
+        names = {k: f"picture {k + 1} of an answer" for k in range(len(self.images))}
+        return Prompt(tuple(Picture(self.images[p], names[p]) if isinstance(p, int) else p for p in self.parts))
+
+    # -- attention ---------------------------------------------------------------------------------------------------
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether attention can be told: queries and keys are there, or what was computed from them."""
+        return self.kept.is_there or self._layer_means is not None
+
+    def tape(self) -> Tape:
+        """Queries and keys, read back where they were moved to a file.
+
+        Raises
+        ------
+        CaptureError
+            If they were released.
+        """
+        tape = self.kept.get()
+        if tape is None:
+            raise CaptureError(
+                "this answer's queries and keys were released; ask again to look at what was not computed before"
+            )
+        return tape
+
+    def rows(self) -> list[int]:
+        """The tape's rows that chose the tokens."""
+        tape = self.tape()
+        return [tape.row_of(token.position - 1) for token in self.tokens]
+
+    def attention(self, layer: int | None = None, head: int | None = None) -> xr.DataArray:
+        """See `Answer.attention`."""
+        import xarray as xr
+
+        tape = self.tape()
+        layers = [index_of(layer, tape.n_layers, "layer")] if layer is not None else list(range(tape.n_layers))
+        heads = [index_of(head, tape.n_heads, "head")] if head is not None else list(range(tape.n_heads))
+        rows = self.rows()
+        values = np.zeros((len(rows), len(layers), len(heads), len(self.token_map)), np.float32)
+        for place, index in enumerate(layers):
+            values[:, place, :, : tape.length] = tape.weights(index, rows, heads).cpu().numpy()
+        return xr.DataArray(
+            values,
+            dims=("token", "layer", "head", "position"),
+            coords={
+                "token": np.arange(len(rows)),
+                "layer": layers,
+                "head": heads,
+                "position": np.arange(values.shape[-1]),
+                "text": ("token", [token.text for token in self.tokens]),
+            },
+            name="attention",
+        )
+
+    def layer_means(self) -> NDArray[np.float32]:
+        """Attention averaged over the heads of each layer, kept once computed.  # (tokens, layers, T)"""
+        if self._layer_means is None:
+            tape, rows = self.tape(), self.rows()
+            means = np.zeros((len(rows), tape.n_layers, len(self.token_map)), np.float32)
+            for layer in range(tape.n_layers):
+                means[:, layer, : tape.length] = tape.weights(layer, rows).mean(1).cpu().numpy()
+            self._layer_means = means
+        return self._layer_means
+
+    def mean_attention(self) -> NDArray[np.float32]:
+        """Attention averaged over all layers and heads.  # (tokens, T)"""
+        return np.asarray(self.layer_means().mean(1))
+
+    @property
+    def sinks(self) -> NDArray[np.int64]:
+        """See `Answer.sinks`."""
+        return sink_positions(self.norms)
+
+    def ledger(self) -> pd.DataFrame:
+        """See `Answer.ledger`."""
+        import pandas as pd
+
+        groups = [*(f"image_{k + 1}" for k in range(len(self.images))), "prompt", "answer"]
+        table = self.token_map.indicator(groups)
+        table[self.sinks] = 0
+        sink = np.zeros((len(table), 1), np.float32)
+        sink[self.sinks] = 1
+        shares = self.mean_attention().astype(np.float64) @ np.concatenate([table, sink], 1)
+        shares /= shares.sum(1, keepdims=True)
+        index = pd.MultiIndex.from_arrays(
+            [range(len(self.tokens)), [t.text for t in self.tokens]], names=["token", "text"]
+        )
+        return pd.DataFrame(shares, index=index, columns=[*groups, "sink"])
+
+    def heatmap(self, image: int = 0, token: int | None = None) -> NDArray[np.float64]:
+        """Attention over the original picture; see `Answer.heatmap`."""
+        values = self.mean_attention().astype(np.float64)
+        values[:, self.sinks] = 0
+        chosen = (
+            values[index_of(token, len(self.tokens), "token")] if token is not None else values[self.said()].mean(0)
+        )
+        return self.token_map.heatmap(chosen, image)
+
+    # -- words -------------------------------------------------------------------------------------------------------
+
+    def said(self) -> list[int]:
+        """Tokens that say something: all but the one that ended the answer (that one if there is no other)."""
+        said = [k for k, token in enumerate(self.tokens) if not token.stop]
+        return said or list(range(len(self.tokens)))
+
+    def rows_of(self, word: str | None = None) -> list[int]:
+        """See `Answer.rows_of`."""
+        if word is None:
+            return self.said()
+        start = "".join(token.text for token in self.tokens).find(word)
+        ends = np.cumsum([len(token.text) for token in self.tokens])
+        begins = ends - [len(token.text) for token in self.tokens]
+        return [] if start < 0 else np.flatnonzero((begins < start + len(word)) & (ends > start)).tolist()
+
+
+def index_of(value: int, count: int, what: str) -> int:
+    """A number that may count from the end.
+
+    Raises
+    ------
+    OptionError
+        If there is no such one.
+    """
+    check_whole(what, value)
+    if not -count <= value < count:
+        raise OptionError(f"there is no {what} {value}: this answer has {count}, counted from 0")
+    return value % count

@@ -1,0 +1,113 @@
+"""A record as a JSON header and named tensors, and back, every field checked. Knows what a record holds, no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..hooks import Tape
+from ..tokens import Token
+from ..wire import UNCHECKED, prompt_arrays, prompt_header, restored_prompt, str_of
+
+if TYPE_CHECKING:
+    from .record import Record
+
+KEY = "vila_lab"
+
+
+def packed(record: Record) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a record."""
+    arrays = prompt_arrays(record.token_map, record.images)
+    arrays["norms"] = record.norms
+    if record.has_attention:
+        arrays["layer_means"] = record.layer_means()
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+    tape, tape_header = record.kept.get(), None
+    if tape is not None:
+        tape_header, tape_tensors = tape.export()
+        tensors |= {f"tape.{name}": value for name, value in tape_tensors.items()}
+    header = prompt_header(record.token_map) | {
+        "text": record.text,
+        "tokens": [asdict(token) for token in record.tokens],
+        "parts": record.parts,
+        "notes": record.notes,
+        "model": record.model,
+        "edits": record.edits,
+        "options": record.options,
+        "head_sets": {name: [list(pair) for pair in pairs] for name, pairs in record.head_sets.items()},
+        "tape": tape_header,
+    }
+    return header, tensors
+
+
+def unpacked(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What to make the record of again; a field that is wrong raises what `vila_lab.wire.reading` names as damage."""
+    taped = {name.removeprefix("tape."): tensors.pop(name) for name in list(tensors) if name.startswith("tape.")}
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    token_map, images = restored_prompt(header, arrays)
+    tape = Tape.restore(header["tape"], taped) if header["tape"] is not None else None
+    tokens = [_token(entry, len(token_map)) for entry in header["tokens"]]
+    if tape is not None:
+        _check_tape(tape, tokens, len(token_map))
+    means = None
+    if "layer_means" in arrays:
+        means = _checked(arrays["layer_means"], (len(tokens), None, len(token_map)), "layer_means")
+    return {
+        "text": str_of(header["text"]),
+        "tokens": tokens,
+        "images": images,
+        "token_map": token_map,
+        "parts": [_part(part, len(images)) for part in header["parts"]],
+        "notes": [*map(str_of, header["notes"]), *([UNCHECKED] if header["unchecked"] else [])],
+        "model": str_of(header["model"]),
+        "norms": _checked(arrays["norms"], (None,), "norms"),
+        "tape": tape,
+        "edits": [str_of(edit) for edit in header.get("edits", ())],
+        "options": {str_of(name): value for name, value in (header.get("options") or {}).items()},
+        "head_sets": {
+            str(name): [(int(a), int(b)) for a, b in pairs] for name, pairs in header.get("head_sets", {}).items()
+        },
+        # Without a checksum what can be computed again is not believed.
+        "layer_means": None if header["unchecked"] and tape is not None else means,
+    }
+
+
+def _check_tape(tape: Tape, tokens: Sequence[Token], length: int) -> None:
+    if tape.length > length:
+        raise ValueError(f"its tape has {tape.length} columns for {length} positions")
+    for token in tokens:
+        tape.row_of(token.position - 1)
+
+
+def _checked(array: NDArray[Any], shape: tuple[int | None, ...], name: str) -> NDArray[Any]:
+    fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
+    if not fits or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+    return array
+
+
+def _part(part: Any, pictures: int) -> str | int:
+    if isinstance(part, str) or (type(part) is int and 0 <= part < pictures):
+        return part
+    raise ValueError(f"the prompt has a part {part!r}")
+
+
+def _token(entry: dict[str, Any], length: int) -> Token:
+    """A token of the fields that are known; a newer version may have written others."""
+    position = int(entry["position"])
+    if not 0 < position <= length:
+        raise ValueError(f"a token stands at position {position} of {length}")
+    return Token(
+        text=str_of(entry["text"]),
+        id=int(entry["id"]),
+        logprob=float(entry["logprob"]),
+        position=position,
+        alternatives=tuple((str_of(text), int(i), float(p)) for text, i, p in entry["alternatives"]),
+        stop=bool(entry["stop"]),
+    )
