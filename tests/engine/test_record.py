@@ -72,8 +72,11 @@ def test_bytes_that_are_no_record_are_refused(answer):
         Record.from_bytes(b"something else")
 
 
-def test_a_saved_file_is_the_same_bytes(answer, tmp_path):
-    assert answer.save(tmp_path / "a.vila").read_bytes() == answer.record.to_bytes()
+def test_a_saved_file_and_the_bytes_are_one_format(answer, tmp_path):
+    """Not the same bytes: safetensors of some versions orders its header as it likes."""
+    assert Record.from_bytes(answer.save(tmp_path / "a.vila").read_bytes()).ledger().equals(answer.ledger())
+    (tmp_path / "b.vila").write_bytes(answer.record.to_bytes())
+    assert vila_lab.open(tmp_path / "b.vila").ledger().equals(answer.ledger())
 
 
 def test_an_answer_from_a_file_finds_its_model_again(answer, golden_session, tmp_path):
