@@ -354,7 +354,7 @@ class Session(Interventions):
         with _registry_lock:
             for key in [key for key, session in _sessions.items() if session is self]:
                 del _sessions[key]
-        self._program.clear()
+        self._program.clear_everywhere()
         self._family = None
         gc.collect()
         if torch.cuda.is_available():

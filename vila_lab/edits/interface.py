@@ -70,11 +70,11 @@ class Interventions:
 
     @property
     def edits(self) -> tuple[Handle, ...]:
-        """The hooks and edits that act now, in order."""
+        """The hooks and edits that act on what this thread and task asks, in order."""
         return tuple(self._program)
 
     def clear_edits(self) -> None:
-        """Remove all hooks and edits."""
+        """Remove the hooks and edits that act here; those of other threads stay."""
         self._program.clear()
 
     def _layer_table(self, tower: str) -> pd.DataFrame:

@@ -9,6 +9,8 @@ rows of the answer. Clean logits are kept for the last few prompts, so that many
 from __future__ import annotations
 
 import hashlib
+import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +26,7 @@ from ..hooks.editing import Editing
 from ..hooks.edits import Edit
 from ..upstream import times_written
 from .edges import closed_before
-from .handle import Handle
+from .handle import ENTERED, Handle
 from .spec import Question, Spec
 
 KEPT = 8  # prompts whose clean logits are kept
@@ -32,32 +34,47 @@ ROUNDING = 16 * 2.0**-23  # of the largest logit: two kernels differ by about a 
 
 
 class Program:
-    """The hooks and edits of one session."""
+    """The hooks and edits of one session; each caller has its own, in the order in which they were made."""
 
     def __init__(self) -> None:
-        self._handles: list[Handle] = []
+        self._mine = threading.local()  # those that this thread made
+        self._all: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._known: OrderedDict[Any, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self._acting())
 
     def __iter__(self) -> Iterator[Handle]:
-        return iter(tuple(self._handles))
+        return iter(self._acting())
 
     def add(self, spec: Spec) -> Handle:
         """Put a hook or an edit behind those that are there."""
-        handle = Handle(spec, self._drop)
-        self._handles.append(handle)
+        handle = Handle(spec)
+        self._mine.handles = [*(each for each in self._made_here() if each.active), handle]
+        self._all.add(handle)
         return handle
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Remove those that act here."""
         for handle in self:
             handle.remove()
         self._known.clear()
 
-    def _drop(self, handle: Handle) -> None:
-        self._handles = [each for each in self._handles if each is not handle]
+    def clear_everywhere(self) -> None:
+        """Remove all of them, whoever made them."""
+        for handle in list(self._all):
+            handle.remove()
+        self._known.clear()
+
+    def _acting(self) -> list[Handle]:
+        """What acts on a question asked here: blocks that were entered, also before this thread began, and what this thread made."""
+        made = self._made_here()
+        inherited = [handle for handle in ENTERED.get() if handle in self._all and handle not in made]
+        return [handle for handle in [*inherited, *made] if handle.acts_here]
+
+    def _made_here(self) -> list[Handle]:
+        found: list[Handle] = getattr(self._mine, "handles", [])
+        return found
 
     @contextmanager
     def running(self, question: Question) -> Iterator[Run]:
