@@ -142,6 +142,16 @@ class PaliGemma(Gemma3):
         return torch.where(inputs["token_type_ids"][0] == 0, 0, -1)
 
 
+class PaliGemma2(PaliGemma):
+    """And layers with a window that the prompt's block reaches over, and logits that are capped by the text model alone."""
+
+
+GEMMA2 = {
+    "model_type": "gemma2", "query_pre_attn_scalar": 8, "sliding_window": 6, "attn_logit_softcapping": 5.0,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "final_logit_softcapping": None,
+}  # fmt: skip
+
+
 def _qwen(kind: str) -> tuple[Any, dict[str, Tensor], int]:
     vision = {
         "hidden_size": 32,
@@ -199,9 +209,9 @@ def _gemma() -> tuple[Any, dict[str, Tensor], int]:
     )
 
 
-def _paligemma() -> tuple[Any, dict[str, Tensor], int]:
+def _paligemma(text: dict[str, Any]) -> tuple[Any, dict[str, Tensor], int]:
     config = transformers.PaliGemmaConfig(
-        text_config={**TEXT, "model_type": "gemma", "head_dim": 8},
+        text_config={**TEXT, "head_dim": 8, **text},
         vision_config={**_siglip(), "model_type": "siglip_vision_model", "projection_dim": 32},
         image_token_index=IMAGE, projection_dim=32, hidden_size=32,
     )  # fmt: skip
@@ -231,7 +241,8 @@ UPSTREAM: dict[str, tuple[type[Throwaway], Any]] = {
     "Qwen2.5-VL": (Qwen25, lambda: _qwen("2.5")),
     "Qwen3-VL": (Qwen3, lambda: _qwen("3")),
     "Gemma 3": (Gemma3, _gemma),
-    "PaliGemma": (PaliGemma, _paligemma),
+    "PaliGemma": (PaliGemma, lambda: _paligemma({"model_type": "gemma"})),
+    "PaliGemma 2": (PaliGemma2, lambda: _paligemma(GEMMA2)),
 }
 
 

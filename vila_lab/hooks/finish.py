@@ -88,12 +88,14 @@ def _reduce(
 
     The second value tells whether the mask is the whole truth; otherwise the causal limit comes on top.
     """
-    if all(mask is None for mask in masks):
+    sees_what_there_was = causal or len(steps) == 1  # else a row must not see what only later steps brought
+    if all(mask is None for mask in masks) and sees_what_there_was:
         return None, False
     parts = []
     for mask, step in zip(masks, steps, strict=True):
         positions = torch.tensor(step.positions, device=device)
-        limit = torch.arange(columns, device=device) <= (positions[:, None] if causal else columns)  # (r|1, K)
+        last = positions[:, None] if causal else step.stop - 1
+        limit = torch.arange(columns, device=device) <= last  # (r|1, K)
         limit = limit.expand(len(step.positions), columns)
         parts.append(limit[None, None] if mask is None else _widen(mask, len(step.positions), columns))
     batch, heads = max(part.shape[0] for part in parts), max(part.shape[1] for part in parts)

@@ -348,9 +348,9 @@ class DecoderRecorder:
     ) -> None:
         """Store the weights of the kept rows; `key` begins at column `offset`. `edited` is their whole mask, if there are edits."""
         first = offset
-        if window is not None and step.keeps_last_only:
-            first = max(offset, step.stop - window)  # what lies before the window is zero
         implied = mask is None or mask.ndim == 2  # the causal limit and the window are not in the mask
+        if window is not None and implied and step.keeps_last_only:
+            first = max(offset, step.stop - window)  # what lies before the window is zero
         limited = (
             reel.causal and implied and edited is None and not step.keeps_last_only
         )  # the last row sees all keys there are
