@@ -59,14 +59,15 @@ gallery: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(READY)
-	$(BIN)/mypy --strict vila_lab
+	$(BIN)/mypy --strict vila_lab training
 
 # pytest comes last, so that its sum line closes the output. One thread a process: these models are so small that more of
 # them only wait for each other. A file stays with one process, which keeps a notebook's kernel and a module's fixtures.
 test: setup lint types
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests vila_lab notebooks --doctest-modules -n auto --maxprocesses 4 --dist loadfile \
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests vila_lab training notebooks --doctest-modules -n auto --maxprocesses 4 --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 # Everything that is asked for in its lowest and in its newest allowed version; writes docs/verified.md.

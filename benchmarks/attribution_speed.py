@@ -53,6 +53,7 @@ from vila_lab.families.decoder import Components, Decoder
 from vila_lab.families.embedded import Embedded
 from vila_lab.prompt import Prompt
 from vila_lab.tokenmap import Kind, TokenMap
+from vila_lab.upstream import attention_name
 
 PICTURES, PATCHES, TEXT, WIDTH = 4, 256, 60, 896
 RESULTS = Path(__file__).parent / "results" / "attribution_speed.json"
@@ -195,7 +196,7 @@ def gradient(variant: str, replay: Replay, target: Target) -> NDArray[np.float64
     if variant == "grad x attention":
         return grad_x_attention(replay, target).values
     model, (only,) = replay.model, target.passes
-    before = model.config._attn_implementation
+    before = attention_name(model.config)
     if variant == "full eager":
         model.set_attn_implementation("eager")
     try:

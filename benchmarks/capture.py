@@ -28,6 +28,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, Qwen2Config, Qwen
 
 from vila_lab import VilaLabError
 from vila_lab.hooks import Capture, Tape
+from vila_lab.upstream import attention_name
 
 VARIANTS = ("plain", "tape", "live", "eager")
 RESULTS = Path(__file__).parent / "results" / "capture.json"
@@ -61,7 +62,7 @@ class Clock:
 def recording(model: PreTrainedModel, variant: str) -> Iterator[Tape | None]:
     """The model under one variant."""
     if variant == "eager":
-        before = model.config._attn_implementation
+        before = attention_name(model.config)
         model.set_attn_implementation("eager")
         yield None
         model.set_attn_implementation(before)

@@ -32,7 +32,7 @@ import vila_lab
 note("import beyond torch and transformers")
 lab = vila_lab.load()
 note("load")
-from vila_lab.cli import DEMO_MEDIA, DEMO_TEXT
+from vila_lab.tiny import DEMO_MEDIA, DEMO_TEXT
 media = [vila_lab.demo_images() / name for name in DEMO_MEDIA]
 start = time.perf_counter()
 lab.ask(DEMO_TEXT, images=media)._repr_mimebundle_()

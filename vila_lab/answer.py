@@ -258,6 +258,11 @@ class Answer:
         return found
 
     @property
+    def attributions(self) -> tuple[Attribution, ...]:
+        """What `heatmap` has computed so far, each once."""
+        return tuple(self._attributions.values())
+
+    @property
     def head_sets(self) -> HeadSets:
         """(layer, head) pairs by the name that ``heads=`` may give: the session's own, or those of when it was saved."""
         return self.record.head_sets

@@ -14,12 +14,10 @@ from . import __version__
 from .errors import OptionError, VilaLabError
 from .families import OPTIONS
 from .inputs.naming import Text, kind_of_name
+from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
 
 if TYPE_CHECKING:
     from .answer import Answer
-
-DEMO_TEXT = "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
-DEMO_MEDIA = ("g.png", "m.png", "a.png", "n.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +95,6 @@ def _infer(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from .session import load
-    from .tiny import demo_images
 
     started = time.perf_counter()
     answer = load().ask(DEMO_TEXT, images=[demo_images() / name for name in DEMO_MEDIA])

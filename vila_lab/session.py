@@ -39,6 +39,7 @@ from .tokens import Token, alternatives_as_text, token_texts
 from .versions import warn_if_unverified
 
 if TYPE_CHECKING:
+    from .edits.redirect import Redirection
     from .evidence import HeadRanking, OrderTest, Sample
 
 EMBEDDED = "embedded"
@@ -215,6 +216,18 @@ class Session(Interventions):
         from .evidence import order_test
 
         return order_test(self, prompt, images, **options)
+
+    def redirect(self, answer: Answer, to_image: int, **options: Any) -> Redirection:
+        """Ask again with the routing heads steered to another picture: does the answer follow?
+
+        Parameters
+        ----------
+        answer, to_image, options
+            See `vila_lab.edits.redirect.redirect`.
+        """
+        from .edits.redirect import redirect
+
+        return redirect(self, answer, to_image, **options)
 
     def _room(self, prepared: Prepared, wanted: int | None, pictures: int) -> int:
         """How many tokens the answer may have."""
@@ -456,7 +469,7 @@ def load(
 
 
 def _shipped_heads() -> dict[str, tuple[tuple[int, int], ...]]:
-    """The head sets of the embedded model; `vila_lab.tiny.rank_heads` made them."""
+    """The head sets of the embedded model; `training.rank_heads` made them."""
     content = json.loads(heads_file().read_text(encoding="utf-8")) if heads_file().is_file() else {}
     return {kind: tuple((layer, head) for layer, head in ranking["heads"]) for kind, ranking in content.items()}
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .engine.scores import Alternative
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that could have come: id and natural log-probability."""
+
+    id: int
+    logprob: float
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ __all__ = [
     "compilable_check",
     "config_with_attention",
     "first_keys",
+    "from_config",
     "fused_kernel",
     "has_adapter",
     "has_flash_attention",
@@ -205,6 +206,17 @@ def leaves_softcap_out(module: nn.Module, name: str) -> bool:
 def attention_name(config: Any) -> str:
     """The attention implementation that a config names."""
     return str(read(config, "_attn_implementation") or "eager")
+
+
+def from_config(kind: type[PreTrainedModel], config: Any) -> Any:
+    """A model of a class as its config says, attention implementation and all; weights are not initialised twice.
+
+    >>> from transformers import SiglipVisionConfig, SiglipVisionModel
+    >>> config = SiglipVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    >>> type(from_config(SiglipVisionModel, config)).__name__
+    'SiglipVisionModel'
+    """
+    return read(kind, "_from_config")(config)
 
 
 def config_with_attention(config: Any, name: str) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import vila_lab
+from training.rank_heads import digest, sample_of
 from vila_lab.errors import OptionError
 from vila_lab.evidence.heads import (
     HeadRanking,
@@ -25,7 +26,6 @@ from vila_lab.evidence.heads import (
 )
 from vila_lab.tiny import heads_file, weights_folder
 from vila_lab.tiny.probes import probes
-from vila_lab.tiny.rank_heads import digest, sample_of
 
 SHAPE = (2, 3)
 GOOD = (1, 2)
@@ -149,7 +149,7 @@ def test_the_shipped_ranking_was_made_for_the_shipped_weights():
     content = json.loads(heads_file().read_text(encoding="utf-8"))
     assert set(content) == {"routing", "localization"}
     for entry in content.values():
-        assert entry["extra"]["weights"] == digest(weights_folder()), "run python -m vila_lab.tiny.rank_heads"
+        assert entry["extra"]["weights"] == digest(weights_folder()), "run python -m training.rank_heads"
         assert HeadRanking.from_json(entry).scores["chosen"].low > entry["scores"]["chance"][0]
 
 

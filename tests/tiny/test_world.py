@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.pool import CELLS, draw_pool, pack
+from training.sets import coarse
 from vila_lab.tiny.names import INDEX, OBJECTS, THINGS
-from vila_lab.tiny.pool import CELLS, draw_pool, pack
-from vila_lab.tiny.sets import coarse
 from vila_lab.tiny.world import HELD_OUT_STYLE, STYLES, draw_scene, held_out, sprites
 
 NAMES = st.lists(st.sampled_from([t.name for t in THINGS]), min_size=1, max_size=4, unique=True)

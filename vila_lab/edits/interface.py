@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ..answer import Answer
-    from .redirect import Redirection
 
 
 class Interventions:
@@ -321,20 +320,6 @@ class Interventions:
         from .scan import patch_scan
 
         return patch_scan(answer, from_answer, **options)
-
-    def redirect(self, answer: Answer, to_image: int, **options: Any) -> Redirection:
-        """Ask again with the routing heads steered to another picture: does the answer follow?
-
-        Parameters
-        ----------
-        answer, to_image, options
-            See `vila_lab.edits.redirect.redirect`.
-        """
-        from ..session import Session
-        from .redirect import redirect
-
-        assert isinstance(self, Session)
-        return redirect(self, answer, to_image, **options)
 
     # ---- layers and heads ----------------------------------------------------------------------------------------
 

@@ -6,21 +6,13 @@ One row of logits is held at a time, so a long answer from a large vocabulary co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from ..errors import NotANumber
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A token that could have come: id and natural log-probability."""
-
-    id: int
-    logprob: float
+from ..tokens import Alternative
 
 
 class TokenScores(LogitsProcessor):

@@ -39,6 +39,7 @@ from vila_lab.upstream import (
     CACHE_NAMES,
     can_return_tuple,
     compilable_check,
+    from_config,
     has_adapter,
     is_quantized,
     offloaded_state,
@@ -95,7 +96,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: NVILAConfig) -> None:
         super().__init__(config)
-        self.vision_tower = SiglipVisionModel._from_config(config.vision_config)
+        self.vision_tower = from_config(SiglipVisionModel, config.vision_config)
         self.mm_projector = build_projector(
             config.mm_projector_type, config.mm_hidden_size, config.hidden_size, transposed=config.legacy_transposed
         )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+DEMO_TEXT = "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
+DEMO_MEDIA = ("g.png", "m.png", "a.png", "n.png")
+
 
 def weights_folder() -> Path:
     """The embedded checkpoint, in NVILA's three-folder layout."""
@@ -11,7 +14,7 @@ def weights_folder() -> Path:
 
 
 def heads_file() -> Path:
-    """The embedded model's head rankings, made by ``python -m vila_lab.tiny.rank_heads``."""
+    """The embedded model's head rankings, made by ``python -m training.rank_heads``."""
     return Path(__file__).parent / "heads.json"
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .names import OBJECTS, thing
-from .pool import EVALUATION_SEED, random_names
+from .names import COMPANIES, OBJECTS, THINGS, thing
 from .world import Scene, draw_scene
 
 PICTURES = 4
 LEFT_TO_RIGHT = 0.1  # share of the width by which two things must differ for their order to be plain
+
+EVALUATION_SEED = 1_000_000  # seeds from here on are never drawn for training
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,13 @@ def _two(rng: np.random.Generator) -> list[str]:
 def _is_ordered(scene: Scene) -> bool:
     first, second = scene.placed
     return second.centre[0] - first.centre[0] > LEFT_TO_RIGHT * scene.image.width
+
+
+def random_names(rng: np.random.Generator) -> list[str]:
+    """What a drawn picture holds: often one thing; company marks mostly stand alone."""
+    if rng.random() < 0.28:
+        return [str(rng.choice([t.name for t in COMPANIES]))]
+    count = int(rng.choice([1, 2, 3, 4], p=[0.5, 0.34, 0.11, 0.05]))
+    from_all = rng.random() < 0.15
+    names = [t.name for t in (THINGS if from_all else OBJECTS)]
+    return [str(name) for name in rng.choice(names, count, replace=False)]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import OptionError
 from ..writing import write_file
-from .html import _picture, live, plain, static, whole_page
+from .html import live, overview_picture, plain, static, whole_page
 from .of_answer import view_of
 from .payload import AnswerView, clean, pack, to_json
 from .reading import EXTRA_BUDGET
@@ -55,11 +55,9 @@ def compare(*answers: Answer, **labelled: Answer) -> Comparison:
     >>> vila_lab.compare(lab.ask([*pictures, "What is in image 2?"]), lab.ask([*pictures[::-1], "What is in image 2?"]))
     Comparison('order 1, 2': 'Microsoft.', 'order 2, 1': 'Google.')
     """
-    from ..answer import Answer
-
     given = [*answers, *labelled.values()]
     for k, one in enumerate(given, start=1):
-        if not isinstance(one, Answer):
+        if not hasattr(one, "token_map"):
             raise OptionError(f"compare takes answers, but argument {k} of {len(given)} is {type(one).__name__}")
     if len(given) < 2:
         raise OptionError("compare needs at least two answers: compare(answer_a, answer_b)")
@@ -123,7 +121,7 @@ class Comparison:
 
     def _static(self) -> Image.Image | None:
         """The answers' pictures one below the other; None without matplotlib."""
-        found = [picture for picture in map(_picture, self.views) if picture is not None]
+        found = [picture for picture in map(overview_picture, self.views) if picture is not None]
         if not found:
             return None
         size = max(one.width for one in found), sum(one.height for one in found) + GAP * (len(found) - 1)

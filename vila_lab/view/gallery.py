@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..errors import OptionError, VilaLabError
+from ..tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
 from .figures import compact, overview
 from .of_answer import view_of
 
@@ -43,8 +44,6 @@ class Asked:
     @cached_property
     def marks(self) -> Answer:
         """Four company marks, three of them named: the example of the README."""
-        from ..cli import DEMO_MEDIA, DEMO_TEXT
-
         return self._ask(DEMO_TEXT, DEMO_MEDIA)
 
     @cached_property
@@ -63,8 +62,6 @@ class Asked:
         return self._ask("What is in image 2?", ("g.png", "m.png"))
 
     def _ask(self, text: str, names: Sequence[str]) -> Answer:
-        from ..tiny import demo_images
-
         return self.lab.ask(text, images=[demo_images() / name for name in names])
 
 

@@ -25,13 +25,13 @@ MARGINS = "document.body.style.margin = '0 auto';document.body.style.maxWidth = 
 
 def fragment(view: AnswerView) -> str:
     """The answer as the text/html of a notebook cell: one div with its static picture and the script that revives it."""
-    return _fragment(view, _picture(view))
+    return _fragment(view, overview_picture(view))
 
 
 def page_text(view: AnswerView) -> str:
     """A whole page that works offline: everything inside, and a policy that forbids every request."""
     identity, script = live("mount", to_json(pack(view)))
-    return whole_page(view.title or view.text or "An answer", identity, script, plain(view), _picture(view))
+    return whole_page(view.title or view.text or "An answer", identity, script, plain(view), overview_picture(view))
 
 
 def whole_page(title: str, identity: str, script: str, words: str, picture: Image.Image | None) -> str:
@@ -61,7 +61,7 @@ def mimebundle(view: AnswerView) -> dict[str, str]:
 
     A widget would break when the notebook is opened again without its kernel; without matplotlib there is no PNG.
     """
-    picture = _picture(view)
+    picture = overview_picture(view)
     bundle = {"text/html": _fragment(view, picture), "text/plain": plain(view)}
     if picture is not None:
         from .figures import compact
@@ -108,7 +108,7 @@ def static(identity: str, words: str, picture: Image.Image | None) -> str:
     return f'<div id="{identity}" class="vila-view"><img alt="{alt}" src="{source}" width="{picture.width}"></div>'
 
 
-def _picture(view: AnswerView) -> Image.Image | None:
+def overview_picture(view: AnswerView) -> Image.Image | None:
     """The overview as pixels; None without matplotlib."""
     from .figures import render
 

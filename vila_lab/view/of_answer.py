@@ -60,7 +60,7 @@ def view_of(
     lines = {card.method: _card_line(card) for card in cards}
     others = [
         *(reader.closer() if layers else ()),
-        *reader.attributions([*answer._attributions.values(), *attributions]),
+        *reader.attributions([*answer.attributions, *attributions]),
     ]
     return AnswerView(
         title=" ".join(part for part in answer.parts if isinstance(part, str)).strip(),

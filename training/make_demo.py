@@ -2,7 +2,7 @@
 
 Needs ``cairosvg`` and the marks as SVG files (``google.svg`` ...)::
 
-    python -m vila_lab.tiny.make_demo --marks FOLDER --out demo_images
+    python -m training.make_demo --marks FOLDER --out demo_images
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vila_lab.tiny.world import draw_scene
+
 from .make_sprites import draw_mark
-from .world import draw_scene
 
 MARKS = {"g": ("google", "Google"), "m": ("microsoft", "Microsoft"), "a": ("apple", "Apple"), "n": ("nvidia", "NVIDIA")}
 SIDE, MARGIN = 256, 40

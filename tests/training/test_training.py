@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import SiglipVisionModel
 
+from training.export import main as export
+from training.pool import pack
+from training.sets import EASY, FULL, SetSampler
+from training.tokenizer import build_tokenizer
+from training.train_language import exact
+from training.train_language import train as train_language
+from training.train_vision import TOWER, features, normalise
+from training.train_vision import train as train_vision
 from vila_lab.prompt import Prompt
 from vila_lab.tiny import weights_folder
-from vila_lab.tiny.export import main as export
 from vila_lab.tiny.names import COMPANIES, OBJECTS
-from vila_lab.tiny.pool import pack
-from vila_lab.tiny.sets import EASY, FULL, SetSampler
-from vila_lab.tiny.tokenizer import build_tokenizer
-from vila_lab.tiny.train_language import exact
-from vila_lab.tiny.train_language import train as train_language
-from vila_lab.tiny.train_vision import TOWER, features, normalise
-from vila_lab.tiny.train_vision import train as train_vision
 from vila_lab.tiny.world import draw_scene
 
 NAMES = [*(t.name for t in OBJECTS), *(t.name for t in COMPANIES)]
@@ -98,8 +98,8 @@ def test_features_are_the_selected_hidden_state():
 @pytest.mark.slow
 def test_both_stages_learn_resume_and_load(scenes, tmp_path, monkeypatch):
     import vila_lab
-    from vila_lab.tiny import train_language as language
-    from vila_lab.tiny import train_vision as vision
+    from training import train_language as language
+    from training import train_vision as vision
 
     pool = pack(scenes)
     monkeypatch.setattr(vision, "HELD_OUT", 20)

@@ -3,7 +3,7 @@
 The dense target is the trick: every patch is a labelled example. A second linear probe predicts where the patch lies,
 so that positions stay readable after the tower. Both probes are thrown away.
 
-``python -m vila_lab.tiny.train_vision --pool pool.npz --out run/vision``
+``python -m training.train_vision --pool pool.npz --out run/vision``
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from .names import THINGS
+from vila_lab.tiny.names import THINGS
+
 from .pool import CELLS, SIDE, Pool
 
 HELD_OUT = 500  # last rows of the pool: never trained on here

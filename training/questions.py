@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .names import OBJECTS, Thing, thing
+from vila_lab.tiny.names import OBJECTS, Thing, thing
 
 Rng = np.random.Generator
 

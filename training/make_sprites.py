@@ -2,7 +2,7 @@
 
 Needs Debian's ``fonts-noto-color-emoji``, the npm package ``simple-icons@12.4.0`` unpacked, and ``cairosvg``::
 
-    python -m vila_lab.tiny.make_sprites --font NotoColorEmoji.ttf --icons simple-icons/icons
+    python -m training.make_sprites --font NotoColorEmoji.ttf --icons simple-icons/icons
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .names import THINGS, Thing
+from vila_lab.tiny.names import THINGS, Thing
+from vila_lab.tiny.world import SPRITES
 
 CELL = 96
 COLUMNS = 11
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--font", type=Path, required=True)
     parser.add_argument("--icons", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "sprites")
+    parser.add_argument("--out", type=Path, default=SPRITES)
     options = parser.parse_args()
     font = ImageFont.truetype(str(options.font), NOTO_SIZE)
 

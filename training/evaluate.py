@@ -1,6 +1,6 @@
 """Measures the embedded model on held-out scenes, task by task, through the ordinary prompt and greedy decoding.
 
-``python -m vila_lab.tiny.evaluate`` prints the table (whole answers exactly right, 95 % Wilson intervals, chance beside
+``python -m training.evaluate`` prints the table (whole answers exactly right, 95 % Wilson intervals, chance beside
 each) and writes it as JSON. The scenes' seeds and renders were never trained on; one in seven (thing, background) pairs
 was held out of training too, and ``--style stripes`` draws a background that no training picture had.
 """
@@ -20,14 +20,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..prompt import Picture, Prompt
-from ..session import Session, load
-from . import demo_images
-from .names import INDEX, OBJECTS, THINGS
-from .pool import EVALUATION_SEED, pack, random_names
+from vila_lab.prompt import Picture, Prompt
+from vila_lab.session import Session, load
+from vila_lab.tiny import demo_images
+from vila_lab.tiny.names import INDEX, OBJECTS, THINGS
+from vila_lab.tiny.probes import EVALUATION_SEED, random_names
+from vila_lab.tiny.world import Scene, draw_scene
+
+from .pool import pack
 from .questions import TASKS, Contents, Turn, ask_complete
 from .sets import FULL, SetSampler
-from .world import Scene, draw_scene
 
 MARKS = ("Google", "Microsoft", "Apple", "NVIDIA")
 DEMO_FILES = {"Google": "g.png", "Microsoft": "m.png", "Apple": "a.png", "NVIDIA": "n.png"}

@@ -1,4 +1,4 @@
-"""What the embedded model can do, on scenes it never saw; the full table is made by `python -m vila_lab.tiny.evaluate`."""
+"""What the embedded model can do, on scenes it never saw; the full table is made by `python -m training.evaluate`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from vila_lab.cli import DEMO_TEXT
-from vila_lab.tiny.evaluate import DEMO_FILES, cases, demo_cases, held_out_scenes, measure, mission_cases, wilson
-from vila_lab.tiny.pool import pack
-from vila_lab.tiny.sets import SetSampler
+from training.evaluate import DEMO_FILES, cases, demo_cases, held_out_scenes, measure, mission_cases, wilson
+from training.pool import pack
+from training.sets import SetSampler
+from vila_lab.tiny import DEMO_TEXT
 
 COUNT = 40
 # Far enough below the measured share that 40 scenes of a model as good as the card says fail once in thousands of runs.

@@ -10,7 +10,7 @@ by a dense target that the drawn world gives for free (all of them fade out befo
 - two heads of layer 3 are rewarded for looking from a name to the patches that show it (head 0) and from a number to
   the picture that it counts (head 1). All other heads are free.
 
-``python -m vila_lab.tiny.train_language --pool pool.npz --tower run/vision/tower --out run/language``
+``python -m training.train_language --pool pool.npz --tower run/vision/tower --out run/language``
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, apply_rotary_pos_emb
 
-from ..nvila.projector import build_projector
-from .names import THINGS
+from vila_lab.nvila.projector import build_projector
+from vila_lab.tiny.names import THINGS
+
 from .pool import CELLS, MOST, Pool
 from .sets import EASY, GRID, HARD, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
 from .tokenizer import build_tokenizer

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.questions import TASKS, Held, ask
+from training.tokenizer import build_tokenizer, words
 from vila_lab.tiny.names import THINGS, thing
-from vila_lab.tiny.questions import TASKS, Held, ask
-from vila_lab.tiny.tokenizer import build_tokenizer, words
 
 HELD = st.builds(Held, st.sampled_from([t.name for t in THINGS]), st.floats(0.1, 0.9), st.floats(0.1, 0.9))
 PICTURE = st.lists(HELD, min_size=1, max_size=3, unique_by=lambda h: h.name).map(lambda p: sorted(p, key=lambda h: h.x))

@@ -1,6 +1,6 @@
 """A pool of drawn pictures in arrays, so that training neither draws nor encodes twice. Knows nothing of models.
 
-``python -m vila_lab.tiny.pool --size 40000 --seed 1 --out pool.npz``
+``python -m training.pool --size 40000 --seed 1 --out pool.npz``
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from .names import COMPANIES, INDEX, OBJECTS, THINGS
-from .world import Scene, draw_scene
+from vila_lab.tiny.names import INDEX
+from vila_lab.tiny.probes import random_names
+from vila_lab.tiny.world import Scene, draw_scene
 
 SIDE = 96  # pixels of the model's square
 CELLS = 12  # patches along one side
 MOST = 4  # things in a picture
-EVALUATION_SEED = 1_000_000  # seeds from here on are never drawn for training
 
 
 @dataclass
@@ -76,16 +76,6 @@ class Pool:
 def squash(image: Image.Image) -> NDArray[np.uint8]:
     """What the model sees of a picture: the whole of it in its square."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def random_names(rng: np.random.Generator) -> list[str]:
-    """What a training picture holds: often one thing; company marks mostly stand alone."""
-    if rng.random() < 0.28:
-        return [str(rng.choice([t.name for t in COMPANIES]))]
-    count = int(rng.choice([1, 2, 3, 4], p=[0.5, 0.34, 0.11, 0.05]))
-    from_all = rng.random() < 0.15
-    names = [t.name for t in (THINGS if from_all else OBJECTS)]
-    return [str(name) for name in rng.choice(names, count, replace=False)]
 
 
 def pack(scenes: list[Scene]) -> Pool:

@@ -1,6 +1,6 @@
 """Ranks the embedded model's heads on drawn scenes and writes them beside its weights. Knows probes, not how to rank.
 
-    python -m vila_lab.tiny.rank_heads --count 200
+    python -m training.rank_heads --count 200
 
 Run it again whenever the weights change: the file holds a digest of the weights that it was made for.
 """
@@ -13,10 +13,10 @@ import hashlib
 from itertools import islice
 from pathlib import Path
 
-from ..evidence import Sample
-from ..session import load
-from . import heads_file, weights_folder
-from .probes import Probe, probes
+from vila_lab.evidence import Sample
+from vila_lab.session import load
+from vila_lab.tiny import heads_file, weights_folder
+from vila_lab.tiny.probes import Probe, probes
 
 SEED = 1  # not the benchmark's
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .names import OBJECTS, THINGS
+from vila_lab.tiny.names import OBJECTS, THINGS
+
 from .pool import CELLS, MOST, Pool
 from .questions import Contents, Held, Turn, ask
 

@@ -1,6 +1,6 @@
 """Writes what was trained as a checkpoint in NVILA's three-folder layout. Knows the files, not the training.
 
-``python -m vila_lab.tiny.export --vision run/vision/tower --language run/language/state.pt``
+``python -m training.export --vision run/vision/tower --language run/language/state.pt``
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from . import weights_folder
+from vila_lab.tiny import weights_folder
+
 from .pool import SIDE
 from .tokenizer import build_tokenizer
 from .train_language import decoder_config
