@@ -46,7 +46,7 @@ def test_the_same_answer_twice_gets_letters_and_is_said_to_be_the_same(answers):
 
 
 def test_edits_name_the_answers(answers, monkeypatch):
-    monkeypatch.setattr(answers[1], "edits", ("image 2 → answer cut",), raising=False)
+    monkeypatch.setattr(answers[1].record, "edits", ("image 2 → answer cut",))
     assert vila_lab.compare(answers[0], answers[1]).labels == ("without an edit", "image 2 → answer cut")
 
 
