@@ -17,7 +17,6 @@ from vila_lab.evidence.heads import (
     Sample,
     controls,
     elbow,
-    open_rankings,
     points,
     rank_heads,
     routes,
@@ -117,7 +116,7 @@ def test_a_ranking_is_kept_and_used_by_name(golden_session, golden_image, kind, 
     )
     assert f"the {kind} heads" in by_name.note
     path = ranking.save(tmp_path / "heads.json")
-    back = open_rankings(path)[kind]
+    back = HeadRanking.from_json(json.loads(path.read_text(encoding="utf-8"))[kind])
     assert (back.heads, back.scores, back.ranking) == (ranking.heads, ranking.scores, ranking.ranking)
     assert repr(back) == repr(ranking)
     assert "not causal evidence" in ranking._repr_html_()

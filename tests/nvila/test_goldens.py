@@ -28,11 +28,11 @@ def prepared(golden: Any, golden_parts: list[Any], load: Any) -> tuple[Any, Any,
     return model, processor, batch, layout
 
 
-def test_prompt_and_ids(golden: Any, golden_parts: list[Any], prepared: Any) -> None:
-    case, arrays, notes = golden
+def test_prompt_and_ids(golden: Any, prepared: Any) -> None:
+    _, arrays, notes = golden
     _, processor, batch, layout = prepared
     assert layout.text == notes["prompt_text"]
-    np.testing.assert_array_equal(processor.unexpanded_ids(golden_parts, case.conv_mode), arrays["input_ids"][0])
+    np.testing.assert_array_equal(processor.tokenizer(layout.text).input_ids, arrays["input_ids"][0])
     assert batch["input_ids"].shape[1] == arrays["inputs_embeds"].shape[1]
     assert bool(batch["attention_mask"].all())
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == notes["tokenizer"]["media_token_ids"]["image"]

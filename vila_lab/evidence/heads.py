@@ -137,21 +137,6 @@ class HeadRanking:
         return write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def open_rankings(path: str | Path) -> dict[str, HeadRanking]:
-    """Read what `HeadRanking.save` wrote, by kind.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no ranking at {str(path)!r}; lab.rank_heads(dataset).save(path) writes one")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return {kind: HeadRanking.from_json(each) for kind, each in content.items()}
-
-
 @dataclass(frozen=True, eq=False)
 class Reading:
     """Attention of one sample's answer: mass on each picture, and the map of the picture that it is about."""

@@ -182,10 +182,6 @@ class NVILAProcessor(ProcessorMixin):
         """The map of positions of one prompt; see `prepare`."""
         return self.prepare(parts, conv_mode, tile_all_images, return_tensors=None)[1]
 
-    def unexpanded_ids(self, parts: Any, conv_mode: str = AUTO, tile_all_images: bool = False) -> np.ndarray:
-        """Token ids (T,) with a single ``<image>`` id per block, as the reference has them before it splices."""
-        return np.array(self.tokenizer(self.layout(parts, conv_mode, tile_all_images).text).input_ids, dtype=np.int64)
-
     def _geometry(
         self, pictures: Sequence[Image.Image], tiled: bool, cutter: NVILAImageProcessor
     ) -> list[list[BlockGeometry]]:

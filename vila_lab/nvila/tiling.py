@@ -43,10 +43,6 @@ class TilingOptions:
     def is_multiscale(self) -> bool:
         return self.mode == "dynamic_s2"
 
-    @property
-    def output_is_finest(self) -> bool:
-        return self.output_scale in (-1, len(self.scales) - 1)
-
     def square_tiles(self, scale: int) -> int:
         """Tiles along one side of a square scale."""
         return self.scales[scale] // self.scales[0]
