@@ -11,12 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .attribution import Attribution
+from .attribution.registry import attribute, find
+from .edits.flow import Flow, flow
+from .edits.leakage import causal_leakage, leakage
 from .engine.memory import Disk, image_bytes
 from .engine.record import HeadSets, Record
 from .engine.record_bytes import KEY, unpacked
+from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError, OptionError
+from .evidence import Evidence, MetricCard, evidence, metric_card
 from .tokenmap import TokenMap
 from .tokens import Token
+from .view import mimebundle, page, view_of
+from .view.explorer import explore
+from .view.plots import plot
 from .wire import reading
 from .writing import write_file
 
@@ -25,9 +34,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-    from .attribution import Attribution, Replay
-    from .edits.flow import Flow
-    from .evidence import Evidence, MetricCard
     from .session import Session
 
 ATTENTION_IS_NOT_CAUSE = (
@@ -250,8 +256,6 @@ class Answer:
         >>> answer.attribute("leave_one_out", token=0).per_image().shape  # a row for the token, a column per picture
         (1, 2)
         """
-        from .attribution.registry import attribute, find
-
         find(method)
         found = attribute(self.replay, method, token, contrast, **options)
         self.record.kept.settle()
@@ -278,8 +282,6 @@ class Answer:
         OptionError
             If it was given under edits, which a clean run would not repeat.
         """
-        from .engine.replay import NO_MODEL
-
         if self.edits:
             raise OptionError(
                 f"this answer was given under edits ({'; '.join(self.edits)}), and running it again without them would explain "
@@ -304,8 +306,6 @@ class Answer:
         xarray.DataArray
             Dims (layer, reader, source); without layer for the causal twin.
         """
-        from .edits.leakage import causal_leakage, leakage
-
         return causal_leakage(self.replay) if causal else leakage(self.replay)
 
     def flow(self, token: Any = None, **options: Any) -> Flow:
@@ -316,8 +316,6 @@ class Answer:
         token, options
             See `vila_lab.edits.flow.flow`.
         """
-        from .edits.flow import flow
-
         return flow(self.replay, token, **options)
 
     def evidence(self, token: Any = None, **options: Any) -> Evidence:
@@ -328,8 +326,6 @@ class Answer:
         token, options
             See `vila_lab.evidence.evidence`.
         """
-        from .evidence import evidence
-
         return evidence(self, token, **options)
 
     def metric_card(self, method: str, token: Any = None, *, boxes: Any = None, **options: Any) -> MetricCard:
@@ -340,8 +336,6 @@ class Answer:
         method, token, boxes, options
             See `vila_lab.evidence.metric_card`.
         """
-        from .evidence import metric_card
-
         return metric_card(self, method, token, boxes=boxes, **options)
 
     def rows_of(self, word: str | None = None) -> list[int]:
@@ -401,8 +395,6 @@ class Answer:
     # ---- showing -------------------------------------------------------------------------------------------------
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        from .view import mimebundle, view_of
-
         return mimebundle(view_of(self))
 
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
@@ -420,8 +412,6 @@ class Answer:
         OptionError
             If the kind or an option is unknown.
         """
-        from .view.plots import plot
-
         return plot(self, kind, ax, **options)
 
     def explore(self, *, sync: Any = None, **shown: Any) -> Any:
@@ -439,14 +429,10 @@ class Answer:
         MissingExtra
             Without anywidget; the message holds the pip line.
         """
-        from .view.explorer import explore
-
         return explore(self, sync=sync, **shown)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the answer as one self-contained page that works offline."""
-        from .view import page, view_of
-
         return page(view_of(self), path)
 
     # ---- files ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from .answer import Answer
 from .attribution import Replay, Said
 from .edits.interface import Interventions
+from .edits.redirect import Redirection, redirect
 from .edits.spec import Question
 from .engine.lock import ModelLock
 from .engine.memory import Disk, Memory, Pictures, image_bytes, keep_within
@@ -27,6 +28,7 @@ from .engine.record import Record
 from .engine.sampling import Sampling
 from .engine.scores import TokenScores
 from .errors import ContextTooLong, OptionError
+from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
 from .families.base import Family, Prepared
 from .families.loading import load_family
 from .hooks import Capture
@@ -37,10 +39,6 @@ from .prompt import Picture, Prompt
 from .tiny import heads_file, weights_folder
 from .tokens import Token, alternatives_as_text, token_texts
 from .versions import warn_if_unverified
-
-if TYPE_CHECKING:
-    from .edits.redirect import Redirection
-    from .evidence import HeadRanking, OrderTest, Sample
 
 EMBEDDED = "embedded"
 DEFAULT_NEW_TOKENS = 256
@@ -197,8 +195,6 @@ class Session(Interventions):
         -------
         HeadRanking
         """
-        from .evidence import rank_heads
-
         ranking = rank_heads(self, dataset, kind, top=top, seed=seed)
         self.head_sets[kind] = ranking.heads
         return ranking
@@ -213,8 +209,6 @@ class Session(Interventions):
         options
             See `vila_lab.evidence.order_test`.
         """
-        from .evidence import order_test
-
         return order_test(self, prompt, images, **options)
 
     def redirect(self, answer: Answer, to_image: int, **options: Any) -> Redirection:
@@ -225,8 +219,6 @@ class Session(Interventions):
         answer, to_image, options
             See `vila_lab.edits.redirect.redirect`.
         """
-        from .edits.redirect import redirect
-
         return redirect(self, answer, to_image, **options)
 
     def _room(self, prepared: Prepared, wanted: int | None, pictures: int) -> int:

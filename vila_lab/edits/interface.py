@@ -22,6 +22,7 @@ from .heads import ABLATIONS, MeanHeads, ScaledHeads
 from .looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
 from .patch import Patch, check_state, replay_of
 from .program import Program
+from .scan import patch_scan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -317,8 +318,6 @@ class Interventions:
         xarray.DataArray
             Recovered logit difference, dims (layer, position).
         """
-        from .scan import patch_scan
-
         return patch_scan(answer, from_answer, **options)
 
     # ---- layers and heads ----------------------------------------------------------------------------------------
