@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def _of_class(path: str, kind: type) -> Iterator[str]:
     bases = ", ".join(base.__name__ for base in kind.__bases__ if base is not object)
     yield f"class {path}({bases})"
     for name, value in sorted(vars(kind).items()):
-        if name.startswith("_") and name != "__init__":
+        if name.startswith("_") and (name != "__init__" or _has_foreign_fields(kind)):
             continue
         if isinstance(value, staticmethod | classmethod):
             value = value.__func__
@@ -39,6 +40,11 @@ def _of_class(path: str, kind: type) -> Iterator[str]:
             yield f"{path}.{name}{_signature(value)}"
         elif isinstance(value, property) or type(value).__name__ == "cached_property":
             yield f"{path}.{name}: property"
+
+
+def _has_foreign_fields(kind: type) -> bool:
+    """Whether a dataclass has fields of another package's, which change with its version."""
+    return any(is_dataclass(base) and not base.__module__.startswith("vila_lab") for base in kind.__mro__[1:])
 
 
 def _signature(function: Any) -> str:
