@@ -93,7 +93,7 @@ class Answer:
         Raises
         ------
         OptionError
-            If its model cuts the prompt otherwise: then it is another model's answer.
+            If its model reads the prompt or the words otherwise: then it is another model's answer.
 
         Examples
         --------

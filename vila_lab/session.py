@@ -277,14 +277,15 @@ class Session(Interventions):
         Raises
         ------
         OptionError
-            If the model would cut the record's prompt otherwise.
+            If the model would cut or write the record's prompt otherwise, or reads other words from its tokens.
         """
         options = self.family.options_of(record.options)
         with self._lock:
-            mine = self.family.prepare(record.prompt, options).token_map
-            if not mine.with_answer(len(record.tokens)).same_positions(record.token_map):
+            mine = self.family.prepare(record.prompt, options).token_map.with_answer(len(record.tokens))
+            is_same_prompt = mine.same_positions(record.token_map) and mine.text == record.token_map.text
+            if not is_same_prompt or self.family.text([token.id for token in record.tokens]) != record.text:
                 raise OptionError(
-                    f"this answer is of another model: {record.model} gave it, and {self.name} cuts its prompt otherwise"
+                    f"this answer is of another model: {record.model} gave it, and {self.name} reads its prompt or its words otherwise"
                 )
             answer = self._answer(record, self._replay(record, record.prompt, options))
             self._keep_budget()

@@ -91,8 +91,12 @@ def test_an_answer_from_a_file_finds_its_model_again(answer, golden_session, tmp
 
 
 def test_another_models_answer_is_not_adopted(answer, golden_session):
-    with pytest.raises(OptionError, match="cuts its prompt otherwise"):
+    with pytest.raises(OptionError, match="is of another model"):
         answer.bind(golden_session("nvila-dynamic_s2"))
+    said = pickle.loads(pickle.dumps(answer))
+    said.record.text = "what another vocabulary would read"
+    with pytest.raises(OptionError, match="is of another model"):
+        said.bind(golden_session("nvila-lite"))
 
 
 def test_a_file_from_before_records_opens_with_the_same_ledger(golden_session):
