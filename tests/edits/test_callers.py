@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
@@ -128,6 +130,23 @@ def test_clearing_is_for_the_caller_and_unloading_for_all(golden_session):
         assert (theirs.active, mine.active) == (True, False)
         session.unload()
         assert not theirs.active
+
+
+@pytest.mark.parametrize("block", [True, False], ids=["block", "no block"])
+def test_an_edit_that_was_removed_keeps_nothing(session, block):
+    class Watched:
+        def __call__(self, event) -> None: ...
+
+    watched = Watched()
+    seen = weakref.ref(watched)
+    handle = session.on_hidden(watched)
+    if block:
+        with handle:
+            pass
+    handle.remove()
+    del handle, watched
+    gc.collect()
+    assert seen() is None
 
 
 def test_order_is_that_of_making_across_blocks(session):

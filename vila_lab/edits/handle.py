@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 
@@ -18,8 +19,9 @@ class Handle:
     for the thread and the task that entered it, and for those started from there. Nobody else's questions are touched.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, removed: Callable[[], None]) -> None:
         self.spec = spec
+        self._removed = removed
         self.active = True
         self.is_entered = False
 
@@ -36,6 +38,7 @@ class Handle:
     def remove(self) -> None:
         """Take it out; a second time does nothing."""
         self.active = False
+        self._removed()
 
     def __enter__(self) -> Handle:
         ENTERED.set((*ENTERED.get(), self))

@@ -49,8 +49,8 @@ class Program:
 
     def add(self, spec: Spec) -> Handle:
         """Put a hook or an edit behind those that are there."""
-        handle = Handle(spec)
-        self._mine.handles = [*(each for each in self._made_here() if each.active), handle]
+        handle = Handle(spec, self._forget_removed)
+        self._mine.handles = [*self._made_here(), handle]
         self._all.add(handle)
         return handle
 
@@ -71,6 +71,10 @@ class Program:
         made = self._made_here()
         inherited = [handle for handle in ENTERED.get() if handle in self._all and handle not in made]
         return [handle for handle in [*inherited, *made] if handle.acts_here]
+
+    def _forget_removed(self) -> None:
+        """What an edit holds (an answer to patch from) goes with it."""
+        self._mine.handles = [handle for handle in self._made_here() if handle.active]
 
     def _made_here(self) -> list[Handle]:
         found: list[Handle] = getattr(self._mine, "handles", [])
