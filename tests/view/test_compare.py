@@ -65,6 +65,8 @@ def test_too_few_answers(answers, given, words):
 def test_what_is_no_answer_is_named(answers):
     with pytest.raises(OptionError, match="argument 2 of 2 is str"):
         vila_lab.compare(answers[0], "answer")
+    with pytest.raises(OptionError, match="argument 2 of 2 is Attribution"):
+        vila_lab.compare(answers[0], answers[0].attribute("attention"))
 
 
 def test_the_display_has_three_lives(answers, tmp_path):

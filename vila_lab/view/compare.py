@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..engine.record import Record
 from ..errors import OptionError
 from ..writing import write_file
 from .html import live, overview_picture, plain, static, whole_page
@@ -57,7 +58,7 @@ def compare(*answers: Answer, **labelled: Answer) -> Comparison:
     """
     given = [*answers, *labelled.values()]
     for k, one in enumerate(given, start=1):
-        if not hasattr(one, "token_map"):
+        if not isinstance(getattr(one, "record", None), Record):
             raise OptionError(f"compare takes answers, but argument {k} of {len(given)} is {type(one).__name__}")
     if len(given) < 2:
         raise OptionError("compare needs at least two answers: compare(answer_a, answer_b)")
