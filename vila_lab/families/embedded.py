@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class Embedded:
             ),
         )
 
-    @property
+    @cached_property
     def next_position(self) -> int:
         """The position of what comes behind the stretch."""
         return int(self.positions.max()) + 1 if len(self) else 0
