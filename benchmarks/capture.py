@@ -90,7 +90,6 @@ def run(model: PreTrainedModel, variant: str, size: int, tokens: int) -> dict[st
     steps = [after - before for before, after in zip(clock.ticks[1:], clock.ticks[2:], strict=False)]
     stored = keys = 0
     if tape is not None:
-        tape.finish(tokens, size)
         keys = tape.key_nbytes
         stored = tape.nbytes - keys
     if variant == "eager":

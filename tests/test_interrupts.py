@@ -22,7 +22,7 @@ from vila_lab.engine import replay as replaying
 from vila_lab.engine.lock import ModelLock
 from vila_lab.errors import CaptureError
 from vila_lab.evidence import baselines
-from vila_lab.hooks import Capture, context, editing, rewire, sinks, tape
+from vila_lab.hooks import Capture, call, context, editing, recorder, sinks, tape
 from vila_lab.hooks.editing import Editing
 from vila_lab.hooks.edits import EdgeBias
 from vila_lab.hooks.sinks import ResidualNorms
@@ -165,7 +165,7 @@ def test_no_hook_is_left_after_an_interrupt_at_any_line(kind, lab):
         with made[kind]():
             model(torch.arange(3)[None], use_cache=True)
 
-    for at in every_line(context, editing, rewire, sinks, interrupts, work=work, most=80):
+    for at in every_line(context, recorder, editing, call, sinks, interrupts, work=work, most=80):
         assert traces(model) == before, at
 
 
@@ -179,7 +179,7 @@ def test_an_interrupted_question_leaves_a_session_that_answers(lab):
         with lab.knockout("image_1 -> image_2"):
             lab.ask(parts, max_new_tokens=1)
 
-    files = (context, editing, rewire, sinks, lock, interrupts)
+    files = (context, recorder, editing, call, sinks, lock, interrupts)
     for at in every_line(*files, work=work, most=12):
         assert traces(lab.model) == before, at
         assert not lab.edits, at

@@ -240,13 +240,12 @@ class Session(Interventions):
         question = Question(self.family, prepared)
         with (
             self._program.running(question) as run,
-            Capture(self.model) as tape,
+            Capture(self.model, prompt_length=len(prepared.token_map)) as tape,
             ResidualNorms(layers[len(layers) // 2]) as norms,
         ):
             sequence = self.model.generate(**prepared.inputs, generation_config=config, logits_processor=processors)
         length = len(prepared.token_map)
         ids = sequence[0, length:].tolist()
-        tape.finish(tokens=len(ids), prompt_length=length, stopped=ids[-1] in _stops(config))
         tokens = self._tokens(ids, config, scores, length)
         notes = [f"picture {k}: {note}" for k, picture in enumerate(prompt.pictures, 1) for note in picture.notes]
         if scores.broken_at is not None:

@@ -192,7 +192,7 @@ def test_a_model_without_gradients_says_so(two, monkeypatch, method):
 
 @pytest.mark.parametrize("method", ["grad_x_attention", "relevancy"])
 def test_attention_without_a_backward_pass_says_so(two, monkeypatch, method):
-    monkeypatch.setattr(recording, "base_function", lambda site: _no_backward)
+    monkeypatch.setattr("vila_lab.hooks.call.base_function", lambda site: _no_backward)
     with pytest.raises(CaptureError, match="gives no gradients"):
         two.attribute(method)
 

@@ -12,9 +12,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tests.edits.conftest import forced, said, sequence_of, state_of
 from vila_lab.edits import AttentionEvent, HiddenEvent
 from vila_lab.errors import NoEffect, OptionError
+from vila_lab.hooks.call import ACTING
 from vila_lab.hooks.edited_layer import EditedLayer
-from vila_lab.hooks.recorder import EDITED, SLOT
-from vila_lab.hooks.towers import SHADOW_OF
+from vila_lab.hooks.sites import SHADOW_OF
 
 # -- attention -----------------------------------------------------------------------------------------------------
 
@@ -187,10 +187,10 @@ def test_without_hooks_generation_runs_the_base_implementation(lab, question, pl
 
     def look(module: Any, args: Any) -> None:
         held = module.__dict__
-        assert EDITED not in held
-        assert held[SLOT].base is sdpa_attention_forward
+        assert held[ACTING].editor is None
+        assert held[ACTING].base is sdpa_attention_forward
         assert getattr(module.config, SHADOW_OF) is text
-        assert module.config._attn_implementation == "vila_lab_tape"
+        assert module.config._attn_implementation == "vila_lab"
         looked.append(len(lab.model._forward_hooks))
 
     def never(*args: Any) -> None:
@@ -214,7 +214,7 @@ def test_layers_without_hooks_keep_the_base_implementation(lab, question):
     bases: dict[int, bool] = {}
 
     def look(module: Any, args: Any) -> None:
-        bases[module.layer_idx] = module.__dict__[SLOT].base is sdpa_attention_forward
+        bases[module.layer_idx] = module.__dict__[ACTING].editor is None
 
     handles = [layer.self_attn.register_forward_pre_hook(look) for layer in lab.family.decoder_layers]
     with lab.on_attention(lambda event: None, layers=[1, 4]):

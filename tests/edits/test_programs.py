@@ -16,8 +16,8 @@ import torch
 from tests.edits.conftest import said, state_of
 from vila_lab.answer import Answer
 from vila_lab.errors import VilaLabError
-from vila_lab.hooks.recorder import EDITED, SLOT
-from vila_lab.hooks.towers import SHADOW_OF
+from vila_lab.hooks.call import ACTING
+from vila_lab.hooks.sites import SHADOW_OF
 from vila_lab.session import Session
 
 PROGRAMS = 200
@@ -131,7 +131,7 @@ def test_random_programs_leave_nothing_behind(lab, demo):
         endings[ending] += 1
         assert state_of(lab.model) == state, f"program {seed} ({ending}) left hooks, configs or attributes"
         for module in lab.model.modules():
-            assert not {SLOT, EDITED} & vars(module).keys(), f"program {seed} ({ending})"
+            assert ACTING not in vars(module), f"program {seed} ({ending})"
             assert not hasattr(getattr(module, "config", None), SHADOW_OF), f"program {seed} ({ending})"
         assert lab.model.config.get_text_config()._attn_implementation == "sdpa"
         again = Session(lab.family, "fresh") if ending == "unloaded" else session

@@ -11,6 +11,7 @@ import torch
 from tests.edits.conftest import said
 from vila_lab.edits.program import KEPT, Program
 from vila_lab.errors import NoEffect, VilaLabError
+from vila_lab.hooks.call import AttentionCall
 from vila_lab.hooks.edited_layer import EditedLayer
 
 # -- the two silent no-ops of published tools ----------------------------------------------------------------------
@@ -27,10 +28,8 @@ def false_is_zero(self: EditedLayer, view: Any, rows: Any) -> torch.Tensor:
 def returns_without_a_mask(attend: Any) -> Any:
     """Steering made for eager attention: where the mask is None it returns."""
 
-    def steered(self: EditedLayer, module: Any, query: Any, key: Any, value: Any, mask: Any, args: Any, kwargs: Any):
-        if mask is None:
-            return self.base(module, query, key, value, mask, *args, **kwargs)
-        return attend(self, module, query, key, value, mask, args, kwargs)
+    def steered(self: EditedLayer, call: AttentionCall):
+        return call.plain(call.query, call.key, call.value, None) if call.mask is None else attend(self, call)
 
     return steered
 

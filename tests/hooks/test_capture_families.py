@@ -30,7 +30,6 @@ def test_ids_and_weights_are_those_of_the_plain_model(family, attn, make, genera
     with Capture(model) as tape:
         ids = generate(model, prompt, TOKENS)
     assert torch.equal(ids, plain)
-    tape.finish(TOKENS, prompt.shape[1])
     assert tape.positions.tolist() == list(range(prompt.shape[1] - 1, prompt.shape[1] + TOKENS - 1))
     assert (tape.n_layers, tape.n_heads, tape.length) == (3, 4, ids.shape[1] - 1)
     for layer, reference in enumerate(eager_rows(model, ids[:, :-1])):
@@ -55,7 +54,6 @@ def test_left_padding_is_masked(family, attn, make, generate, eager_rows, prompt
     with Capture(model, rows=[2, 9]) as tape:
         ids = generate(model, prompt, TOKENS, attention_mask=mask)
     assert torch.equal(ids, plain)
-    tape.finish(TOKENS)
     full = torch.cat([mask, mask.new_ones(1, TOKENS - 1)], dim=1)
     assert (tape.weights(0)[..., :5] == 0).all()
     assert (tape.weights(0, rows=tape.row_of(2)) == 0).all(), "a padded row attends to nothing"
@@ -137,7 +135,7 @@ def test_bases_whose_masks_leave_causality_to_the_kernel(family, padding, rows, 
     with Capture(model, rows=rows, groups=groups) as tape:
         ids = generate(model, prompt, TOKENS, attention_mask=mask)
     assert torch.equal(ids, plain)
-    seen = [row for row, position in enumerate(tape.finish(TOKENS).positions.tolist()) if position >= padding]
+    seen = [row for row, position in enumerate(tape.positions.tolist()) if position >= padding]
     full = torch.cat([mask, mask.new_ones(1, TOKENS - 1)], dim=1)
     for layer, reference in enumerate(_padded_reference(model, ids[:, :-1], full)):
         expected = reference[0, tape.positions[seen]]

@@ -12,7 +12,7 @@ from transformers.cache_utils import QuantizedLayer
 
 from vila_lab.errors import CaptureError, OptionError
 from vila_lab.hooks import Capture, Tape, group_indicator
-from vila_lab.hooks.recorder import SLOT
+from vila_lab.hooks.call import ACTING
 from vila_lab.upstream import CACHE, made_cache
 
 TOKENS = 6
@@ -33,7 +33,7 @@ def traces(model):
             getattr(getattr(module, "config", None), "_attn_implementation", None),
             len(module._forward_hooks),
             len(module._forward_pre_hooks),
-            SLOT in module.__dict__,
+            ACTING in module.__dict__,
             sorted(set(module.__dict__) - {"_previous_max_cache_length"}),  # left there by generate with a static cache
         )
         for name, module in model.named_modules()
@@ -58,7 +58,7 @@ def test_sampling_draws_the_same_tokens(model, generate, eager_rows, prompt):
     with Capture(model) as tape:
         ids = sample()
     assert torch.equal(ids, plain)
-    assert_rows(tape.finish(TOKENS), eager_rows(model, ids[:, :-1]))
+    assert_rows(tape, eager_rows(model, ids[:, :-1]))
 
 
 @pytest.mark.parametrize("mode", ["tape", "live"])
@@ -69,11 +69,10 @@ def test_sampling_draws_the_same_tokens(model, generate, eager_rows, prompt):
 )
 def test_prompts_in_chunks_and_static_caches(options, mode, model, generate, eager_rows, prompt):
     plain = generate(model, prompt, TOKENS, **options)
-    with Capture(model, mode=mode) as tape:
+    with Capture(model, mode=mode, prompt_length=prompt.shape[1]) as tape:
         ids = generate(model, prompt, TOKENS, **options)
     generate(model, prompt.flip(1), TOKENS, **options)  # a static cache is reused and overwritten
     assert torch.equal(ids, plain)
-    tape.finish(TOKENS, prompt.shape[1])
     assert tape.positions.tolist() == list(range(prompt.shape[1] - 1, prompt.shape[1] + TOKENS - 1))
     assert_rows(tape, eager_rows(model, ids[:, :-1]), EXACT if mode == "tape" else STORED)
 
@@ -81,7 +80,7 @@ def test_prompts_in_chunks_and_static_caches(options, mode, model, generate, eag
 def test_a_generation_of_one_token_has_one_row(model, generate, eager_rows, prompt):
     with Capture(model) as tape:
         generate(model, prompt, 1)
-    assert tape.finish(1).positions.tolist() == [prompt.shape[1] - 1]
+    assert tape.positions.tolist() == [prompt.shape[1] - 1]
     assert_rows(tape, eager_rows(model, prompt))
 
 
@@ -90,7 +89,7 @@ def test_a_conversation_goes_on_from_a_filled_cache(model, generate, eager_rows,
     more = torch.cat([first.sequences, torch.tensor([[11, 12, 13]])], dim=1)
     with Capture(model) as tape:
         ids = generate(model, more, TOKENS, **{CACHE: made_cache(first)})
-    assert tape.finish(TOKENS, more.shape[1]).length == ids.shape[1] - 1
+    assert tape.length == ids.shape[1] - 1
     assert_rows(tape, eager_rows(model, ids[:, :-1]))
 
 
@@ -102,9 +101,8 @@ def test_a_single_forward_without_cache(model, eager_rows, prompt):
 
 
 def test_rows_by_position_come_beside_the_answer(model, generate, eager_rows, prompt):
-    with Capture(model, rows=[0, 3, 4, 20]) as tape:
+    with Capture(model, rows=[0, 3, 4, 20], prompt_length=prompt.shape[1]) as tape:
         ids = generate(model, prompt, TOKENS, prefill_chunk_size=4)
-    tape.finish(TOKENS, prompt.shape[1])
     assert tape.positions.tolist() == [0, 3, 4, *range(16, 22)]
     assert_rows(tape, eager_rows(model, ids[:, :-1]))
     assert tape.row_of(4) == 2
@@ -116,7 +114,7 @@ def test_rows_by_position_come_beside_the_answer(model, generate, eager_rows, pr
 def test_all_rows(mode, model, generate, eager_rows, prompt):
     with Capture(model, rows="all", mode=mode) as tape:
         ids = generate(model, prompt, TOKENS)
-    assert tape.finish(TOKENS).positions.tolist() == list(range(ids.shape[1] - 1))
+    assert tape.positions.tolist() == list(range(ids.shape[1] - 1))
     assert_rows(tape, eager_rows(model, ids[:, :-1]), EXACT if mode == "tape" else STORED)
 
 
@@ -142,7 +140,7 @@ def test_a_quantised_cache_is_recorded_live(model, generate, prompt):
     with Capture(model) as tape:
         ids = run()
     assert torch.equal(ids, plain)
-    assert tape.finish(TOKENS)._layers[0].live is not None
+    assert tape._layers[0].live is not None
     sums = tape.weights(1).sum(-1)
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-3)
     with pytest.raises(CaptureError, match="does not keep its keys"), Capture(model, mode="tape"):
@@ -177,10 +175,9 @@ def test_assisted_decoding_is_refused(model, make, generate, prompt):
 
 def test_assisted_decoding_without_a_single_rejection_is_noticed(model, make, generate, prompt):
     """An assistant that is always right leaves no trace in the cache, but several rows in one forward."""
-    with Capture(model) as tape:
-        generate(model, prompt, TOKENS, assistant_model=make("qwen2"))
-    with pytest.raises(CaptureError, match="without beams or assistant"):
-        tape.finish(TOKENS)
+    for known in (None, prompt.shape[1]):
+        with pytest.raises(CaptureError, match="assist"), Capture(model, prompt_length=known):
+            generate(model, prompt, TOKENS, assistant_model=make("qwen2"))
 
 
 def test_a_second_generation_is_refused(model, generate, prompt):
@@ -197,7 +194,7 @@ def test_a_model_is_captured_once_at_a_time(model, generate, prompt):
         with pytest.raises(CaptureError, match="already being captured"), Capture(model):
             pass
         generate(model, prompt, TOKENS)
-    assert tape.finish(TOKENS).n_rows == TOKENS, "the refused inner capture must not disturb the outer one"
+    assert tape.n_rows == TOKENS, "the refused inner capture must not disturb the outer one"
 
 
 @pytest.mark.parametrize(
@@ -220,14 +217,18 @@ def test_options_are_checked(options, named, model):
 # -- nothing is missed ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tokens", [1, TOKENS - 1, TOKENS + 1, 100])
-def test_a_wrong_number_of_tokens_is_noticed(tokens, model, generate, prompt):
-    with Capture(model) as tape:
-        generate(model, prompt, TOKENS)
-    with pytest.raises(CaptureError, match="last prompt row"):
-        tape.finish(tokens, prompt.shape[1])
-    with pytest.raises(CaptureError, match="last prompt row"):
-        tape.finish(tokens)
+@pytest.mark.parametrize("length", [1, 16, 18, 100])
+def test_another_length_of_the_prompt_is_noticed(length, model, generate, prompt):
+    with (
+        pytest.raises(CaptureError, match=f"after a prompt of {length} positions"),
+        Capture(model, prompt_length=length),
+    ):
+        generate(model, prompt, 1)
+
+
+def test_a_prompt_in_parts_needs_its_length(model, generate, prompt):
+    with pytest.raises(CaptureError, match="prompt_length="), Capture(model):
+        generate(model, prompt, TOKENS, prefill_chunk_size=5)
 
 
 def test_a_layer_that_does_not_run_is_noticed(model, generate, prompt):
@@ -294,12 +295,12 @@ def test_the_model_is_left_as_it_was(attn, error, make, generate, prompt):
     assert torch.equal(generate(model, prompt, TOKENS), plain)
     with Capture(model) as tape:
         generate(model, prompt, TOKENS)
-    assert tape.finish(TOKENS).n_rows == TOKENS
+    assert tape.n_rows == TOKENS
 
 
 def test_a_failure_while_entering_leaves_nothing(model, monkeypatch):
     before = traces(model)
-    monkeypatch.setattr("vila_lab.hooks.rewire.config_with_attention", lambda config, name: 1 / 0)
+    monkeypatch.setattr("vila_lab.hooks.call.config_with_attention", lambda config, name: 1 / 0)
     with pytest.raises(ZeroDivisionError), Capture(model):
         pass
     assert traces(model) == before
@@ -318,8 +319,8 @@ def test_two_models_that_share_one_config_do_not_mix(model, generate, eager_rows
         with Capture(other) as tape_of_other:
             ids = generate(model, prompt, TOKENS)
             ids_of_other = generate(other, prompt.flip(1), TOKENS + 2)
-    assert_rows(tape.finish(TOKENS), eager_rows(model, ids[:, :-1]))
-    assert_rows(tape_of_other.finish(TOKENS + 2), eager_rows(other, ids_of_other[:, :-1]))
+    assert_rows(tape, eager_rows(model, ids[:, :-1]))
+    assert_rows(tape_of_other, eager_rows(other, ids_of_other[:, :-1]))
 
 
 def test_other_threads_are_answered_but_not_recorded(model, generate, eager_rows, prompt):
@@ -330,7 +331,7 @@ def test_other_threads_are_answered_but_not_recorded(model, generate, eager_rows
         ids = generate(model, prompt, TOKENS)
         thread.join()
     assert torch.equal(answers[0], plain)
-    assert_rows(tape.finish(TOKENS), eager_rows(model, ids[:, :-1]))
+    assert_rows(tape, eager_rows(model, ids[:, :-1]))
 
 
 def test_a_generation_in_another_thread_only_is_noticed(model, generate, prompt):
@@ -372,7 +373,7 @@ def test_nothing_as_large_as_the_attention_matrix_is_made(options, model, genera
     with NoTensorOf(480 * 480, allowed=len(alone.found)), Capture(model, **options) as tape:
         generate(model, ids, 3)
     with NoTensorOf(480 * 480):
-        assert tape.finish(3).weights(0).shape == (3, 4, 482)
+        assert tape.weights(0).shape == (3, 4, 482)
 
 
 def test_the_guard_itself_would_notice_eager_attention(make, generate):
@@ -417,9 +418,9 @@ def test_a_static_cache_costs_no_mask(model, generate, prompt):
 def test_mass_of_every_prompt_row(family, options, make, generate, eager_rows, prompt):
     model = make(family, "eager" if family == "gemma2" else None)  # before 5.21 its sdpa left the soft-cap out
     groups = torch.tensor([-1, 0, 0, 0, 1, 1, -1, 2, 2, 2, 2, 0, -1, 1, 1, 2, -1])
-    with Capture(model, groups=groups) as tape:
+    with Capture(model, groups=groups, prompt_length=17) as tape:
         ids = generate(model, prompt, TOKENS, **options)
-    assert tape.finish(TOKENS, 17).mass_rows.tolist() == [[row, row + 1] for row in range(17)]
+    assert tape.mass_rows.tolist() == [[row, row + 1] for row in range(17)]
     for layer, reference in enumerate(eager_rows(model, ids[:, :-1])):
         expected = reference[0, :17, :, :17] @ group_indicator(groups)  # (T, H, n)
         torch.testing.assert_close(tape.mass(layer), expected, rtol=0, atol=1e-5)
@@ -480,28 +481,19 @@ def test_rows_and_heads_can_be_chosen(model, generate, prompt):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3", "gpt_oss"])
-def test_a_saved_tape_answers_the_same(family, make, generate, prompt, tmp_path):
+def test_an_exported_tape_answers_the_same(family, make, generate, prompt):
     model = make(family)
     mask = torch.ones_like(prompt)
     mask[:, :3] = 0
     with Capture(model, groups=torch.arange(17) // 6) as tape:
         generate(model, prompt, TOKENS, attention_mask=mask)
-    again = Tape.load(tape.finish(TOKENS).save(tmp_path / "answer.safetensors"))
-    assert (again.tower, again.length, again.n_layers) == (tape.tower, tape.length, tape.n_layers)
+    again = Tape.restore(*tape.export())
+    assert (again.length, again.n_layers) == (tape.length, tape.n_layers)
     assert torch.equal(again.positions, tape.positions)
-    assert again.finish(TOKENS).nbytes <= tape.nbytes
+    assert again.nbytes <= tape.nbytes
     for layer in tape.layers:
         assert torch.equal(again.weights(layer), tape.weights(layer))
         assert torch.equal(again.mass(layer), tape.mass(layer))
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not a tape"])
-def test_files_that_are_no_tape_are_refused(content, tmp_path):
-    path = tmp_path / "x.safetensors"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CaptureError, match=r"x\.safetensors is not"):
-        Tape.load(path)
 
 
 def test_release_lets_go_and_says_so(model, generate, prompt):
@@ -528,4 +520,4 @@ def test_a_compiled_forward_is_recorded_too(make, generate, eager_rows, prompt):
     model.model.forward = forward
     torch._dynamo.reset()
     assert torch.equal(ids, plain)
-    assert_rows(tape.finish(2), eager_rows(model, ids[:, :-1]))
+    assert_rows(tape, eager_rows(model, ids[:, :-1]))

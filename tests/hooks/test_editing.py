@@ -163,7 +163,6 @@ def test_generation_and_tape_under_edits_are_those_of_hand_made_masks(family, at
     with Editing(model, biases), Capture(model) as tape:
         out = generate(model, prompt, TOKENS, return_dict_in_generate=True, output_logits=True)
     assert traces(model) == before
-    tape.finish(TOKENS, 17)
     logits, attentions = reference(model, out.sequences[:, :-1], biases)
     close(torch.stack(out.logits, 1), logits[:, 16:])
     matrices = bias_matrices(biases, LENGTH)
@@ -182,9 +181,8 @@ def test_generation_and_tape_under_edits_are_those_of_hand_made_masks(family, at
 @pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma3"])
 def test_prompts_in_chunks_static_caches_and_live_weights(family, attn, mode, options, make, generate, prompt):
     model, biases = make(family, attn), PROGRAMS["together"]
-    with Editing(model, biases), Capture(model, mode=mode) as tape:
+    with Editing(model, biases), Capture(model, mode=mode, prompt_length=17) as tape:
         out = generate(model, prompt, TOKENS, return_dict_in_generate=True, output_logits=True, **options)
-    tape.finish(TOKENS, 17)
     logits, attentions = reference(model, out.sequences[:, :-1], biases)
     close(torch.stack(out.logits, 1), logits[:, 16:])
     for layer, expected in enumerate(attentions):

@@ -8,26 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import AttentionInterface
+from torch import Tensor
 
 from ..engine.replay import Replay, frozen
 from ..engine.target import Pass
 from ..errors import CaptureError
-from ..hooks.rewire import rewired
+from ..hooks.call import AttentionCall, acting_on
 from ..hooks.rows import attention_rows
 from ..hooks.sinks import ResidualNorms, sink_positions
-from ..hooks.towers import base_function, select_sites
+from ..hooks.sites import select_sites
 
-ATTENTION = "vila_lab_record"
-"""Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""
-
-SLOT = "_vila_lab_record"
 CHUNK_SCORES = 2**23  # weights held at once: 32 MiB in float32
 NO_GRADIENTS = (
     "this model gives no gradients (its attention implementation or its quantisation has no backward pass): "
@@ -111,49 +105,23 @@ class Recording:
         return sink_positions(self.norms)
 
 
-@dataclass(eq=False)
-class _Slot:
-    base: Any
-    layer: int
-    kept: dict[int, Layer]
+class CallRecorder:
+    """Keeps what goes in and out of every layer's attention, graph and all."""
 
+    def __init__(self) -> None:
+        self.kept: dict[int, Layer] = {}
 
-def record_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """The registered attention function: answer as the wrapped implementation does, and keep what went in and out."""
-    slot: _Slot = module.__dict__[SLOT]
-    result = slot.base(module, query, key, value, attention_mask, *args, **kwargs)
-    scaling = kwargs.get("scaling")
-    slot.kept[slot.layer] = Layer(
-        query,
-        key,
-        value,
-        result[0],
-        scaling=float(query.shape[-1] ** -0.5 if scaling is None else scaling),
-        window=kwargs.get("sliding_window"),
-        softcap=kwargs.get("softcap"),
-        sinks=kwargs.get("s_aux"),
-    )
-    return result
-
-
-AttentionInterface.register(ATTENTION, record_attention)
-
-
-@contextmanager
-def _recorder(model: Any) -> Iterator[dict[int, Layer]]:
-    """The attention modules record inside, and are afterwards exactly as before."""
-    kept: dict[int, Layer] = {}
-    slots = {site: _Slot(base_function(site), site.layer, kept) for site in select_sites(model, ("text",))["text"]}
-    with rewired(slots, SLOT, ATTENTION):
-        yield kept
+    def record(self, call: AttentionCall, output: Tensor) -> None:
+        self.kept[call.layer] = Layer(
+            call.query,
+            call.key,
+            call.value,
+            output,
+            scaling=call.scaling,
+            window=call.window,
+            softcap=call.softcap,
+            sinks=call.sinks,
+        )
 
 
 @contextmanager
@@ -173,14 +141,16 @@ def recorded(replay: Replay, each: Pass, *, gradients: bool = True, attention: b
         inputs = sequence.vectors.detach().requires_grad_(gradients)
         keep = [replay.prompt_length - 1 + row for row in each.rows]
         with ExitStack() as hooks:
-            kept = hooks.enter_context(_recorder(model)) if attention else {}
+            calls = CallRecorder()
+            if attention:
+                hooks.enter_context(acting_on(select_sites(model, ("text",))["text"], recorder=calls))
             decoder = replay.family.decoder_layers
             norms = hooks.enter_context(ResidualNorms(decoder[len(decoder) // 2]))
             logits = replay.decode(replace(sequence, vectors=inputs), keep=keep)[0]
         replay.meter.forwards += 1
         if gradients and not logits.requires_grad:
             raise CaptureError(NO_GRADIENTS)
-        layers = [kept[layer] for layer in sorted(kept)]
+        layers = [calls.kept[layer] for layer in sorted(calls.kept)]
         yield Recording(inputs, logits, layers, norms.values())
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import OptionError
 from ..families.base import Family
-from ..hooks.towers import Site, find_sites, heads_of, implementation_of
+from ..hooks.sites import Site, find_sites, heads_of, implementation_of
 from . import where as at
 from .edges import EdgeEdit
 from .groups import parse_edge

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..hooks import Tape
 from ..prompt import Picture, Prompt
+from ..wire import reading, write
 
 __all__ = ["Disk", "Keeper", "KeptTape", "Memory", "Pictures", "image_bytes", "keep_within"]
 
@@ -91,6 +92,9 @@ class Pictures:
         return replace(picture, image=self._images.setdefault(key, image))
 
 
+KEY = "vila_lab_tape"
+
+
 class Disk:
     """A folder for tapes, removed with the last object that holds it."""
 
@@ -117,12 +121,14 @@ class Spilled:
 
     @classmethod
     def of(cls, tape: Tape, disk: Disk) -> Spilled:
-        spilled = cls(tape.save(disk.new_file()), disk)
+        header, tensors = tape.export()
+        spilled = cls(write(disk.new_file(), KEY, {"tape": header}, tensors), disk)
         weakref.finalize(spilled, spilled.path.unlink, missing_ok=True)
         return spilled
 
     def load(self) -> Tape:
-        return Tape.load(self.path)
+        with reading(self.path, KEY, "tape") as (header, tensors):
+            return Tape.restore(header["tape"], tensors)
 
 
 class KeptTape:

@@ -1,11 +1,11 @@
-"""The context manager that puts a recorder into a model and takes it out again, whatever happens. Knows no numerics.
+"""The context manager that records a model while somebody else runs it. Knows no numerics.
 
-How the attention modules are brought to call the recorder, and why so, is in `vila_lab.hooks.rewire`.
+How the attention modules are brought to call the recorder, and why so, is in `vila_lab.hooks.call`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, get_args
@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vila_lab.errors import CaptureError, OptionError
-from vila_lab.hooks.finish import decoder_layers, tower_layers
-from vila_lab.hooks.recorder import ATTENTION, SLOT, DecoderRecorder, Mode, Slot, TowerRecorder, uncompiled
-from vila_lab.hooks.rewire import WAY_OUT, rewired
+from vila_lab.hooks.joining import tape_of
+from vila_lab.hooks.recorder import DecoderRecorder, Mode
 from vila_lab.hooks.rows import group_indicator
+from vila_lab.hooks.sites import select_sites
 from vila_lab.hooks.tape import Tape
-from vila_lab.hooks.towers import Site, base_function, select_sites
+from vila_lab.hooks.tower import TowerRecorder, TowerTape
 
 
 class Capture(ExitStack[bool | None]):
@@ -41,7 +41,15 @@ class Capture(ExitStack[bool | None]):
         "tape" keeps queries and computes weights when asked; "live" stores float16 weights at once; "auto" takes the tape
         wherever the cache keeps its keys (not: sliding windows, quantised and offloaded caches).
     towers : sequence of "text", "vision"
-        Towers to record. ``with`` gives the tape of the first; `Tape.tower_tape` the others.
+        Towers to record: `text` and `vision` are their tapes, and ``with`` gives that of the decoder, or else of the tower.
+    prompt_length : int, optional
+        Positions of the prompt, with what was in the cache before; needed where it is read in parts.
+
+    Attributes
+    ----------
+    text : Tape
+    vision : TowerTape
+        Complete as soon as the block has ended.
 
     Raises
     ------
@@ -63,7 +71,7 @@ class Capture(ExitStack[bool | None]):
     >>> model = Qwen2ForCausalLM(config).eval()
     >>> with Capture(model) as tape:
     ...     ids = model.generate(torch.arange(5)[None], max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
-    >>> tape.finish(tokens=3).positions.tolist()
+    >>> tape.positions.tolist()
     [4, 5, 6]
     >>> tape.weights(layer=1, rows=0).shape  # (rows, heads, columns)
     torch.Size([1, 4, 7])
@@ -78,6 +86,7 @@ class Capture(ExitStack[bool | None]):
         mass_block: int = 1,
         mode: Mode = "auto",
         towers: Iterable[str] = ("text",),
+        prompt_length: int | None = None,
     ) -> None:
         if mode not in get_args(Mode):
             raise OptionError(f"mode {mode!r} is unknown; use one of {', '.join(get_args(Mode))}.")
@@ -92,89 +101,54 @@ class Capture(ExitStack[bool | None]):
         self._towers = (towers,) if isinstance(towers, str) else tuple(towers)
         if not self._towers:
             raise OptionError("towers is empty; name 'text', 'vision' or both.")
-        self._recorders: dict[str, DecoderRecorder | TowerRecorder] = {}
-        self._tapes: dict[str, Tape] = {}
+        self._prompt_length = prompt_length
+        self._running = False
+        self.text, self.vision = Tape.pending(), TowerTape()
 
-    def __enter__(self) -> Tape:  # type: ignore[override]
-        if self._recorders:
+    def __enter__(self) -> Any:  # a Tape, or a TowerTape where only the tower is recorded
+        if self._running:
             raise CaptureError("this Capture is already running; create another one.")
         sites = select_sites(self._model, self._towers)
-        self._check_free(sites)
-        bases = {site.name: base_function(site) for members in sites.values() for site in members}
+        self.text, self.vision = Tape.pending(), TowerTape()
+        for tower, tape in (("text", self.text), ("vision", self.vision)):
+            if tower not in sites:
+                tape.fail(f"the {tower} tower was not captured; name it in towers=")
+        self._running = True
         try:
-            self._tapes = {}
-            for tower in self._towers:
-                Tape(tower, self._tapes)
-            self.push(self._finish)  # runs last, when nothing is left in the model
-            for tower, members in sites.items():
-                self._install(tower, members, bases)
-            return self._tapes[self._towers[0]]
+            # The way out runs last, when nothing is left in the model.
+            if "vision" in sites:
+                tower = TowerRecorder(sites["vision"])
+                self.push(self._ending(lambda: self.vision.fill(tower.layers())))
+                self.enter_context(tower.watching())
+            if "text" in sites:
+                decoder = DecoderRecorder(sites["text"], self._rows, self._indicator, self._mass_block, self._mode)
+                self.push(self._ending(lambda: self.text.fill(tape_of(decoder, self._prompt_length))))
+                self.enter_context(decoder.watching())
+            return self.text if "text" in sites else self.vision
         except BaseException as error:
-            self._recorders = {}
             self.__exit__(type(error), error, error.__traceback__)
             raise
 
-    def _check_free(self, sites: Mapping[str, Sequence[Site]]) -> None:
-        taken = [site.name for members in sites.values() for site in members if SLOT in site.module.__dict__]
-        if taken:
-            raise CaptureError(f"{type(self._model).__name__} is already being captured ({taken[0]}); {WAY_OUT}")
+    def _ending(self, fill: Callable[[], None]) -> Callable[..., None]:
+        """What happens to a tape when the block ends."""
 
-    def _finish(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        recorders, self._recorders = self._recorders, {}
-        if kind is not None:
-            for tape in self._tapes.values():
-                tape.fail(f"the captured run did not end ({kind.__name__}); run it again")
-            return
-        for tower, recorder in recorders.items():
+        def end(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+            self._running = False
+            if kind is not None:
+                self._fail(f"the captured run did not end ({kind.__name__}); run it again")
+                return
             try:
-                self._fill(self._tapes[tower], recorder)
+                fill()
             except BaseException:
-                for tape in self._tapes.values():
-                    tape.fail("the capture was incomplete; run it again")
+                self._fail("the capture was incomplete; run it again")
                 raise
 
-    def _install(self, tower: str, members: list[Site], bases: dict[str, Any]) -> None:
-        layers = [site.layer for site in members]
-        recorder: DecoderRecorder | TowerRecorder
-        if tower == "text":
-            recorder = DecoderRecorder(layers, self._rows, self._indicator, self._mass_block, self._mode)
-            owner = members[0].owner
-            before, after = uncompiled(recorder.before), uncompiled(recorder.after)
-            self.callback(owner.register_forward_pre_hook(before, with_kwargs=True).remove)
-            self.callback(owner.register_forward_hook(after, with_kwargs=True).remove)
-        else:
-            recorder = TowerRecorder(layers)
-        self._recorders[tower] = recorder
-        slots = {site: Slot(recorder, site.layer, bases[site.name]) for site in members}
-        self.enter_context(rewired(slots, SLOT, ATTENTION))
+        return end
 
-    @staticmethod
-    def _fill(tape: Tape, recorder: DecoderRecorder | TowerRecorder) -> None:
-        if isinstance(recorder, TowerRecorder):
-            layers, rows = tower_layers(recorder)
-            tape.fill(layers, range(rows), rows)
-            return
-        layers = decoder_layers(recorder)
-        positions = [position for step in recorder.steps for position in step.positions]
-        extra = (
-            recorder.rows if isinstance(recorder.rows, frozenset) else None if recorder.rows == "all" else frozenset()
-        )
-        missing = sorted((extra or frozenset()) - set(positions))
-        if missing:
-            raise CaptureError(
-                f"the row at position {missing[0]} was asked for, but the sequence has positions "
-                f"{recorder.steps[0].start} to {recorder.seen - 1}."
-            )
-        tape.fill(
-            layers,
-            positions,
-            recorder.seen,
-            steps=[step.length for step in recorder.steps],
-            extra=extra,
-            mass_rows=recorder.mass_rows,
-        )
+    def _fail(self, why: str) -> None:
+        for tower, tape in (("text", self.text), ("vision", self.vision)):
+            if tower in self._towers:
+                tape.fail(why)
 
 
 def _checked_rows(rows: str | Iterable[int]) -> str | frozenset[int]:

@@ -1,20 +1,20 @@
 """One attention call under edits: which rows they touch, which mask those rows get, what its heads hand on. Knows no model.
 
-`vila_lab.hooks.editing` puts it in place of a module's attention, and tells it where a forward starts.
+`vila_lab.hooks.editing` asks it in place of a module's attention, and tells it where a forward starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from vila_lab.errors import CaptureError
+from vila_lab.hooks.call import Answered, AttentionCall
 from vila_lab.hooks.edits import (
     AttentionLook,
     AttentionRows,
@@ -32,43 +32,31 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 512  # rows that get a mask of their own together: 8 MB of it at 4,096 columns
 WORTH_LEAVING_OUT = 1.5  # of one plain call: masks cost about twice as much, since no kernel skips what they hide
 
-Attention: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]"
-
 
 class EditedLayer:
     """What one layer's attention has to do differently."""
 
-    def __init__(self, editing: Editing, layer: int, base: Any, edits: Sequence[Edit]) -> None:
+    def __init__(self, editing: Editing, layer: int, edits: Sequence[Edit]) -> None:
         self.editing = editing
         self.layer = layer
-        self.base = base
         self.biases = [edit for edit in edits if isinstance(edit, EdgeBias)]
         self.heads = [edit for edit in edits if isinstance(edit, HeadScale | HeadConstant)]
         self.looks = [edit for edit in edits if isinstance(edit, AttentionLook)]
         self.outputs = [edit for edit in edits if isinstance(edit, HeadOutputLook)]
 
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """The layer's attention under its edits; shapes as in transformers: query (B, H, r, D), output (B, r, H, D)."""
+    def attend(self, call: AttentionCall) -> Answered:
+        """The layer's attention under its edits."""
         start = self.editing.start
-        view = _View(module, query, key, mask, start, kwargs)
-        base = partial(_called, self.base, module, args, kwargs)
+        view = _View(call, start)
         touched = self._touched(view)
         closed = self._closed_alike(view, touched) if touched.any() else None
+        weights: Tensor | None
         if closed is not None:
-            output, weights = _without_columns(base, view, value, touched, closed), None
+            output, weights = _without_columns(view, touched, closed), None
         elif touched.any():
-            output, weights = self._in_chunks(base, view, value, touched)
+            output, weights = self._in_chunks(view, touched)
         else:
-            output, weights = base(query, key, value, mask)
+            output, weights = call.plain(call.query, call.key, call.value, call.mask)
         for edit in self.heads:
             output = _heads_changed(edit, self.layer, output, start)
         for output_look in self.outputs:
@@ -77,15 +65,14 @@ class EditedLayer:
             self._show(look, view)
         return output, weights
 
-    def _in_chunks(
-        self, base: Attention, view: _View, value: Tensor, touched: NDArray[np.bool_]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _in_chunks(self, view: _View, touched: NDArray[np.bool_]) -> Answered:
         """Rows before the first touched one in one call; the others in chunks, each with its own mask."""
         first = int(touched.argmax())
         outputs, weights = [], []
 
         def call(rows: slice, columns: int, part: Tensor | None) -> None:
-            output, shown = base(view.query[:, :, rows], view.key[:, :, :columns], value[:, :, :columns], part)
+            some = view.query[:, :, rows], view.key[:, :, :columns], view.call.value[:, :, :columns]
+            output, shown = view.call.plain(*some, part)
             outputs.append(output)
             weights.append(None if shown is None else _padded(shown, view.columns))
 
@@ -104,7 +91,7 @@ class EditedLayer:
         less than masks do: a whole prompt under the plain causal limit, a cut from everything that comes after."""
         plain = view.mask is None and view.causal and view.start == 0 and view.rows == view.columns
         whole = all(bias.value == -torch.inf and bias.where[self.layer] is None for bias in self.biases)
-        if not plain or not whole or view.kwargs.get("sliding_window") is not None:
+        if not plain or not whole or view.call.window is not None:
             return None
         closed = np.zeros(view.rows, bool)
         for bias in self.biases:
@@ -156,17 +143,9 @@ class EditedLayer:
             self.editing.share_mask(ident, view.mask, found)
         return found
 
-    def kept_mask(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        mask: Tensor | None,
-        rows: Sequence[int],
-        kwargs: dict[str, Any],
-    ) -> Tensor | None:
-        """For the tape: the whole mask of some rows under the edits, or None where no edit touches them."""
-        view = _View(module, query, key, mask, self.editing.start, kwargs)
+    def edited_mask(self, call: AttentionCall, rows: Sequence[int]) -> Tensor | None:
+        """The whole mask of some rows under the edits, or None where no edit touches them."""
+        view = _View(call, self.editing.start)
         index = np.asarray(rows, np.int64)
         return self.mask(view, index) if self._touched(view)[index].any() else None
 
@@ -184,22 +163,19 @@ class EditedLayer:
 class _View:
     """Rows and columns of one attention call, as positions of the sequence."""
 
-    def __init__(
-        self, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, start: int, kwargs: dict[str, Any]
-    ) -> None:
-        if kwargs.get("position_bias") is not None or (mask is not None and mask.ndim != 4):
+    def __init__(self, call: AttentionCall, start: int) -> None:
+        if call.kwargs.get("position_bias") is not None or (call.mask is not None and call.mask.ndim != 4):
             raise CaptureError(
                 "edits and hooks need the model's mask as (batch, heads, rows, columns) or none at all; "
                 "load the model with attn_implementation='sdpa'"
             )
-        self.query, self.key, self.mask, self.kwargs = query, key, mask, kwargs
-        self.rows, self.heads = query.shape[2], query.shape[1]
-        self.start, self.stop = start, start + query.shape[2]
-        # A sliding cache hands out its last keys only; a static one its whole buffer, longer than what was seen.
-        self.offset = max(0, self.stop - key.shape[2])
-        self.columns = key.shape[2]
-        given = kwargs.get("is_causal")
-        self.causal = bool(getattr(module, "is_causal", True) if given is None else given)
+        self.call = call
+        self.query, self.key, self.mask = call.query, call.key, call.mask
+        self.rows, self.heads = call.query.shape[2], call.query.shape[1]
+        self.start, self.stop = start, start + call.query.shape[2]
+        self.offset = call.offset(self.stop)
+        self.columns = call.key.shape[2]
+        self.causal = call.causal
 
     def columns_of(self, row: int) -> int:
         """How many columns a row may need; a mask of the model's own may show it later ones (pictures seen both ways)."""
@@ -230,17 +206,16 @@ class _View:
     def weights(self, rows: NDArray[np.int64], mask: Tensor, heads: tuple[int, ...]) -> Tensor:
         """Attention weights of some rows and heads.  # (B, heads, r, K)"""
         index = torch.tensor(heads, device=self.query.device)
-        scaling = self.kwargs.get("scaling")
-        sinks = self.kwargs.get("s_aux")
+        sinks = self.call.sinks
         # Where only some heads are asked, each gets its own copy of the key head it reads; for all of them that costs most.
         every = heads == tuple(range(self.heads))
         key = self.key if every else self.key[:, index // (self.heads // self.key.shape[1])]
         return attention_rows(
             self.query[:, heads][:, :, torch.from_numpy(rows).to(self.query.device)].detach(),
             key.detach(),
-            scaling=float(self.query.shape[-1] ** -0.5 if scaling is None else scaling),
+            scaling=self.call.scaling,
             mask=mask if mask.shape[1] == 1 else mask[:, index],
-            softcap=self.kwargs.get("softcap"),
+            softcap=self.call.softcap,
             sinks=None if sinks is None else sinks[index],
         )
 
@@ -248,37 +223,21 @@ class _View:
         return np.asarray(self.offset + np.arange(self.columns) > self.start + rows[:, None])
 
 
-def _called(
-    base: Any,
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """The wrapped implementation with everything else that it was given."""
-    found: tuple[Tensor, Tensor | None] = base(module, query, key, value, mask, *args, **kwargs)
-    return found
-
-
-def _without_columns(
-    base: Attention, view: _View, value: Tensor, touched: NDArray[np.bool_], closed: NDArray[np.bool_]
-) -> Tensor:
+def _without_columns(view: _View, touched: NDArray[np.bool_], closed: NDArray[np.bool_]) -> Tensor:
     """A whole prompt whose touched rows do not see the closed columns: these are not there in a call of their own.
 
     Rows keep their order, so the causal limit of the shorter sequence is the same.  # (B, T, H, D)
     """
+    query, key, value, plain = view.query, view.key, view.call.value, view.call.plain
     kept = torch.from_numpy(np.flatnonzero(~closed)).to(value.device)
-    some = base(view.query[:, :, kept], view.key[:, :, kept], value[:, :, kept], None)[0]
+    some = plain(query[:, :, kept], key[:, :, kept], value[:, :, kept], None)[0]
     output = some.new_empty(some.shape[0], view.rows, *some.shape[2:])
     output[:, kept] = some
     untouched = torch.from_numpy(np.flatnonzero(~touched)).to(value.device)
     if len(untouched):
         before = int(untouched[-1]) + 1
-        plain = base(view.query[:, :, :before], view.key[:, :, :before], value[:, :, :before], None)[0]
-        output[:, untouched] = plain[:, untouched]
+        whole = plain(query[:, :, :before], key[:, :, :before], value[:, :, :before], None)[0]
+        output[:, untouched] = whole[:, untouched]
     return output
 
 

@@ -1,9 +1,8 @@
 """Carries out edits while a decoder works: on the scores of chosen edges, on heads, on the residual stream. Knows no pictures.
 
-A second registered attention function, beside the tape's. Rows that no edit touches are answered by the wrapped
-implementation untouched; the others are answered by the same implementation too, a few hundred at a time, with a mask that
-holds the causal limit, the model's own mask and the edits. So an edit cannot be lost between implementations: there is always
-a mask, it is always additive, and it always reaches the softmax.
+Rows that no edit touches are answered by the model's own attention implementation untouched; the others are answered by it
+too, a few hundred at a time, with a mask that holds the causal limit, the model's own mask and the edits. So an edit cannot
+be lost between implementations: there is always a mask, it is always additive, and it always reaches the softmax.
 
 Positions are counted in the sequence as the model sees it, padding included.
 """
@@ -18,9 +17,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from vila_lab.errors import CaptureError, NoEffect
+from vila_lab.hooks.call import ACTING, WAY_OUT, Answered, AttentionCall, acting_on
 from vila_lab.hooks.edited_layer import EditedLayer
 from vila_lab.hooks.edits import (
     Edit,
@@ -28,32 +28,8 @@ from vila_lab.hooks.edits import (
     StateLook,
     StatePatch,
 )
-from vila_lab.hooks.recorder import EDITED, SLOT
-from vila_lab.hooks.rewire import WAY_OUT, rewired
-from vila_lab.hooks.towers import Site, base_function, heads_of, implementation_of, select_sites
+from vila_lab.hooks.sites import Site, heads_of, implementation_of, select_sites
 from vila_lab.upstream import cache_of
-
-ATTENTION = "vila_lab_edit"
-"""Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""
-
-
-def edited_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """The registered attention function: answer as the wrapped implementation does, under the edits of this layer."""
-    layer: EditedLayer = module.__dict__[EDITED]
-    if threading.get_ident() != layer.editing.thread:
-        return layer.base(module, query, key, value, attention_mask, *args, **kwargs)
-    return layer.attend(module, query, key, value, attention_mask, args, kwargs)
-
-
-AttentionInterface.register(ATTENTION, edited_attention)
 
 
 class Editing(ExitStack[bool | None]):
@@ -100,6 +76,7 @@ class Editing(ExitStack[bool | None]):
         self._edits = tuple(edits)
         self.thread = threading.get_ident()
         self.start = 0
+        self._layers: dict[int, EditedLayer] = {}
         self._masks: dict[Any, tuple[Tensor | None, Tensor]] = {}
 
     def __enter__(self) -> Self:
@@ -110,7 +87,8 @@ class Editing(ExitStack[bool | None]):
         _check(self._edits, sites, self._model)
         try:
             self.callback(self._masks.clear)
-            self.enter_context(rewired(self._slots(sites), EDITED, ATTENTION))
+            self._layers = self._work(sites)
+            self.enter_context(acting_on([site for site in sites if site.layer in self._layers], editor=self))
             self.callback(sites[0].owner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             for site in sites:
                 for edit in self._edits:
@@ -122,14 +100,10 @@ class Editing(ExitStack[bool | None]):
 
     # -- putting in ------------------------------------------------------------------------------------------------
 
-    def _slots(self, sites: Sequence[Site]) -> dict[Site, EditedLayer]:
+    def _work(self, sites: Sequence[Site]) -> dict[int, EditedLayer]:
         """What each layer's attention has to do; layers without work are left alone."""
-        found = {}
-        for site in sites:
-            mine = [edit for edit in self._edits if _touches(edit, site.layer)]
-            if mine:
-                found[site] = EditedLayer(self, site.layer, base_function(site), mine)
-        return found
+        mine = {site.layer: [edit for edit in self._edits if _touches(edit, site.layer)] for site in sites}
+        return {layer: EditedLayer(self, layer, edits) for layer, edits in mine.items() if edits}
 
     def _watch_states(self, stack: ExitStack, site: Site, edit: Edit) -> None:
         if not isinstance(edit, StatePatch | StateLook):
@@ -149,6 +123,12 @@ class Editing(ExitStack[bool | None]):
         stack.callback(handle.remove)
 
     # -- while the model works -------------------------------------------------------------------------------------
+
+    def attend(self, call: AttentionCall) -> Answered:
+        return self._layers[call.layer].attend(call)
+
+    def edited_mask(self, call: AttentionCall, rows: Sequence[int]) -> Tensor | None:
+        return self._layers[call.layer].edited_mask(call, rows)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Learn where this forward starts, and forget the masks of the one before."""
@@ -194,7 +174,7 @@ def _touches(edit: Edit, layer: int) -> bool:
 
 def _check(edits: Sequence[Edit], sites: Sequence[Site], model: PreTrainedModel) -> None:
     for site in sites:
-        if SLOT in site.module.__dict__ or EDITED in site.module.__dict__:
+        if ACTING in site.module.__dict__:
             raise CaptureError(f"{type(model).__name__} is already being captured or edited ({site.name}); {WAY_OUT}")
         name = implementation_of(site)
         if "flash" in name:

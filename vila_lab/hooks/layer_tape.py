@@ -120,12 +120,3 @@ class LayerTape:
                 done[id(value)] = value, value[:, :, rows.to(value.device)]
             setattr(self, name, done[id(value)][1])
         self.first = None if self.first is None else self.first[rows]
-
-    def keep_columns(self, columns: int, done: dict[int, tuple[Tensor, Tensor]]) -> None:
-        """Drop the columns behind the first so many; `done` as in `keep_rows`."""
-        self.key = None if self.key is None else self.key[:, :, :columns]
-        if self.mask is None:
-            return
-        if id(self.mask) not in done:
-            done[id(self.mask)] = self.mask, self.mask[..., :columns]
-        self.mask = done[id(self.mask)][1]

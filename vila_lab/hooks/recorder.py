@@ -1,9 +1,4 @@
-"""What runs inside the attention function: it picks query rows while a model works. Knows nothing of results or files.
-
-One function is registered with transformers' `AttentionInterface`, once, under one name. It finds what to do through the
-module that calls it (an attribute that lives as long as the capture), never through a global "current capture": two models,
-or one model in two threads, therefore cannot mix. It calls the implementation that was active with every argument it got
-and returns its output untouched.
+"""Picks query rows of a decoder while it works. Knows nothing of results or files.
 
 Nothing here may wait for the device: no ``.item()``, no ``.cpu()``, no boolean index. The counters are Python integers.
 """
@@ -12,72 +7,22 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from vila_lab.errors import CaptureError, OptionError
+from vila_lab.hooks.call import AttentionCall, acting_on, uncompiled
 from vila_lab.hooks.rows import attention_rows, expand_mask, group_mass
+from vila_lab.hooks.sites import Site
 from vila_lab.upstream import cache_of, changes_later, first_keys, is_buffer, keeps_keys, layer_of, made_cache
 
-ATTENTION = "vila_lab_tape"
-"""Name of the registered function. Names with "flash", "sdpa" or "/" in them have a special meaning in transformers."""
-
-SLOT = "_vila_lab_slot"
-"""Attribute of an attention module under capture."""
-
-EDITED = "_vila_lab_edited"
-"""Attribute of an attention module under edits (see `vila_lab.hooks.editing`); it tells which mask the edits make."""
-
 Mode = Literal["auto", "tape", "live"]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """What an attention module under capture needs to know: who records it, as which layer, and whom it wraps."""
-
-    recorder: DecoderRecorder | TowerRecorder
-    layer: int
-    base: Callable[..., Any]
-
-
-def tape_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """The registered attention function: record, then answer exactly as the wrapped implementation does."""
-    slot: Slot = module.__dict__[SLOT]
-    record = _record_uncompiled if torch.compiler.is_compiling() else _record
-    record(slot, module, query, key, attention_mask, kwargs)
-    return slot.base(module, query, key, value, attention_mask, *args, **kwargs)
-
-
-def _record(
-    slot: Slot, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
-) -> None:
-    if threading.get_ident() == slot.recorder.thread:
-        slot.recorder.record(slot.layer, module, query, key, mask, kwargs)
-
-
-def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
-    """The function, left out of compiled graphs: the recorders count in Python, and traced once they would count once."""
-    outside: Callable[..., None] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return outside
-
-
-_record_uncompiled = uncompiled(_record)
-
-AttentionInterface.register(ATTENTION, tape_attention)
 
 
 @dataclass
@@ -148,8 +93,8 @@ class DecoderRecorder:
 
     Parameters
     ----------
-    layers : list of int
-        Layers that will call `record`.
+    sites : sequence of Site
+        The decoder's attention modules.
     rows : "answer", "all" or a set of int
         Beyond the last row of every forward ("answer"): all rows, or the rows at these positions.
     indicator : Tensor or None, (T, n)
@@ -161,9 +106,15 @@ class DecoderRecorder:
     """
 
     def __init__(
-        self, layers: list[int], rows: str | frozenset[int], indicator: Tensor | None, mass_block: int, mode: Mode
+        self,
+        sites: Sequence[Site],
+        rows: str | frozenset[int] = "answer",
+        indicator: Tensor | None = None,
+        mass_block: int = 1,
+        mode: Mode = "auto",
     ) -> None:
-        self.reels = {layer: Reel() for layer in layers}
+        self.sites = tuple(sites)
+        self.reels = {site.layer: Reel() for site in sites}
         self.rows = rows
         self.indicator = indicator
         self.mass_block = mass_block
@@ -176,9 +127,21 @@ class DecoderRecorder:
         self._watched: weakref.ref[Tensor] | None = None
         self._step_masks: list[tuple[weakref.ref[Tensor], Tensor]] = []
 
-    # -- called by hooks on the decoder, once per forward --------------------------------------------------------
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """This thread's forwards of the decoder are recorded inside; the block may be entered again for the next ones."""
+        self.thread = threading.get_ident()
+        owner = self.sites[0].owner
+        with ExitStack() as stack:
+            stack.callback(owner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            stack.callback(owner.register_forward_hook(self._after, with_kwargs=True).remove)
+            stack.enter_context(acting_on(self.sites, recorder=self))
+            yield
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # -- once per forward ------------------------------------------------------------------------------------------
+
+    @uncompiled
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check that this forward continues the same generation, and learn where it starts."""
         if threading.get_ident() != self.thread:
             return
@@ -191,7 +154,8 @@ class DecoderRecorder:
         self._step = None
         self._step_masks = []
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    @uncompiled
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Close the forward: advance the counter and remember whose keys the next forward must find."""
         if threading.get_ident() != self.thread:
             return
@@ -225,37 +189,31 @@ class DecoderRecorder:
                 "capture supports greedy search and sampling."
             )
 
-    # -- called by the attention function, once per layer and forward ---------------------------------------------
+    # -- once per layer and forward --------------------------------------------------------------------------------
 
-    def record(
-        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
-    ) -> None:
-        """Keep the wanted rows of one layer's call.
-
-        Shapes: query (B, H, r, D), key (B, Hkv, K, D), mask None, (B, K) or (B|1, H|1, r, K).
-        """
+    def record(self, call: AttentionCall, output: Tensor) -> None:
+        """Keep the wanted rows of one layer's call."""
+        query, key, mask = call.query, call.key, call.mask
         if self._step is None:
             self._step = self._open(query.shape[2])
-        step, reel = self._step, self.reels[layer]
+        step, reel = self._step, self.reels[call.layer]
         if reel.live is None:
-            self._start(reel, layer, module, query, kwargs)
+            self._start(reel, call)
         reel.steps += 1
         if query.requires_grad or key.requires_grad:
             query, key = query.detach(), key.detach()
-        # A static cache hands out its whole buffer (longer than what was seen), a sliding one only its last keys.
-        offset = max(0, step.stop - key.shape[2])
-        edited = self._edited_mask(step, module, query, key, mask, kwargs)
+        offset = call.offset(step.stop)
+        edited = self._edited_mask(step, call) if call.is_edited else None
         if reel.live or self.indicator is not None:
             seen = key[:, :, : step.stop - offset]
-            window = kwargs.get("sliding_window")
             if self._wants_mass(step):
-                self._record_mass(reel, step, query, seen, mask, offset, window)
+                self._record_mass(reel, step, query, seen, mask, offset, call.window)
             if reel.live:
-                self._record_live(reel, step, query, seen, mask, offset, window, edited)
+                self._record_live(reel, step, query, seen, mask, offset, call.window, edited)
                 return
         if offset:
             raise CaptureError(
-                f"layer {layer} was given {key.shape[2]} keys of {step.stop}: its cache drops keys, so weights cannot be computed later; "
+                f"layer {call.layer} was given {key.shape[2]} keys of {step.stop}: its cache drops keys, so weights cannot be computed later; "
                 "use mode='live'."
             )
         reel.key = key
@@ -267,18 +225,11 @@ class DecoderRecorder:
                 None if mask is None else self._keep_mask(mask, lambda: _mask_rows(mask, step, step.stop))
             )
 
-    def _edited_mask(
-        self, step: Step, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
-    ) -> Tensor | None:
-        """The whole mask of the kept rows where edits change it (see `vila_lab.hooks.editing`)."""
-        edits = module.__dict__.get(EDITED)
-        if edits is None:
-            return None
+    def _edited_mask(self, step: Step, call: AttentionCall) -> Tensor | None:
+        """The whole mask of the kept rows where edits change it."""
         if self._wants_mass(step):
             raise CaptureError("the attention mass of groups cannot be recorded under edits; leave groups= out.")
-        rows = range(step.length) if step.rows is None else step.rows
-        edited: Tensor | None = edits.kept_mask(module, query, key, mask, rows, kwargs)
-        return edited
+        return call.edited_mask(range(step.length) if step.rows is None else step.rows)
 
     def _wants_mass(self, step: Step) -> bool:
         """Groups are given for the prompt's positions, so they also say where the prompt ends."""
@@ -302,29 +253,21 @@ class DecoderRecorder:
             )
         return step
 
-    def _start(self, reel: Reel, layer: int, module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> None:
+    def _start(self, reel: Reel, call: AttentionCall) -> None:
         """Read once what stays the same for a layer, and decide between queries and weights."""
-        if kwargs.get("position_bias") is not None or kwargs.get("cache") is not None:
+        if call.kwargs.get("position_bias") is not None or call.kwargs.get("cache") is not None:
             raise CaptureError(
                 "attention with a position bias or a paged cache cannot be captured; use a decoder with rotary positions and an ordinary cache."
             )
-        scaling = kwargs.get("scaling")
-        reel.scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-        reel.softcap = kwargs.get("softcap")
-        sinks = kwargs.get("s_aux")
-        reel.sinks = None if sinks is None else sinks.detach().clone()
-        is_causal = kwargs.get("is_causal")
-        reel.causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-        reel.key_is_buffer = is_buffer(layer_of(self._cache, layer))
-        keeps = self._keeps_keys(layer, kwargs)
+        reel.scaling, reel.softcap, reel.causal = call.scaling, call.softcap, call.causal
+        reel.sinks = None if call.sinks is None else call.sinks.detach().clone()
+        reel.key_is_buffer = is_buffer(layer_of(self._cache, call.layer))
+        keeps = call.window is None and keeps_keys(self._cache, call.layer)
         if self.mode == "tape" and not keeps:
             raise CaptureError(
-                f"layer {layer} has a sliding, quantised or offloaded cache, which does not keep its keys; use mode='auto' or 'live'."
+                f"layer {call.layer} has a sliding, quantised or offloaded cache, which does not keep its keys; use mode='auto' or 'live'."
             )
         reel.live = self.mode == "live" or not keeps
-
-    def _keeps_keys(self, layer: int, kwargs: dict[str, Any]) -> bool:
-        return kwargs.get("sliding_window") is None and keeps_keys(self._cache, layer)
 
     def _keep_mask(self, mask: Tensor, cut: Callable[[], Tensor]) -> Tensor:
         """The kept part of a mask, as a tensor of its own; layers that were given the same mask share one copy."""
@@ -399,44 +342,6 @@ class DecoderRecorder:
         block = self.mass_block
         prompt = [step for step in self.steps if self._wants_mass(step)]
         return [(row, min(row + block, step.stop)) for step in prompt for row in range(step.start, step.stop, block)]
-
-
-class TowerRecorder:
-    """Records an encoder tower (no cache, no causal order): every call adds its pictures or tiles along the batch axis.
-
-    Queries and keys of all rows are kept as they are; they are small beside a decoder's cache.
-    """
-
-    def __init__(self, layers: list[int]) -> None:
-        self.reels = {layer: TowerReel() for layer in layers}
-        self.thread = threading.get_ident()
-
-    def record(
-        self, layer: int, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
-    ) -> None:
-        """Keep one layer's call; query (B, H, T, D), key (B, Hkv, T, D)."""
-        if mask is not None:
-            raise CaptureError(
-                "a vision tower with an attention mask (packed or padded pictures) cannot be captured; use fixed-size tiles."
-            )
-        reel = self.reels[layer]
-        if reel.queries and reel.queries[0].shape[1:] != query.shape[1:]:
-            raise CaptureError(
-                "the vision tower was called with pictures of different sizes; capture one size at a time."
-            )
-        scaling = kwargs.get("scaling")
-        reel.scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-        reel.queries.append(query.detach())
-        reel.keys.append(key.detach())
-
-
-@dataclass
-class TowerReel:
-    """What one layer of an encoder tower has recorded so far."""
-
-    queries: list[Tensor] = field(default_factory=list)  # each (B, H, T, D)
-    keys: list[Tensor] = field(default_factory=list)  # each (B, Hkv, T, D)
-    scaling: float = 1.0
 
 
 def _mask_rows(mask: Tensor, step: Step, columns: int) -> Tensor:

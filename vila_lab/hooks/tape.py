@@ -1,4 +1,4 @@
-"""What a capture leaves behind: queries and keys of one tower, and exact attention weights on demand. Knows no model.
+"""What a capture leaves behind: queries and keys of a decoder, and exact attention weights on demand. Knows no model.
 
 Layout of the rows: row p of a decoder predicts token p + 1. An answer of n tokens therefore has n rows: the last prompt
 row (it chose the first token) and one per decoded token but the last, which was never fed back.
@@ -7,9 +7,7 @@ row (it chose the first token) and one per decoded token but the last, which was
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,22 +15,20 @@ from torch import Tensor
 
 from vila_lab.errors import CaptureError, OptionError
 from vila_lab.hooks.layer_tape import LayerTape
-from vila_lab.writing import write_file
 
-_FORMAT = 1
-_METADATA = "vila_lab_tape"
+FORMAT = 2
+READABLE = (1, 2)  # the first could hold several towers
+NOT_YET = "the capture has not ended yet; ask after the with block"
 
 
 class Tape:
-    """The recorded rows of one tower; weights are exact and computed when asked for.
+    """The recorded rows of one decoder; weights are exact and computed when asked for.
 
-    A tape comes from `Capture` or from `Tape.load`. It holds references to the keys of the cache (no copy), so its memory is
-    that of the keys plus a few kilobytes per row and layer.
+    A tape comes from `Capture` or an engine. It holds references to the keys of the cache (no copy), so its memory is that of
+    the keys plus a few kilobytes per row and layer.
 
     Attributes
     ----------
-    tower : str
-        "text" or "vision".
     positions : Tensor, (R,)
         Position of each recorded row in the sequence (int64, CPU).
     length : int
@@ -41,42 +37,33 @@ class Tape:
         First and one-past-last position of each row of `mass`.
     """
 
-    def __init__(self, tower: str, siblings: dict[str, Tape] | None = None) -> None:
-        self.tower = tower
-        self.positions = torch.empty(0, dtype=torch.int64)
-        self.mass_rows = torch.empty(0, 2, dtype=torch.int64)
-        self.length = 0
-        self._layers: dict[int, LayerTape] = {}
-        self._steps: list[int] = []
-        self._extra: frozenset[int] | None = frozenset()
-        self._state = "the capture has not ended yet; ask after the with block"
-        self._siblings = {} if siblings is None else siblings
-        self._siblings[tower] = self
-
-    def fill(
+    def __init__(
         self,
-        layers: dict[int, LayerTape],
+        layers: Mapping[int, LayerTape],
         positions: Sequence[int],
         length: int,
-        *,
-        steps: Sequence[int] = (),
-        extra: frozenset[int] | None = None,
         mass_rows: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """Take over what was recorded; called by the capture when it ends.
-
-        steps holds the number of rows of each forward; extra are the positions that were asked for beside the answer's
-        (None: all).
-        """
-        self._layers, self.length = layers, length
+        self._layers = dict(layers)
         self.positions = torch.tensor(positions, dtype=torch.int64)
+        self.length = length
         self.mass_rows = torch.tensor(mass_rows, dtype=torch.int64).reshape(-1, 2)
-        self._steps, self._extra = list(steps), extra
-        self._state = ""
+        self._lost = ""
+
+    @classmethod
+    def pending(cls) -> Tape:
+        """A tape without content, until `fill`."""
+        tape = cls({}, (), 0)
+        tape._lost = NOT_YET
+        return tape
+
+    def fill(self, other: Tape) -> None:
+        """Take over what another one holds; for who gave out a tape before the model ran."""
+        self.__dict__.update(other.__dict__)
 
     def fail(self, why: str) -> None:
         """Let go of everything; later questions are answered with this reason."""
-        self._layers, self._state = {}, why
+        self._layers, self._lost = {}, why
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -98,7 +85,7 @@ class Tape:
 
     @property
     def n_items(self) -> int:
-        """Size of the batch: sequences of a decoder, tiles of a vision tower."""
+        """Size of the batch."""
         return self._rows_of(self._first_layer()).shape[0]
 
     @property
@@ -130,12 +117,6 @@ class Tape:
             )
         return int(found[0, 0])
 
-    def tower_tape(self, tower: str) -> Tape:
-        """The tape of another tower of the same capture."""
-        if tower not in self._siblings:
-            raise OptionError(f"tower {tower!r} was not captured; captured: {sorted(self._siblings)}.")
-        return self._siblings[tower]
-
     # -- questions -------------------------------------------------------------------------------------------------
 
     def weights(
@@ -155,7 +136,7 @@ class Tape:
         rows, heads : int or sequence of int, optional
             Indices of recorded rows (see `positions`) and of query heads; negative counts from the end. Default: all.
         item : int
-            Which sequence of the batch, or which tile of a vision tower.
+            Which sequence of the batch.
 
         Returns
         -------
@@ -171,9 +152,9 @@ class Tape:
         """
         data = self._layer(layer)
         held = self._rows_of(data)
-        row_index = _index(rows, self.n_rows, "row")
-        head_index = None if heads is None else _index(heads, held.shape[1], "head")
-        item = int(_index(item, held.shape[0], "item")[0])
+        row_index = indices(rows, self.n_rows, "row")
+        head_index = None if heads is None else indices(heads, held.shape[1], "head")
+        item = int(indices(item, held.shape[0], "item")[0])
         return data.weights(item, row_index, head_index, self.positions, self.length).transpose(0, 1)
 
     def mass(self, layer: int, *, item: int = 0) -> Tensor:
@@ -191,78 +172,9 @@ class Tape:
         data = self._layer(layer)
         if data.mass is None:
             raise CaptureError("no mass was recorded; give Capture the column groups (groups=...).")
-        return data.mass[int(_index(item, data.mass.shape[0], "item")[0])].transpose(0, 1)
+        return data.mass[int(indices(item, data.mass.shape[0], "item")[0])].transpose(0, 1)
 
     # -- life ------------------------------------------------------------------------------------------------------
-
-    def finish(self, tokens: int, prompt_length: int | None = None, *, stopped: bool = False) -> Tape:
-        """Check that the rows are exactly those of an answer of that many tokens, and drop the ends of prompt chunks.
-
-        Parameters
-        ----------
-        tokens : int
-            Number of generated tokens.
-        prompt_length : int, optional
-            Positions of the prompt (with what was in the cache before); makes the check exact for chunked prompts.
-        stopped : bool
-            Whether the answer ended in a stop token. Then one row too many is dropped: where reading a stop costs time
-            (device "mps") transformers notices it one step late, feeds the stop token back and undoes the result.
-
-        Raises
-        ------
-        CaptureError
-            If rows are missing or there are too many, which means that the tape is not of this answer.
-        """
-        self._check()
-        if not self._steps:
-            raise OptionError(f"the {self.tower} tower generates no tokens; call finish on the decoder's tape.")
-        if tokens < 1:
-            raise OptionError(
-                f"tokens must be at least 1, not {tokens}: without a generated token there is no answer row."
-            )
-        if stopped and prompt_length is not None and self.length == prompt_length + tokens and self._steps[-1] == 1:
-            self._drop_last()
-        boundary = len(self._steps) - (tokens - 1)
-        prompt, decoded = self._steps[: max(boundary, 0)], self._steps[max(boundary, 0) :]
-        length = self.length - (tokens - 1)
-        # A prompt comes whole or in chunks of one size with a smaller rest. A rest of one row looks like a decoded token.
-        regular = len(set(prompt[:-1])) <= 1 and (len(prompt) < 2 or prompt[-1] <= prompt[0])
-        unclear = prompt_length is None and len(prompt) > 1 and prompt[-1] == 1
-        if (
-            not prompt
-            or not regular
-            or unclear
-            or any(size != 1 for size in decoded)
-            or prompt_length not in (None, length)
-        ):
-            wanted = "" if prompt_length is None else f" after a prompt of {prompt_length}"
-            raise CaptureError(
-                f"{tokens} tokens{wanted} need the last prompt row and {tokens - 1} decoding rows, but the forwards had {_short(self._steps)} rows; "
-                "the capture must enclose exactly one generate, without beams or assistant (for a prompt in chunks give prompt_length too)."
-            )
-        if self._extra is not None:
-            answer = set(range(length - 1, self.length))
-            keep = [
-                row
-                for row, position in enumerate(self.positions.tolist())
-                if position in answer or position in self._extra
-            ]
-            if len(keep) < self.n_rows:
-                done: dict[int, tuple[Tensor, Tensor]] = {}
-                for data in self._layers.values():
-                    data.keep_rows(torch.tensor(keep), done)
-                self.positions = self.positions[keep]
-        return self
-
-    def _drop_last(self) -> None:
-        """Forget the last forward, of one row, and the column that it added."""
-        done: dict[int, tuple[Tensor, Tensor]] = {}
-        rows = torch.arange(self.n_rows - 1)
-        for data in self._layers.values():
-            data.keep_rows(rows, done)
-            data.keep_columns(self.length - 1, done)
-        self.positions, self.length = self.positions[:-1], self.length - 1
-        self._steps = self._steps[:-1]
 
     def to(self, device: str | torch.device) -> Tape:
         """Move everything to a device, in place; tensors shared by layers stay shared."""
@@ -286,74 +198,42 @@ class Tape:
         self.fail("the tape was released; capture again")
 
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """This tape and those of the other captured towers as a JSON-ready header and named tensors on the CPU.
-
-        For files that hold more than a tape; `restore` is the way back, `save` writes a file of its own.
-        """
+        """A JSON-ready header and named tensors on the CPU, those that layers share once; `restore` is the way back."""
+        self._check()
         tensors: dict[str, Tensor] = {}
-        towers = []
-        for tape in self._siblings.values():
-            tape._check()
-            towers.append(tape._describe(tensors))
-        return {"format": _FORMAT, "first": self.tower, "towers": towers}, tensors
-
-    @classmethod
-    def restore(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> Tape:
-        """The tape that `export` described; raises CaptureError where the header has another format."""
-        if header.get("format") != _FORMAT:
-            raise CaptureError(
-                f"the tape has format {header.get('format')}, this version reads {_FORMAT}; save it again with this version."
-            )
-        siblings: dict[str, Tape] = {}
-        for entry in header["towers"]:
-            cls(entry["tower"], siblings)._restore(entry, tensors)
-        return siblings[header["first"]]
-
-    def save(self, path: str | Path) -> Path:
-        """Write `export` to one safetensors file (no pickle); the header becomes JSON in the file's metadata."""
-        from safetensors.torch import save
-
-        header, tensors = self.export()
-        return write_file(path, save(tensors, metadata={_METADATA: json.dumps(header)}))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Tape:
-        """Read what `save` wrote; raises CaptureError where the file is something else."""
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise CaptureError(f"{path} is not there; give the path of a saved tape.")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {})[_METADATA])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise CaptureError(f"{path} is not a saved tape; write one with Tape.save.") from error
-        return cls.restore(header, tensors)
-
-    def _describe(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """JSON of this tape; its tensors are added to `tensors`, those shared by several layers once."""
         names: dict[int, str] = {}
         layers = {}
         for layer, data in self._layers.items():
             held = {}
             for name, value in data.tensors():
                 if id(value) not in names:
-                    names[id(value)] = f"{self.tower}.{layer}.{name}"
+                    names[id(value)] = f"text.{layer}.{name}"
                     tensors[names[id(value)]] = value.detach().to("cpu").contiguous().clone()
                 held[name] = names[id(value)]
             layers[layer] = {"tensors": held, "causal": data.causal, "scaling": data.scaling, "softcap": data.softcap}
-        return {
-            "tower": self.tower,
+        header = {
+            "format": FORMAT,
             "layers": layers,
             "length": self.length,
             "positions": self.positions.tolist(),
             "mass_rows": self.mass_rows.tolist(),
-            "steps": self._steps,
-            "extra": None if self._extra is None else sorted(self._extra),
         }
+        return header, tensors
 
-    def _restore(self, entry: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    @classmethod
+    def restore(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tape:
+        """The tape that `export` described.
+
+        Raises
+        ------
+        CaptureError
+            If the header has another format.
+        """
+        if header.get("format") not in READABLE:
+            raise CaptureError(
+                f"the tape has format {header.get('format')}, this version reads {FORMAT}; save it again with this version."
+            )
+        entry = header["towers"][0] if header["format"] == 1 else header
         layers = {}
         for layer, data in entry["layers"].items():
             held = {name: tensors[key] for name, key in data["tensors"].items()}
@@ -361,19 +241,11 @@ class Tape:
                 **held, causal=data["causal"], scaling=data["scaling"], softcap=data["softcap"]
             )
             layers[int(layer)].check(len(entry["positions"]), entry["length"])
-        extra = None if entry["extra"] is None else frozenset(entry["extra"])
-        self.fill(
-            layers,
-            entry["positions"],
-            entry["length"],
-            steps=entry["steps"],
-            extra=extra,
-            mass_rows=[(first, stop) for first, stop in entry["mass_rows"]],
-        )
+        return cls(layers, entry["positions"], entry["length"], [(first, stop) for first, stop in entry["mass_rows"]])
 
     def _check(self) -> None:
-        if self._state:
-            raise CaptureError(f"{self._state}.")
+        if self._lost:
+            raise CaptureError(f"{self._lost}.")
 
     def _layer(self, layer: int) -> LayerTape:
         self._check()
@@ -406,7 +278,7 @@ def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
     return list({value.untyped_storage().data_ptr(): value for value in tensors}.values())
 
 
-def _index(wanted: int | Sequence[int] | None, count: int, what: str) -> Tensor:
+def indices(wanted: int | Sequence[int] | None, count: int, what: str) -> Tensor:
     """Indices as a checked, non-negative tensor."""
     if wanted is None:
         return torch.arange(count)

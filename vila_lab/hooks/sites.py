@@ -24,7 +24,7 @@ from vila_lab.upstream import (
 )
 
 SHADOW_OF = "_vila_lab_shadow_of"
-"""Attribute of a config that stands in for another one while a module is rewired (see `vila_lab.hooks.rewire`)."""
+"""Attribute of a config that stands in for another one while a module is acted on (see `vila_lab.hooks.call`)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From what a recorder picked up to what a tape keeps: joined, checked, and with masks reduced. Runs after the model did."""
+"""From what a decoder's recorder picked up to a tape: joined, checked, with masks reduced. Runs after the model did."""
 
 from __future__ import annotations
 
@@ -7,11 +7,67 @@ from torch import Tensor
 
 from vila_lab.errors import CaptureError
 from vila_lab.hooks.layer_tape import LayerTape
-from vila_lab.hooks.recorder import DecoderRecorder, Reel, Step, TowerRecorder
+from vila_lab.hooks.recorder import DecoderRecorder, Reel, Step
 from vila_lab.hooks.rows import hidden_by
+from vila_lab.hooks.tape import Tape
 
 
-def decoder_layers(recorder: DecoderRecorder) -> dict[int, LayerTape]:
+def tape_of(recorder: DecoderRecorder, prompt_length: int | None = None) -> Tape:
+    """The tape of a run that has ended.
+
+    Parameters
+    ----------
+    recorder
+    prompt_length
+        Positions of the prompt, with what was in the cache before. Needed where the prompt was read in parts, whose last rows
+        are not the answer's.
+
+    Raises
+    ------
+    CaptureError
+        If nothing was recorded, a layer did not record every step, a row that was asked for never came, or the forwards are
+        not those of one prompt and then one row per token.
+    """
+    layers = _layers(recorder)
+    positions = [position for step in recorder.steps for position in step.positions]
+    if recorder.rows != "all":
+        extra = recorder.rows if isinstance(recorder.rows, frozenset) else frozenset()
+        missing = sorted(extra - set(positions))
+        if missing:
+            raise CaptureError(
+                f"the row at position {missing[0]} was asked for, but the sequence has positions {recorder.steps[0].start} to {recorder.seen - 1}."
+            )
+        first = _first_row(recorder.steps, prompt_length)
+        kept = [row for row, position in enumerate(positions) if position >= first or position in extra]
+        if len(kept) < len(positions):
+            done: dict[int, tuple[Tensor, Tensor]] = {}
+            for layer in layers.values():
+                layer.keep_rows(torch.tensor(kept), done)
+            positions = [positions[row] for row in kept]
+    return Tape(layers, positions, recorder.seen, recorder.mass_rows)
+
+
+def _first_row(steps: list[Step], prompt_length: int | None) -> int:
+    """Position of the row that chose the answer's first token: the prompt's last."""
+    if prompt_length is None:
+        if len(steps) > 1 and steps[1].length > 1:
+            raise CaptureError(
+                "the second forward had several rows: a prompt read in parts, whose length must be told (prompt_length=), or assisted "
+                "decoding, which cannot be captured."
+            )
+        return steps[0].stop - 1
+    if prompt_length not in {step.stop for step in steps} or any(
+        step.length > 1 for step in steps if step.start >= prompt_length
+    ):
+        raise CaptureError(
+            f"after a prompt of {prompt_length} positions every forward must have one row, but they covered "
+            f"{', '.join(f'{step.start} to {step.stop - 1}' for step in steps[:4])}; the capture must enclose exactly one generate, "
+            "without beams or assistant."
+        )
+    return prompt_length - 1
+
+
+def _layers(recorder: DecoderRecorder) -> dict[int, LayerTape]:
     """Join the steps of every layer.
 
     Raises
@@ -31,29 +87,6 @@ def decoder_layers(recorder: DecoderRecorder) -> dict[int, LayerTape]:
             )
     masks: dict[tuple[int, ...], tuple[Tensor | None, bool]] = {}
     return {layer: _layer(reel, recorder, masks) for layer, reel in recorder.reels.items()}
-
-
-def tower_layers(recorder: TowerRecorder) -> tuple[dict[int, LayerTape], int]:
-    """Join the calls of every layer along the batch axis; also the number of rows.
-
-    Layers that never ran are left out: models that read a tower's second-to-last hidden state do not run the last layer.
-
-    Raises
-    ------
-    CaptureError
-        If no layer ran, or one ran more often than another.
-    """
-    ran = {layer: reel for layer, reel in recorder.reels.items() if reel.queries}
-    if not ran:
-        raise CaptureError("nothing was recorded of the vision tower: give the model at least one picture.")
-    calls = len(next(iter(ran.values())).queries)
-    layers = {}
-    for layer, reel in ran.items():
-        if len(reel.queries) != calls:
-            raise CaptureError(f"layer {layer} of the vision tower recorded {len(reel.queries)} of {calls} calls.")
-        query, key = _join(reel.queries, 0), _join(reel.keys, 0)
-        layers[layer] = LayerTape(query=query, key=key, causal=False, scaling=reel.scaling)
-    return layers, query.shape[2]
 
 
 def _layer(
