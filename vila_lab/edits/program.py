@@ -170,7 +170,8 @@ class Run:
 
     def _differ(self, before: Tensor, after: Tensor) -> bool:
         one, other = before.float(), after.float()
-        rounding = max(ROUNDING, torch.finfo(before.dtype).eps)
+        number_type = self._question.model.get_input_embeddings().weight.dtype  # the logits may have been widened since
+        rounding = max(ROUNDING, torch.finfo(number_type).eps)
         # Written this way round because an edit that ends in NaN has an effect too.
         return not bool((one - other).abs().max() <= rounding * one.abs().max())
 
