@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints browser axe demo lab gallery test lint types versions newest probe bench clean
+.PHONY: help setup constraints browser axe demo lab gallery test lint types versions newest probe bench bench-gpu clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
@@ -18,7 +18,7 @@ help:
 	@echo "make gallery draw every figure from the embedded model"
 	@echo "make test    formatting, types, unit tests, doctests, notebooks, browser tests"
 	@echo "make versions  install and test the lowest and the newest allowed versions"
-	@echo "make bench   measure what the README states"
+	@echo "make bench   measure what the README states; make bench-gpu what a CUDA device makes of it"
 	@echo "make clean   remove .venv, caches and builds"
 
 setup: $(READY) browser axe
@@ -81,7 +81,11 @@ probe: $(READY)
 	$(BIN)/python .ci/versions.py lowest --probe --torch $(TORCH)
 
 bench: $(READY)
-	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $(filter-out benchmarks/gpu.py, $(wildcard benchmarks/*.py)); do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+# Needs a CUDA device, so it is run by itself (`make setup TORCH=torch` installs a torch that can use one).
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -110,9 +110,9 @@ class Capture(ExitStack[bool | None]):
             raise CaptureError("this Capture is already running; create another one.")
         sites = select_sites(self._model, self._towers)
         self.text, self.vision = Tape.pending(), TowerTape()
-        for tower, tape in (("text", self.text), ("vision", self.vision)):
-            if tower not in sites:
-                tape.fail(f"the {tower} tower was not captured; name it in towers=")
+        for name, tape in (("text", self.text), ("vision", self.vision)):
+            if name not in sites:
+                tape.fail(f"the {name} tower was not captured; name it in towers=")
         self._running = True
         try:
             # The way out runs last, when nothing is left in the model.
@@ -146,8 +146,8 @@ class Capture(ExitStack[bool | None]):
         return end
 
     def _fail(self, why: str) -> None:
-        for tower, tape in (("text", self.text), ("vision", self.vision)):
-            if tower in self._towers:
+        for name, tape in (("text", self.text), ("vision", self.vision)):
+            if name in self._towers:
                 tape.fail(why)
 
 
