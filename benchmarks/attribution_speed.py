@@ -41,18 +41,20 @@ from capture import high_water  # this folder's benchmarks/capture.py
 from numpy.typing import NDArray
 
 import vila_lab
-from vila_lab.attribution import Replay, Said
+from vila_lab.attribution import Replay
 from vila_lab.attribution.captum_seam import interpretable_input, presence_function
 from vila_lab.attribution.coalitions import Feature, evaluate, evaluate_plainly
 from vila_lab.attribution.features import picture_features
 from vila_lab.attribution.grad_x_attention import attribute as grad_x_attention
 from vila_lab.attribution.shapley import exact
+from vila_lab.engine.engine import Engine
+from vila_lab.engine.record import Record
 from vila_lab.engine.replay import frozen
 from vila_lab.engine.target import Target, resolve
 from vila_lab.families.decoder import Components, Decoder
 from vila_lab.families.embedded import Embedded
-from vila_lab.prompt import Prompt
 from vila_lab.tokenmap import Kind, TokenMap
+from vila_lab.tokens import Token
 from vila_lab.upstream import attention_name
 
 PICTURES, PATCHES, TEXT, WIDTH = 4, 256, 60, 896
@@ -77,7 +79,7 @@ class Shape(Decoder):
     components = Components(layers="model.layers", norm="model.norm")
 
 
-def qwen(layers: int, answer: int) -> tuple[Shape, Replay]:
+def qwen(layers: int, answer: int) -> tuple[Engine, Replay]:
     """A prompt of 4 x 256 visual tokens and 60 of text for a random decoder of Qwen2-0.5B's shape.
 
     The vocabulary is cut: only the answer's few rows meet it.
@@ -97,9 +99,15 @@ def qwen(layers: int, answer: int) -> tuple[Shape, Replay]:
         text="", kinds=kinds, spans=[(-1, -1)] * count, sizes=[(1, 1)] * PICTURES, picture=picture,
         tile=[min(p, 0) for p in picture], scale=[min(p, 0) for p in picture], box=boxes,
     )  # fmt: skip
-    replay = Replay(family, Prompt(("benchmark",)), token_map, [Said(f"w{k}", 100 + k) for k in range(answer)])
+    said = [Token(f"w{k}", 100 + k, 0.0, count + k) for k in range(answer)]
+    record = Record(
+        text="", tokens=said, images=(), token_map=token_map, parts=(), notes=(),
+        model="random", norms=np.zeros(0, np.float32), tape=None,
+    )  # fmt: skip
+    engine = Engine(family, "random")
+    replay = Replay(record, engine)
     replay.__dict__["embedded"] = Embedded(torch.randn(count, WIDTH) * 0.02, torch.arange(count))
-    return family, replay  # a replay keeps no model alive
+    return engine, replay  # a replay keeps no model alive
 
 
 def qwen_features(replay: Replay, baseline: str) -> list[Feature]:
@@ -249,7 +257,7 @@ def gradients(replay: Replay, rounds: int, peaks: Mapping[str, int]) -> dict[str
 
 def peak(variant: str, layers: int, answer: int) -> int:
     """Growth of this process's peak memory by one run, in bytes. The backwards of one graph differ in nothing: 2 do."""
-    _family, replay = qwen(layers, answer)
+    _engine, replay = qwen(layers, answer)
     target = resolve(replay.said, lambda text: [1], slice(-2, None))
     short = resolve(replay.said, lambda text: [1], 0)
     plain_forward(replay, short)  # what the libraries allocate once
@@ -334,7 +342,7 @@ def main() -> None:
     write(report, options.output)
     if not options.layers:
         return
-    _family, replay = qwen(options.layers, 8)
+    _engine, replay = qwen(options.layers, 8)
     name = f"Qwen2-0.5B's shape, {options.layers} layers, {PICTURES} x {PATCHES} visual tokens, {TEXT} of text"
     found: dict[str, Any] = {"title": name, "layers": options.layers}
     report["models"]["qwen"] = found
@@ -342,7 +350,7 @@ def main() -> None:
     show(f"{name}, 8 answer tokens: perturbations, in plain forwards", found["perturbation"])
     write(report, options.output)
     memory = {} if options.no_peak else peaks(options.layers, options.answer)
-    _family, replay = qwen(options.layers, options.answer)
+    _engine, replay = qwen(options.layers, options.answer)
     found["gradient"] = gradients(replay, options.rounds, memory)
     show(f"{name}, {options.answer} answer tokens: gradients, per target", found["gradient"])
     found["aims"] = judged(found)

@@ -10,7 +10,7 @@ import vila_lab
 from tests.conftest import CHECKPOINTS
 from vila_lab.errors import CaptureError, OptionError, PictureError
 from vila_lab.prompt import Prompt
-from vila_lab.tokens import token_texts
+from vila_lab.tokens import Spelling
 
 QUESTION = "What are the differences?"
 
@@ -160,6 +160,7 @@ def test_the_display_has_no_widget_and_a_still_picture(answer):
 
 def test_text_of_tokens_that_hold_parts_of_characters():
     ids = list("猫 and 😀!".encode())
-    texts = token_texts(lambda some: bytes(some).decode(errors="replace"), ids)
+    spelling = Spelling(lambda some: bytes(some).decode(errors="replace"))
+    texts = [spelling.add(each) for each in ids]
     assert "".join(texts) == "猫 and 😀!"
     assert texts[:3] == ["", "", "猫"]

@@ -15,33 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from .answer import Answer
-from .attribution import Replay, Said
 from .edits.interface import Interventions
 from .edits.redirect import Redirection, redirect
-from .edits.spec import Question
-from .engine.lock import ModelLock
+from .engine.engine import Engine
 from .engine.memory import Disk, Memory, Pictures, image_bytes, keep_within
 from .engine.record import Record
+from .engine.replay import Replay
+from .engine.request import Request
 from .engine.sampling import Sampling
-from .engine.scores import TokenScores
-from .errors import ContextTooLong, OptionError
+from .errors import OptionError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
-from .families.base import Family, Prepared
+from .families.base import Family
 from .families.loading import load_family
-from .hooks import Capture
-from .hooks.sinks import ResidualNorms
-from .interrupts import check_finished, keeps_gradients
+from .interrupts import keeps_gradients
 from .options import check_range, check_types
-from .prompt import Picture, Prompt
+from .prompt import Prompt
 from .tiny import heads_file, weights_folder
-from .tokens import Token, alternatives_as_text, token_texts
 from .versions import warn_if_unverified
 
 EMBEDDED = "embedded"
-DEFAULT_NEW_TOKENS = 256
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
 
 _sessions: dict[tuple[Any, ...], Session] = {}
@@ -70,20 +64,27 @@ class Session(Interventions):
 
     def __init__(self, family: Family, name: str, *, capture_budget: int = CAPTURE_BUDGET) -> None:
         super().__init__()
-        self._family: Family | None = family
+        self._engine: Engine | None = Engine(family, name)
         self.name = name
         self.capture_budget = capture_budget
-        self.head_sets: dict[str, tuple[tuple[int, int], ...]] = {}
-        self._lock = ModelLock()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
         self._pictures = Pictures()
         self._disk: Disk | None = None
 
     @property
-    def family(self) -> Family:
-        if self._family is None:
+    def engine(self) -> Engine:
+        """What runs the model, a request at a time."""
+        if self._engine is None:
             raise OptionError(f"this session of {self.name} was unloaded: vila_lab.load(...) gives a new one")
-        return self._family
+        return self._engine
+
+    @property
+    def family(self) -> Family:
+        return self.engine.family
+
+    @property
+    def head_sets(self) -> dict[str, Sequence[tuple[int, int]]]:
+        return self.engine.head_sets
 
     @property
     def model(self) -> Any:
@@ -100,7 +101,7 @@ class Session(Interventions):
         return device
 
     def __repr__(self) -> str:
-        if self._family is None:
+        if self._engine is None:
             return f"Session({self.name!r}, unloaded)"
         size = sum(p.numel() for p in self.model.parameters())
         return f"Session({self.name!r}, {size / 1e6:.1f} M parameters on {self.device})"
@@ -165,15 +166,8 @@ class Session(Interventions):
         check_range("max_new_tokens", max_new_tokens, least=1)
         chosen = self.family.options_of(options)
         parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
-        with self._lock:
-            check_finished(self.model, "the model")
-            prepared = self.family.prepare(parts, chosen)
-            config = self.family.generation_config(prepared.options)
-            config.max_new_tokens = self._room(prepared, max_new_tokens, len(parts.pictures))
-            config.max_length = None
-            answer = self._generate(parts, prepared, config, sampling)
-            self._keep_budget()
-        return answer
+        record = self.engine.answer(Request(parts, chosen, sampling, max_new_tokens, self._program.specs))
+        return self._answer(record, Replay(record, self.engine))
 
     # ---- evidence ------------------------------------------------------------------------------------------------
 
@@ -221,55 +215,6 @@ class Session(Interventions):
         """
         return redirect(self, answer, to_image, **options)
 
-    def _room(self, prepared: Prepared, wanted: int | None, pictures: int) -> int:
-        """How many tokens the answer may have."""
-        length = len(prepared.token_map)
-        room = self.family.context_length - length
-        if room < (wanted or 1):
-            raise ContextTooLong(
-                f"the prompt has {length} positions ({len(prepared.token_map.positions('images'))} of them for {pictures} pictures) and the answer "
-                f"needs {wanted or 1}, but {self.name} holds {self.family.context_length}: give fewer pictures or a lower max_new_tokens"
-            )
-        return wanted or min(DEFAULT_NEW_TOKENS, room)
-
-    def _generate(self, prompt: Prompt, prepared: Prepared, config: GenerationConfig, sampling: Sampling) -> Answer:
-        edited = any(handle.spec.is_edit for handle in self._program)
-        scores = TokenScores(may_break=edited and not sampling.do_sample)  # drawing from NaN is impossible
-        processors = [scores, *sampling.processors(config)]
-        layers = self.family.decoder_layers
-        question = Question(self.family, prepared)
-        with (
-            self._program.running(question) as run,
-            Capture(self.model, prompt_length=len(prepared.token_map)) as tape,
-            ResidualNorms(layers[len(layers) // 2]) as norms,
-        ):
-            sequence = self.model.generate(**prepared.inputs, generation_config=config, logits_processor=processors)
-        length = len(prepared.token_map)
-        ids = sequence[0, length:].tolist()
-        tokens = self._tokens(ids, config, scores, length)
-        notes = [f"picture {k}: {note}" for k, picture in enumerate(prompt.pictures, 1) for note in picture.notes]
-        if scores.broken_at is not None:
-            notes.append(f"the logits are no numbers (NaN) from token {scores.broken_at} on: the edits broke the model")
-        if not tokens[-1].stop:
-            notes.append(f"the answer was cut at {len(ids)} tokens; max_new_tokens sets the limit")
-        record = Record(
-            text=self.family.text(ids),
-            tokens=tokens,
-            images=prompt.images,
-            token_map=prepared.token_map.with_answer(len(ids)),
-            parts=_parts(prompt),
-            notes=notes,
-            model=self.name,
-            norms=norms.values()[: length + len(ids) - 1],  # a surplus step is not of this answer
-            tape=tape,
-            edits=run.labels,
-            options=vars(prepared.options),
-            head_sets=self.head_sets,
-        )
-        replay = self._replay(record, prompt, prepared.options)
-        run.prove(replay, ids)
-        return self._answer(record, replay)
-
     def adopt(self, record: Record) -> Answer:
         """An answer of this session's model from a record of it; see `Answer.bind`.
 
@@ -278,49 +223,13 @@ class Session(Interventions):
         OptionError
             If the model would cut or write the record's prompt otherwise, or reads other words from its tokens.
         """
-        options = self.family.options_of(record.options)
-        with self._lock:
-            mine = self.family.prepare(record.prompt, options).token_map.with_answer(len(record.tokens))
-            is_same_prompt = mine.same_positions(record.token_map) and mine.text == record.token_map.text
-            if not is_same_prompt or self.family.text([token.id for token in record.tokens]) != record.text:
-                raise OptionError(
-                    f"this answer is of another model: {record.model} gave it, and {self.name} reads its prompt or its words otherwise"
-                )
-            answer = self._answer(record, self._replay(record, record.prompt, options))
-            self._keep_budget()
-        return answer
-
-    def _replay(self, record: Record, prompt: Prompt, options: Any) -> Replay:
-        said = [Said(token.text, token.id, token.stop) for token in record.tokens]
-        return Replay(
-            self.family, prompt, record.token_map, said, options=options, lock=self._lock, head_sets=self.head_sets
-        )
+        return self._answer(record, self.engine.replay(record))
 
     def _answer(self, record: Record, replay: Replay) -> Answer:
         answer = Answer(record, replay, weakref.WeakMethod(self._keep_budget))
         self._answers.add(answer)
+        self._keep_budget()
         return answer
-
-    def _tokens(self, ids: Sequence[int], config: GenerationConfig, scores: TokenScores, length: int) -> list[Token]:
-        stops = _stops(config)
-        logprobs, best = scores.finish(ids)
-
-        def decode(some: Sequence[int]) -> str:
-            return str(self.tokenizer.decode(some, skip_special_tokens=True))
-
-        return [
-            Token(
-                text,
-                token,
-                logprob,
-                length + k,
-                alternatives_as_text(self.tokenizer.decode, found),
-                stop=token in stops,
-            )
-            for k, (text, token, logprob, found) in enumerate(
-                zip(token_texts(decode, ids), ids, logprobs, best, strict=True)
-            )
-        ]
 
     def memory(self) -> Memory:
         """Bytes of weights, tapes, pictures and caches that this session and its answers hold.
@@ -360,22 +269,10 @@ class Session(Interventions):
             for key in [key for key, session in _sessions.items() if session is self]:
                 del _sessions[key]
         self._program.clear_everywhere()
-        self._family = None
+        self._engine = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _parts(prompt: Prompt) -> list[str | int]:
-    """The prompt as asked: texts, and where a picture stood its index."""
-    parts: list[str | int] = []
-    for part in prompt.parts:
-        parts.append(sum(isinstance(p, int) for p in parts) if isinstance(part, Picture) else part)
-    return parts
-
-
-def _stops(config: GenerationConfig) -> list[int]:
-    return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
 
 
 def load(
@@ -453,7 +350,7 @@ def load(
             )
             _sessions[key] = Session(family, name)
             if source is None:
-                _sessions[key].head_sets |= _shipped_heads()
+                _sessions[key].head_sets.update(_shipped_heads())
         session = _sessions[key]
         session.capture_budget = capture_budget
     warn_if_unverified()

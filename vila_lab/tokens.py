@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -50,23 +49,32 @@ class Token:
         return float(np.exp(self.logprob))
 
 
-def token_texts(decode: Any, ids: Sequence[int]) -> list[str]:
-    """The characters that each id adds; an id that holds part of a character adds nothing until it is complete.
+class Spelling:
+    """The characters that each next id adds; one that holds part of a character adds nothing until it is complete.
 
-    >>> token_texts(lambda ids: bytes(ids).decode(errors="replace"), [72, 0xE7, 0x8C, 0xAB])
+    Parameters
+    ----------
+    decode
+        Text of a list of ids.
+
+    Examples
+    --------
+    >>> spelling = Spelling(lambda ids: bytes(ids).decode(errors="replace"))
+    >>> [spelling.add(byte) for byte in [72, 0xE7, 0x8C, 0xAB]]
     ['H', '', '', '猫']
     """
-    texts: list[str] = []
-    shown = ""
-    for end in range(1, len(ids) + 1):
-        whole = decode(list(ids[:end]))
-        if whole.endswith("\ufffd") and end < len(ids):
-            texts.append("")
-            continue
-        texts.append(whole[len(shown) :])
-        shown = whole
-    return texts
 
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._shown = ""
 
-def alternatives_as_text(decode: Any, found: Sequence[Alternative]) -> tuple[tuple[str, int, float], ...]:
-    return tuple((decode([entry.id]), entry.id, entry.logprob) for entry in found)
+    def add(self, token: int, *, is_last: bool = False) -> str:
+        """What one more id adds; behind the last one nothing can be completed, so it shows what there is."""
+        self._ids.append(token)
+        whole = self._decode(self._ids)
+        if whole.endswith("\ufffd") and not is_last:
+            return ""
+        added = whole[len(self._shown) :]
+        self._shown = whole
+        return added

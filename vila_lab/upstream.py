@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from packaging.version import Version
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedLayer, StaticLayer
 from transformers.generation.utils import GenerationMixin
 
@@ -45,6 +45,7 @@ __all__ = [
     "keeps_keys",
     "layer_of",
     "leaves_softcap_out",
+    "logits_processors",
     "made_cache",
     "offloaded_state",
     "overrides",
@@ -250,6 +251,25 @@ def overrides(base: type) -> Callable[[F], F]:
         return method
 
     return check
+
+
+def logits_processors(model: PreTrainedModel, config: Any, length: int) -> LogitsProcessorList:
+    """What a generation config asks to be done to the scores of every token, what belongs to sampling left out.
+
+    Parameters
+    ----------
+    model
+    config : GenerationConfig
+    length : int
+        Positions of the prompt.
+    """
+    config = copy.deepcopy(config)
+    config.do_sample = False
+    read(model, "_prepare_special_tokens")(config, device=model.device)
+    processors: LogitsProcessorList = read(model, "_get_logits_processor")(
+        config, input_ids_seq_length=length, device=model.device
+    )
+    return processors
 
 
 def has_adapter(model: PreTrainedModel) -> bool:

@@ -10,13 +10,15 @@ import torch
 
 from tests.attribution.conftest import replay_of, target_of
 from tests.families.seam import made
-from vila_lab.attribution import Replay, Said, coalitions
+from vila_lab.attribution import Replay, coalitions
 from vila_lab.attribution.coalitions import Feature, evaluate, evaluate_plainly
 from vila_lab.attribution.features import cell_boxes, picture_features, removable, tokens_by_cell
+from vila_lab.engine.engine import Engine
+from vila_lab.engine.record import Record
 from vila_lab.engine.replay import Meter
 from vila_lab.engine.target import resolve
-from vila_lab.prompt import Prompt
 from vila_lab.tokenmap import Kind, TokenMap
+from vila_lab.tokens import Token
 
 
 @pytest.mark.parametrize("baseline", ["remove", "grey"])
@@ -106,7 +108,12 @@ def test_shared_prefixes_never_cut_what_sees_itself(name, monkeypatch):
         tile=[0 if p in visual else -1 for p in range(count)], scale=[0 if p in visual else -1 for p in range(count)],
         box=[(0.0, 0.0, 1.0, 1.0) if p in visual else None for p in range(count)],
     )  # fmt: skip
-    replay = Replay(family, Prompt(("unused",)), token_map, [Said("a", 7), Said("b", 9)])
+    record = Record(
+        text="", tokens=[Token("a", 7, -0.1, count), Token("b", 9, -0.1, count + 1)], images=(), token_map=token_map, parts=(), notes=(),
+        model="random", norms=np.zeros(0, np.float32), tape=None,
+    )  # fmt: skip
+    engine = Engine(family, "random")
+    replay = Replay(record, engine)
     embedded = family.embed(inputs)
     replay.__dict__["embedded"] = embedded
     other = family.embed({**inputs, family.pixels: torch.randn_like(inputs[family.pixels])})

@@ -191,7 +191,7 @@ def test_opening_an_answer_as_an_attribution_says_so(two, tmp_path):
 
 def test_an_attribution_does_not_stop_a_question(two, golden_session, golden_image):
     """The lock is the session's own: a question waits for the method, not for ever."""
-    assert replay_of(two).lock is golden_session("nvila-lite")._lock
+    assert replay_of(two).lock is golden_session("nvila-lite").engine.lock
     two.attribute("relevancy", 0)
     assert golden_session("nvila-lite").ask([golden_image("a_land.png"), "What?"], max_new_tokens=1).tokens
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vila_lab.engine.target import SCORES, Said, resolve
+from vila_lab.engine.target import SCORES, resolve
 from vila_lab.errors import OptionError
+from vila_lab.tokens import Token
 
-SAID = (Said("A", 1), Said(" red", 2), Said(" ci", 3), Said("rcle", 4), Said(" red", 2), Said("", 9, stop=True))
+
+def tokens(*said: tuple[str, int]) -> tuple[Token, ...]:
+    """An answer whose last token ends it."""
+    return tuple(Token(text, number, -0.1, 9 + k, stop=k == len(said) - 1) for k, (text, number) in enumerate(said))
+
+
+SAID = tokens(("A", 1), (" red", 2), (" ci", 3), ("rcle", 4), (" red", 2), ("", 9))
 IDS = {" square": [7, 8], "square": [5], " red": [2], "A": [1], " circle": [3, 4], "": []}
 
 
@@ -44,7 +51,7 @@ def test_a_word_said_twice_means_the_first_and_says_so():
 
 
 def test_parts_of_a_character_belong_to_the_token_that_completes_it():
-    said = [Said("x", 1), Said("", 2), Said("", 3), Said("猫", 4), Said("", 9, stop=True)]
+    said = tokens(("x", 1), ("", 2), ("", 3), ("猫", 4), ("", 9))
     assert [row.number for row in resolve(said, lambda text: [], "猫").rows] == [1, 2, 3]
 
 

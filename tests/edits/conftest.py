@@ -13,7 +13,7 @@ from torch import Tensor
 import vila_lab
 from tests.attribution.conftest import state_of
 from vila_lab.answer import Answer
-from vila_lab.edits.patch import replay_of
+from vila_lab.attribution import Replay
 from vila_lab.session import Session
 
 __all__ = ["state_of"]
@@ -92,7 +92,7 @@ def biased(session: Session, matrix: Callable[[int], Tensor]) -> Iterator[None]:
 
 def sequence_of(answer: Answer, session: Session) -> Tensor:
     """Input embeddings of a clean answer's prompt, as another session of the same weights sees it."""
-    return replay_of(answer).on(session.family).embedded.vectors
+    return Replay(answer.record, session.engine).embedded.vectors
 
 
 @torch.no_grad()

@@ -91,7 +91,7 @@ def test_the_mean_is_that_of_the_unedited_prompt(lab, question):
 
 
 def _constant(lab: Any, handle: Any, question: Any) -> Tensor:
-    from vila_lab.edits.spec import Question
+    from vila_lab.engine.question import Question
     from vila_lab.prompt import Prompt
 
     prepared = lab.family.prepare(Prompt.of(question))

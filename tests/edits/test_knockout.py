@@ -8,7 +8,7 @@ import torch
 
 import vila_lab
 from tests.edits.conftest import biased, forced, logprobs, said, sequence_of
-from vila_lab.edits.spec import Question
+from vila_lab.engine.question import Question
 from vila_lab.errors import OptionError
 from vila_lab.hooks.editing import Editing
 

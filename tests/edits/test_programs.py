@@ -137,7 +137,7 @@ def test_random_programs_leave_nothing_behind(lab, demo):
         again = Session(lab.family, "fresh") if ending == "unloaded" else session
         again.clear_edits()
         assert said(again.ask(question, **OPTIONS)) == said(reference), f"program {seed} ({ending})"
-        assert not again._lock.locked()
+        assert not again.engine.lock.locked()
         if seed == WARM:
             memory = tensor_bytes(), resident_bytes()
     del session, again

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.edits.conftest import said
-from vila_lab.edits.program import KEPT, Program
+from vila_lab.edits.program import Program
+from vila_lab.engine.proof import KEPT
 from vila_lab.errors import NoEffect, VilaLabError
 from vila_lab.hooks.call import AttentionCall
 from vila_lab.hooks.edited_layer import EditedLayer
@@ -178,7 +179,7 @@ def test_an_edit_that_ends_in_no_number_has_an_effect(lab, question):
 
 
 def test_the_edits_of_a_prompt_share_one_clean_pass(lab, question, plain, forwards):
-    lab.clear_edits()
+    lab.engine.clean.clear()
     tokens = []
     for edge in ("image_1 -> answer", "image_2 -> answer", "image_1 -> image_2"):
         with lab.knockout(edge):
@@ -191,7 +192,7 @@ def test_the_edits_of_a_prompt_share_one_clean_pass(lab, question, plain, forwar
 
 
 def test_a_changed_model_or_prompt_gets_a_clean_pass_of_its_own(lab, question, demo, forwards):
-    lab.clear_edits()
+    lab.engine.clean.clear()
     with lab.knockout("image_1 -> answer"):
         counts = [len(lab.ask(question, max_new_tokens=1).tokens)]
         with torch.no_grad():
@@ -202,13 +203,11 @@ def test_a_changed_model_or_prompt_gets_a_clean_pass_of_its_own(lab, question, d
 
 
 def test_few_clean_passes_are_kept(lab, demo):
-    lab.clear_edits()
+    lab.engine.clean.clear()
     with lab.knockout("image_1 -> answer"):
         for number in range(KEPT + 2):
             lab.ask([demo / "g.png", f"{number}?"], max_new_tokens=1)
-    assert len(lab._program._known) == KEPT
-    lab.clear_edits()
-    assert not lab._program._known
+    assert len(lab.engine.clean) == KEPT
 
 
 def test_hooks_alone_need_no_proof(lab, question, forwards):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..engine.question import Question
 from ..errors import NoEffect, OptionError
 from ..hooks.edits import EdgeBias, Edit, Where
 from .groups import edge_spans, parse_edge
-from .spec import Question
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,3 @@ class EdgeEdit:
 
     def changes_nothing(self, question: Question) -> bool:
         return False
-
-
-def closed_before(edit: Edit, earlier: list[Edit]) -> bool:
-    """Whether every edge of a bias is closed already by ONE earlier knock-out."""
-    if not isinstance(edit, EdgeBias):
-        return False
-    return any(isinstance(other, EdgeBias) and other.value == -math.inf and _contains(other, edit) for other in earlier)
-
-
-def _contains(outer: EdgeBias, inner: EdgeBias) -> bool:
-    heads = all(
-        layer in outer.where
-        and (outer.where[layer] is None or (some is not None and set(some) <= set(outer.where[layer] or ())))
-        for layer, some in inner.where.items()
-    )
-    return heads and outer.source.covers(inner.source) and outer.reader.covers(inner.reader)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 
-from .spec import Spec
+from ..engine.question import Spec
 
 ENTERED: ContextVar[tuple[Handle, ...]] = ContextVar("vila_lab_entered", default=())
 """The handles whose ``with`` block this thread and task is in; a task or thread that is started there inherits them."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..engine.question import Question
 from ..errors import NoEffect, OptionError
 from ..hooks.edits import Edit, HeadConstant, HeadOutputLook, HeadScale, Where
 from ..hooks.spans import Span
 from .groups import reader_span
-from .spec import Question
 
 ABLATIONS = ("zero", "mean")
 
@@ -68,7 +68,7 @@ class MeanHeads:
         def keep(layer: int, output: Tensor) -> None:
             means[layer] = output[0].float().mean(0)  # (H, D)
 
-        question.forward([HeadOutputLook(keep, tuple(self.where))])
+        question.last_row([HeadOutputLook(keep, tuple(self.where))])
         return [HeadConstant(self.where, means, _rows(self.rows, question))]
 
     def changes_nothing(self, question: Question) -> bool:

@@ -6,7 +6,7 @@ the model's modules carry something only while a question is being answered. Wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 class Interventions:
     """What `Session` can do to the layers of its decoder."""
 
-    head_sets: dict[str, tuple[tuple[int, int], ...]]
-
     def __init__(self) -> None:
         self._program = Program()
 
     @property
     def family(self) -> Family:
+        raise NotImplementedError
+
+    @property
+    def head_sets(self) -> Mapping[str, Sequence[tuple[int, int]]]:
         raise NotImplementedError
 
     # ---- what is there -------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.question import Question
 from ..errors import NoEffect, OptionError
 from ..hooks.edits import AttentionLook, AttentionRows, Edit, StateLook, Where
 from ..tokenmap import TokenMap
 from .groups import column_span, reader_span
-from .spec import Question
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.proof import digest
+from ..engine.question import Question
 from ..engine.replay import Replay
 from ..errors import OptionError
 from ..hooks.editing import Editing
@@ -22,8 +24,6 @@ from ..hooks.edits import Edit, State, StateLook, StatePatch
 from ..hooks.spans import EVERYWHERE
 from ..tokenmap import TokenMap
 from .groups import reader_span, source_span
-from .program import digest
-from .spec import Question
 
 if TYPE_CHECKING:
     from ..answer import Answer

@@ -1,4 +1,4 @@
-"""Replay: an answer's prompt, ready to be run again with other pictures or other words. Knows a family, no method.
+"""Replay: a record's question, ready to be run again with other pictures or other words. Knows an engine, no method.
 
 All passes are teacher-forced: prompt and answer go through the model at once, row p scoring the token at p + 1.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -22,8 +22,13 @@ from ..families.base import Embedded, Family, Prepared
 from ..interrupts import uninterrupted
 from ..prompt import Picture, Prompt
 from ..tokenmap import TokenMap
+from ..tokens import Token
 from .lock import ModelLock
-from .target import Said, Target
+from .record import HeadSets, Record
+from .target import Target
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 NO_MODEL = "this answer has no model any more (it was read from a file, or its session was unloaded): ask again to attribute it"
 
@@ -42,48 +47,64 @@ class Replay:
 
     Parameters
     ----------
-    family
-        The loaded model. Only a weak reference is kept, so an answer never keeps an unloaded model in memory.
-    prompt
-        What was asked.
-    token_map
-        What every position of prompt and answer is.
-    said
-        The answer's tokens.
-    options
-        The family's own options of the prompt, as `Prepared.options` gives them; by default the family's defaults.
-    lock
-        Held while the model works; the session's own, so that no question runs at the same time.
-    head_sets
-        (layer, head) pairs by the name that ``heads=`` may give; the session's own.
+    record
+        The question and its answer.
+    engine
+        A loaded model. Only a weak reference is kept, so an answer never keeps an unloaded model in memory.
     """
 
-    def __init__(
-        self,
-        family: Family,
-        prompt: Prompt,
-        token_map: TokenMap,
-        said: Sequence[Said],
-        *,
-        options: Any = None,
-        lock: ModelLock | None = None,
-        head_sets: Mapping[str, Sequence[tuple[int, int]]] | None = None,
-    ) -> None:
-        self._family = weakref.ref(family)
-        self.prompt = prompt
-        self.token_map = token_map
-        self.said = tuple(said)
-        self.lock = lock or ModelLock()
-        self.head_sets = {} if head_sets is None else head_sets
+    def __init__(self, record: Record, engine: Engine) -> None:
+        self.record = record
+        self._engine = weakref.ref(engine)
         self.meter = Meter()
-        self.options = options
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model.
+
+        Raises
+        ------
+        CaptureError
+            If it is there no more.
+        """
+        engine = self._engine()
+        if engine is None:
+            raise CaptureError(NO_MODEL)
+        return engine
 
     @property
     def family(self) -> Family:
-        family = self._family()
-        if family is None:
-            raise CaptureError(NO_MODEL)
-        return family
+        return self.engine.family
+
+    @property
+    def lock(self) -> ModelLock:
+        """Held while the model works, so that no question runs at the same time."""
+        return self.engine.lock
+
+    @property
+    def head_sets(self) -> HeadSets:
+        """(layer, head) pairs by the name that ``heads=`` may give."""
+        return self.engine.head_sets
+
+    @property
+    def token_map(self) -> TokenMap:
+        """What every position of prompt and answer is."""
+        return self.record.token_map
+
+    @property
+    def said(self) -> tuple[Token, ...]:
+        """The answer's tokens."""
+        return self.record.tokens
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """What was asked."""
+        return self.record.prompt
+
+    @cached_property
+    def options(self) -> Any:
+        """The family's own options of the prompt."""
+        return self.family.options_of(self.record.options)
 
     @property
     def model(self) -> Any:
@@ -92,13 +113,6 @@ class Replay:
     @property
     def prompt_length(self) -> int:
         return self.token_map.prompt_length
-
-    def on(self, family: Family) -> Replay:
-        """The same question and answer on another loaded model of the family, or afresh on the same one.
-
-        The new replay computes its own embeddings, counts its own passes and has a lock of its own.
-        """
-        return Replay(family, self.prompt, self.token_map, self.said, options=self.options, head_sets=self.head_sets)
 
     def release(self) -> None:
         """Forget the embeddings; they are computed again when needed."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
+    LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -61,29 +62,25 @@ class Sampling:
                 f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer"
             )
 
-    def processors(self, config: GenerationConfig) -> list[LogitsProcessor]:
-        """What shapes the logits and draws from them, in transformers' order; nothing for the greedy answer.
-
-        The token that was drawn is left as the only one possible, so a greedy generation takes it: transformers' own drawing
-        uses the process's random numbers.
-        """
+    def chooser(self, config: GenerationConfig) -> Chooser:
+        """What chooses the tokens of one answer, with what is not given here from the model's own config."""
         if not self.do_sample:
-            return []
+            return Chooser()
         temperature = config.temperature if self.temperature is None else float(self.temperature)
         top_k = config.top_k if self.top_k is None else int(self.top_k)
         top_p = config.top_p if self.top_p is None else float(self.top_p)
-        found: list[LogitsProcessor] = []
+        warpers: list[LogitsProcessor] = []  # in transformers' order
         if temperature not in (None, 1.0):
-            found.append(TemperatureLogitsWarper(temperature))
+            warpers.append(TemperatureLogitsWarper(temperature))
         if top_k:
-            found.append(TopKLogitsWarper(top_k))
+            warpers.append(TopKLogitsWarper(top_k))
         if top_p is not None and top_p < 1:
-            found.append(TopPLogitsWarper(top_p))
-        return [*found, Draw(self.seed)]
+            warpers.append(TopPLogitsWarper(top_p))
+        return Chooser(LogitsProcessorList(warpers), Draw(self.seed))
 
 
-class Draw(LogitsProcessor):
-    """Draws a token for each item of a batch and leaves it as the only one possible.
+class Draw:
+    """Draws a token for each item of a batch, with random numbers of its own.
 
     Parameters
     ----------
@@ -95,7 +92,8 @@ class Draw(LogitsProcessor):
         self._seed = seed
         self._generator: torch.Generator | None = None
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor) -> Tensor:
+        """A token by its chances.  # (B, V) -> (B,)"""
         if self._generator is None:  # only now it is known where the logits lie
             self._generator = torch.Generator(device=scores.device)
             if self._seed is None:
@@ -103,5 +101,18 @@ class Draw(LogitsProcessor):
             else:
                 self._generator.manual_seed(int(self._seed))
         chances = torch.softmax(scores.float(), -1)  # (B, V)
-        drawn = torch.multinomial(chances, 1, generator=self._generator)  # (B, 1)
-        return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+        return torch.multinomial(chances, 1, generator=self._generator)[:, 0]
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses tokens from scores: the most likely ones, or drawn ones."""
+
+    warpers: LogitsProcessorList = field(default_factory=LogitsProcessorList)
+    draw: Draw | None = None
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """The next token of each sequence.  # (B, T), (B, V) -> (B,)"""
+        if self.draw is None:
+            return scores.argmax(-1)
+        return self.draw(self.warpers(ids, scores))  # type: ignore[arg-type]

@@ -1,75 +1,47 @@
-"""Log-probability and best alternatives of every generated token, read while generating. Knows no pictures.
-
-One row of logits is held at a time, so a long answer from a large vocabulary costs nothing.
-"""
+"""Log-probability and best alternatives of a token, from the row of scores that chose it. Knows no model and no text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
-from ..errors import NotANumber
 from ..tokens import Alternative
 
+BEST = 5
 
-class TokenScores(LogitsProcessor):
-    """A logits processor that changes nothing and remembers.
 
-    It must stand behind the processors that forbid tokens and before those that reshape the distribution for sampling
-    (transformers puts a processor given to ``generate`` there), so the probabilities are the model's own.
+@dataclass(frozen=True)
+class Scores:
+    """What the model thought of the next token, before any temperature.
 
-    Parameters
+    Attributes
     ----------
-    best
-        How many alternatives to keep.
-    may_break
-        Let logits of NaN pass and note the first token's number in `broken_at`, as an edit may be meant to do that.
-
-    Raises
-    ------
-    NotANumber
-        While generating, where the model's logits are NaN and that is not expected.
+    logprobs : Tensor (V,)
+        Natural logarithms, where they were computed.
+    best : tuple of Alternative
+        The most probable tokens, best first.
+    is_broken : bool
+        Whether one of them is no number; infinity among the scores ends here too.
     """
 
-    def __init__(self, best: int = 5, *, may_break: bool = False) -> None:
-        self._best = best
-        self._may_break = may_break
-        self.broken_at: int | None = None
-        self._logprobs: Tensor | None = None
-        self._chosen: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._ids: list[Tensor] = []
+    logprobs: Tensor
+    best: tuple[Alternative, ...]
+    is_broken: bool
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self._logprobs is not None:
-            self._chosen.append(self._logprobs[input_ids[0, -1]])
-        self._logprobs = torch.log_softmax(scores[0].float(), -1)  # (V,)
-        if self.broken_at is None and bool(self._logprobs.isnan().any()):  # infinity in the scores ends here too
-            self.broken_at = len(self._values)
-        if self.broken_at is not None and not self._may_break:
-            raise NotANumber(
-                f"the model's logits are no numbers (NaN) at token {self.broken_at} of the answer: its weights are damaged, a hook "
-                "broke it, or float16 overflowed; load it again, with dtype='float32' or 'bfloat16'"
-            )
-        values, ids = self._logprobs.topk(min(self._best, scores.shape[-1]))
-        self._values.append(values)
-        self._ids.append(ids)
-        return scores
+    @classmethod
+    def of(cls, scores: Tensor, best: int = BEST) -> Scores:
+        """Read one row of scores; one copy from the device.  # (V,)
 
-    def finish(self, ids: Sequence[int]) -> tuple[list[float], list[tuple[Alternative, ...]]]:
-        """Per generated token its log-probability and the best alternatives, best first.
-
-        A step more than tokens is left out: on some devices (mps) transformers notices the stop one step late.
+        >>> row = Scores.of(torch.tensor([0.0, 1.0, -torch.inf]))
+        >>> [each.id for each in row.best], row.is_broken
+        ([1, 0, 2], False)
         """
-        if self._logprobs is None or not ids:
-            return [], []
-        chosen = torch.stack([*self._chosen, self._logprobs[ids[-1]]])[: len(ids)].tolist()
-        values, best = (torch.stack(each)[: len(ids)].tolist() for each in (self._values, self._ids))
-        self._logprobs = None
-        return chosen, [
-            tuple(Alternative(i, v) for v, i in zip(row_values, row_ids, strict=True))
-            for row_values, row_ids in zip(values, best, strict=True)
-        ]
+        logprobs = torch.log_softmax(scores.float(), -1)
+        values, ids = logprobs.topk(min(best, len(logprobs)))
+        # float32 holds every id below 2**24.
+        found = torch.cat([values, ids.float(), logprobs.isnan().any()[None].float()]).tolist()
+        count = len(values)
+        pairs = zip(found[count : 2 * count], found[:count], strict=True)
+        return cls(logprobs, tuple(Alternative(int(token), value) for token, value in pairs), bool(found[-1]))

@@ -15,15 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-
-
-@dataclass(frozen=True)
-class Said:
-    """A token of the answer: its characters, its id, and whether it ended the answer."""
-
-    text: str
-    id: int
-    stop: bool = False
+from ..tokens import Token
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,7 @@ SCORES: dict[str, Callable[[Tensor, int], Tensor]] = {"logprob": logprob, "logod
 
 
 def resolve(
-    said: Sequence[Said],
+    said: Sequence[Token],
     encode: Callable[[str], list[int]],
     token: Any = None,
     contrast: str | None = None,
@@ -158,7 +150,7 @@ def resolve(
 
     Examples
     --------
-    >>> said = [Said("a", 5), Said(" cat", 7), Said("", 0, stop=True)]
+    >>> said = [Token("a", 5, -0.1, 9), Token(" cat", 7, -0.2, 10), Token("", 0, -0.1, 11, stop=True)]
     >>> target = resolve(said, lambda text: [9], token="cat", contrast="dog")
     >>> target.text, target.contrast, target.passes
     ('cat', 'dog', (Pass(fed=(5,), entries=(Entry(row=1, id=7, weight=1.0, out=0), Entry(row=1, id=9, weight=-1.0, out=0))),))
@@ -194,7 +186,7 @@ def resolve(
 
 
 def _contrasted(
-    ids: Sequence[int], numbers: Sequence[int], contrast: str, said: Sequence[Said], encode: Callable[[str], list[int]]
+    ids: Sequence[int], numbers: Sequence[int], contrast: str, said: Sequence[Token], encode: Callable[[str], list[int]]
 ) -> tuple[Pass, ...]:
     """The target's sequence and the contrast's, as one where they are fed the same."""
     if any(b != a + 1 for a, b in pairwise(numbers)):
@@ -223,7 +215,7 @@ def encode_word(word: str, place: str, encode: Callable[[str], list[int]], what:
     return list(ids)
 
 
-def _numbers(token: Any, said: Sequence[Said]) -> tuple[list[int], str]:
+def _numbers(token: Any, said: Sequence[Token]) -> tuple[list[int], str]:
     """The tokens meant, and a note."""
     if token is None:
         return list(range(len(said))), ""
@@ -241,7 +233,7 @@ def _numbers(token: Any, said: Sequence[Said]) -> tuple[list[int], str]:
     return [_index(token, said)], ""
 
 
-def _index(value: Any, said: Sequence[Said]) -> int:
+def _index(value: Any, said: Sequence[Token]) -> int:
     try:
         index = None if isinstance(value, bool) else value.__index__()
     except AttributeError:
@@ -253,7 +245,7 @@ def _index(value: Any, said: Sequence[Said]) -> int:
     return int(index % len(said))
 
 
-def _find(word: str, said: Sequence[Said]) -> tuple[list[int], str]:
+def _find(word: str, said: Sequence[Token]) -> tuple[list[int], str]:
     """The tokens that hold a word's characters, and a note if it was said more than once."""
     text = "".join(each.text for each in said)
     wanted = word.strip()

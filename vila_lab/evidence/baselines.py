@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, Replay, attribute
 from ..attribution.features import is_visual
+from ..engine.engine import Engine
 from ..errors import OptionError
 from ..interrupts import UNFINISHED, uninterrupted
 
@@ -51,7 +52,9 @@ def random_weights_map(replay: Replay, method: str, token: Any = None, *, seed: 
         If weights are quantised, so that they cannot be shuffled.
     """
     with replay.lock, shuffled(replay.model, seed):
-        blind = replay.on(replay.family)  # afresh: the embeddings of the trained weights must not serve
+        # A replay of its own, as the embeddings of the trained weights must not serve; an engine, as this one's lock is held.
+        engine = Engine(replay.family, replay.engine.name, replay.head_sets)
+        blind = Replay(replay.record, engine)
         return replace(attribute(blind, method, token, **options), method=f"{method}, random weights")
 
 

@@ -52,7 +52,7 @@ class Editing(ExitStack[bool | None]):
 
     Notes
     -----
-    Only the thread that entered the block is edited. An exception from a look ends the forward.
+    The block may be entered again, for the forwards to come. Only the thread that entered it is edited. An exception from a look ends the forward.
 
     Examples
     --------
@@ -76,6 +76,7 @@ class Editing(ExitStack[bool | None]):
         self._edits = tuple(edits)
         self.thread = threading.get_ident()
         self.start = 0
+        self._sites: list[Site] = []  # looked up once: a block is entered for every token
         self._layers: dict[int, EditedLayer] = {}
         self._masks: dict[Any, tuple[Tensor | None, Tensor]] = {}
 
@@ -83,11 +84,14 @@ class Editing(ExitStack[bool | None]):
         if not self._edits:
             return self
         self.thread = threading.get_ident()
-        sites = select_sites(self._model, ("text",))["text"]
-        _check(self._edits, sites, self._model)
+        if not self._sites:
+            self._sites = select_sites(self._model, ("text",))["text"]
+            _check_edits(self._edits, self._sites)
+            self._layers = self._work(self._sites)
+        sites = self._sites
+        _check_free(sites, self._model)
         try:
             self.callback(self._masks.clear)
-            self._layers = self._work(sites)
             self.enter_context(acting_on([site for site in sites if site.layer in self._layers], editor=self))
             self.callback(sites[0].owner.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             for site in sites:
@@ -172,7 +176,7 @@ def _touches(edit: Edit, layer: int) -> bool:
     return not isinstance(edit, StatePatch | StateLook) and layer in edit.where
 
 
-def _check(edits: Sequence[Edit], sites: Sequence[Site], model: PreTrainedModel) -> None:
+def _check_free(sites: Sequence[Site], model: PreTrainedModel) -> None:
     for site in sites:
         if ACTING in site.module.__dict__:
             raise CaptureError(f"{type(model).__name__} is already being captured or edited ({site.name}); {WAY_OUT}")
@@ -182,6 +186,9 @@ def _check(edits: Sequence[Edit], sites: Sequence[Site], model: PreTrainedModel)
                 f"the {name!r} implementation takes no additive mask, so its attention cannot be edited; "
                 "load the model with attn_implementation='sdpa'."
             )
+
+
+def _check_edits(edits: Sequence[Edit], sites: Sequence[Site]) -> None:
     known = {site.layer: heads_of(site) for site in sites}
     for edit in edits:
         layers: dict[int, Any]

@@ -5,7 +5,7 @@ Each class is one kind of change; `Editing` carries them out while a model works
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -134,3 +134,21 @@ class StateLook:
 
 
 Edit: TypeAlias = "EdgeBias | HeadScale | HeadConstant | StatePatch | AttentionLook | HeadOutputLook | StateLook"
+
+
+def closed_before(edit: Edit, earlier: Sequence[Edit]) -> bool:
+    """Whether every edge of a bias is closed already by ONE earlier knock-out."""
+    if not isinstance(edit, EdgeBias):
+        return False
+    return any(
+        isinstance(other, EdgeBias) and other.value == -torch.inf and _contains(other, edit) for other in earlier
+    )
+
+
+def _contains(outer: EdgeBias, inner: EdgeBias) -> bool:
+    heads = all(
+        layer in outer.where
+        and (outer.where[layer] is None or (some is not None and set(some) <= set(outer.where[layer] or ())))
+        for layer, some in inner.where.items()
+    )
+    return heads and outer.source.covers(inner.source) and outer.reader.covers(inner.reader)

@@ -20,7 +20,7 @@ MASSIVE = 5.0  # times the median norm
 
 
 class ResidualNorms(ExitStack[bool | None]):
-    """Records the residual norm of every position after one layer, while a model generates.
+    """Records the residual norm of every position after one layer; the block may be entered again for the next positions.
 
     Parameters
     ----------
@@ -34,7 +34,6 @@ class ResidualNorms(ExitStack[bool | None]):
         self._steps: list[Tensor] = []
 
     def __enter__(self) -> Self:
-        self._steps = []
         try:
             self.callback(self._layer.register_forward_hook(self._record).remove)
             return self

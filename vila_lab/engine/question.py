@@ -1,4 +1,4 @@
-"""What one hook or edit is, before there is a question: the seam that every kind implements. Knows no kind."""
+"""A prompt about to be answered, and what a hook or an edit must tell about it. Knows no kind of edit."""
 
 from __future__ import annotations
 
@@ -41,18 +41,30 @@ class Question:
 
     @cached_property
     def embedded(self) -> Embedded:
+        """What the decoder is given of the prompt."""
         with torch.no_grad():
             return self.family.embed(self.prepared)
 
-    def forward(self, edits: Sequence[Edit] = ()) -> Tensor:
-        """One forward over the prompt under edits: the logits of its last row.  # (V,)"""
+    def followed(self, ids: Sequence[int]) -> Embedded:
+        """The prompt with generated tokens behind it."""
+        return Embedded.cat([self.embedded, self.family.embed_ids(ids, self.embedded.next_position)])
+
+    def last_row(self, edits: Sequence[Edit] = ()) -> Tensor:
+        """Logits of the prompt's last row under edits, in one forward.  # (V,)"""
+        return self._logits(self.embedded, [len(self.embedded) - 1], edits)[0]
+
+    def answer_rows(self, ids: Sequence[int], edits: Sequence[Edit] = ()) -> Tensor:
+        """Logits of all rows that chose an answer's tokens, the answer given, under edits.  # (tokens, V)"""
+        sequence = self.followed(ids[:-1])
+        return self._logits(sequence, range(len(self.embedded) - 1, len(sequence)), edits)
+
+    def _logits(self, sequence: Embedded, rows: Sequence[int], edits: Sequence[Edit]) -> Tensor:
         with torch.no_grad(), Editing(self.model, edits):
-            logits = self.family.decode(self.embedded, keep=[len(self.embedded) - 1])[0]
-        return logits[0]
+            return self.family.decode(sequence, keep=rows)[0]
 
 
 class Spec(Protocol):
-    """One hook or edit."""
+    """One hook or edit, before there is a question."""
 
     @property
     def label(self) -> str:

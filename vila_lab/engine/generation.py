@@ -1,0 +1,147 @@
+"""Generation: one question being answered, a token a step; between steps nothing of it is in the model. Knows no record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from ..errors import NotANumber
+from ..hooks import Tape
+from ..hooks.editing import Editing
+from ..hooks.edits import Edit
+from ..hooks.joining import tape_of
+from ..hooks.recorder import DecoderRecorder
+from ..hooks.sinks import ResidualNorms
+from ..hooks.sites import select_sites
+from ..interrupts import keeps_gradients
+from ..tokens import Spelling, Token
+from ..upstream import logits_processors
+from .question import Question
+from .sampling import Sampling
+from .scores import Scores
+
+
+class Generation:
+    """One question being answered.
+
+    Parameters
+    ----------
+    question
+    config : GenerationConfig
+        Stop tokens, and what is done to the scores.
+    sampling
+    limit : int
+        Longest answer.
+    edits
+        Under which it is answered.
+    may_break : bool
+        Let logits of NaN pass, as an edit may be meant to do that.
+
+    Attributes
+    ----------
+    tokens : list of Token
+        The answer so far.
+    first : Tensor (V,) or None
+        What the prompt's last row said.
+    broken_at : int or None
+        The first token whose logits were no numbers.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        config: GenerationConfig,
+        sampling: Sampling,
+        limit: int,
+        edits: Sequence[Edit] = (),
+        *,
+        may_break: bool = False,
+    ) -> None:
+        family = question.family
+        layers = family.decoder_layers
+        self.tokens: list[Token] = []
+        self.first: Tensor | None = None
+        self.broken_at: int | None = None
+        self.norms = ResidualNorms(layers[len(layers) // 2])
+        self._question = question
+        self._limit = limit
+        self._may_break = may_break
+        self._stops = _stops(config)
+        self._editing = Editing(family.model, edits)
+        self._recorder = DecoderRecorder(select_sites(family.model, ("text",))["text"])
+        self._cache = family.new_cache()
+        self._ids = question.prepared.inputs["input_ids"]  # (1, T), what was said included
+        self._process = logits_processors(family.model, config, self._ids.shape[1])
+        self._choose = sampling.chooser(config)
+        self._spelling = Spelling(self._decode)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last token stopped the answer, or reached its limit."""
+        return bool(self.tokens) and (self.tokens[-1].stop or len(self.tokens) == self._limit)
+
+    @keeps_gradients
+    @torch.no_grad()
+    def step(self) -> Token:
+        """The next token.
+
+        Raises
+        ------
+        NotANumber
+            If the model's logits are NaN and that is not expected.
+        """
+        logits = self._forward()  # (1, V)
+        if self.first is None:
+            self.first = logits[0]
+        row = self._process(self._ids, logits)  # type: ignore[arg-type]
+        scores = Scores.of(row[0])
+        self._check(scores)
+        chosen = self._choose(self._ids, row)  # (1,)
+        self._ids = torch.cat([self._ids, chosen[:, None]], 1)
+        token, logprob = int(chosen), float(scores.logprobs[chosen])
+        is_last = token in self._stops or len(self.tokens) + 1 == self._limit
+        self.tokens.append(
+            Token(
+                self._spelling.add(token, is_last=is_last),
+                token,
+                logprob,
+                self._ids.shape[1] - 1,
+                tuple((self._decode([each.id]), each.id, each.logprob) for each in scores.best),
+                stop=token in self._stops,
+            )
+        )
+        return self.tokens[-1]
+
+    def tape(self) -> Tape:
+        """Queries and keys of the answer."""
+        return tape_of(self._recorder, len(self._question.token_map))
+
+    def _forward(self) -> Tensor:
+        """The logits behind all that was said so far.  # (1, V)"""
+        family, prompt = self._question.family, self._question.embedded
+        place = prompt.next_position + len(self.tokens) - 1
+        stretch = family.embed_ids([self.tokens[-1].id], place) if self.tokens else prompt
+        with self._editing, self._recorder.watching(), self.norms:
+            logits, self._cache = family.decode(stretch, self._cache, keep=[len(stretch) - 1])
+        return logits.to(self._ids.device)
+
+    def _check(self, scores: Scores) -> None:
+        if not scores.is_broken:
+            return
+        if self.broken_at is None:
+            self.broken_at = len(self.tokens)
+        if not self._may_break:
+            raise NotANumber(
+                f"the model's logits are no numbers (NaN) at token {self.broken_at} of the answer: its weights are damaged, a hook "
+                "broke it, or float16 overflowed; load it again, with dtype='float32' or 'bfloat16'"
+            )
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._question.family.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _stops(config: GenerationConfig) -> list[int]:
+    return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]

@@ -1,0 +1,49 @@
+"""Request: one question, whole: what is asked, how its tokens are chosen, and under which edits. Knows no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..options import check_range, check_types
+from ..prompt import Prompt
+from .question import Spec
+from .sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an `Engine` answers.
+
+    Attributes
+    ----------
+    prompt : Prompt
+    options
+        The model's family's own; None for its defaults.
+    sampling : Sampling
+    max_new_tokens : int, optional
+        Longest answer; by default `DEFAULT_NEW_TOKENS` or what the context still holds.
+    edits : tuple of Spec
+        Hooks and edits, in order; they act on this question alone.
+
+    Raises
+    ------
+    OptionError
+        If an option has another type or is out of range.
+
+    Examples
+    --------
+    >>> from vila_lab.prompt import Prompt
+    >>> Request(Prompt.of("Hello"), max_new_tokens=3).sampling
+    Sampling(do_sample=False, temperature=None, top_p=None, top_k=None, seed=None)
+    """
+
+    prompt: Prompt
+    options: Any = None
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int | None = None
+    edits: tuple[Spec, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(Request, {"max_new_tokens": self.max_new_tokens})
+        check_range("max_new_tokens", self.max_new_tokens, least=1)
