@@ -5,19 +5,18 @@ from __future__ import annotations
 import types
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import DynamicLayer, QuantizedLayer, StaticCache
-from transformers.generation import utils as generation_utils
 from transformers.generation.utils import GenerationMixin
 
 import vila_lab
 from vila_lab import upstream
 from vila_lab.errors import UpstreamChanged, VilaLabError
+from vila_lab.prompt import Prompt
 
 
 def config() -> Qwen2Config:
@@ -189,8 +188,18 @@ def test_the_private_methods_that_the_model_takes_the_place_of_are_called(name, 
         return ours(self, *args, **kwargs)
 
     monkeypatch.setattr(type(lab.model), name, spy)
-    lab.ask("Hello", max_new_tokens=1)
+    lab.model.generate(**lab.family.prepare(Prompt.of("Hello")).inputs, max_new_tokens=1)
     assert called
+
+
+def test_what_a_generation_config_asks_of_the_scores_is_done_without_sampling(model):
+    config = GenerationConfig(do_sample=True, temperature=9.0, suppress_tokens=[3], min_new_tokens=2, eos_token_id=[1])
+    process = upstream.logits_processors(model, config, 4)
+    row = process(torch.zeros(1, 4, dtype=torch.int64), torch.arange(6.0)[None])[0]
+    assert row.tolist() == [0, -torch.inf, 2, -torch.inf, 4, 5]
+    later = process(torch.zeros(1, 6, dtype=torch.int64), torch.arange(6.0)[None])[0]
+    assert later.tolist() == [0, 1, 2, -torch.inf, 4, 5]
+    assert config.do_sample
 
 
 def test_a_private_method_that_is_gone_is_said_when_the_class_is_made():
@@ -306,52 +315,3 @@ def test_the_state_of_a_model_that_is_nowhere_offloaded_is_its_own(model):
 def test_an_import_that_vanished_is_one_sentence(place):
     with pytest.raises(UpstreamChanged, match="any more, on which vila_lab stands"):
         upstream.imported(*place)
-
-
-# -- the surplus step ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def one_step_late(monkeypatch):
-    """What transformers does on device "mps", switched on for the CPU: one forward more at a stop, undone afterwards."""
-
-    class Event:
-        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-        def record(self, *args: Any) -> None: ...
-        def synchronize(self) -> None: ...
-
-    late = generation_utils.DeferredStopCheck
-    monkeypatch.setattr(late, "is_supported", staticmethod(lambda *args, **kwargs: True))
-    monkeypatch.setattr(torch, "Event", Event)
-
-
-@pytest.mark.parametrize("edited", [False, True], ids=["plain", "edited"])
-def test_a_stop_that_is_noticed_one_step_late_changes_nothing(one_step_late, monkeypatch, edited):
-    lab, demo = vila_lab.load(), vila_lab.demo_images()
-    parts = [demo / "g.png", demo / "m.png", "What is in image 2?"]
-
-    def ask() -> vila_lab.Answer:
-        if not edited:
-            return lab.ask(parts, max_new_tokens=12)
-        with lab.knockout("image_1 -> answer"):
-            return lab.ask(parts, max_new_tokens=12)
-
-    forwards = []
-    handle = lab.family.decoder_layers[0].register_forward_hook(lambda *_: forwards.append(1))
-    try:
-        late = ask()
-        count = len(forwards)
-        monkeypatch.undo()
-        forwards.clear()
-        usual = ask()
-    finally:
-        handle.remove()
-    if not edited:
-        assert count == len(forwards) + 1  # the surplus step was really there
-    assert [(t.id, t.logprob, t.stop, t.alternatives) for t in late.tokens] == [
-        (t.id, t.logprob, t.stop, t.alternatives) for t in usual.tokens
-    ]
-    assert late.tokens[-1].stop
-    np.testing.assert_allclose(late.attention().to_numpy(), usual.attention().to_numpy(), atol=1e-6)
-    assert late.ledger().equals(usual.ledger())
-    assert list(late.token_map.positions("answer")) == list(usual.token_map.positions("answer"))

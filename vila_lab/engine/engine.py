@@ -80,18 +80,14 @@ class Engine:
         """
         answering = self._begin(request)
         while not answering.generation.has_ended:
-            yield self._step(answering)
+            yield self._step(answering.generation)
         return self._end(answering)
 
     def answer(self, request: Request) -> Record:
-        """`run`, to its end."""
-        run = self.run(request)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                record: Record = end.value
-                return record
+        """`run` to its end, the model held throughout: nobody else's tokens come between, and hooks are put in once."""
+        answering = self._begin(request)
+        self._steps(answering.generation)
+        return self._end(answering)
 
     def replay(self, record: Record) -> Replay:
         """A record's question, ready to be run again.
@@ -127,9 +123,15 @@ class Engine:
         return _Answering(request, question, proof, generation)
 
     @keeps_gradients
-    def _step(self, answering: _Answering) -> Token:
-        with self._turn():
-            return answering.generation.step()
+    def _step(self, generation: Generation) -> Token:
+        with self._turn(), generation.in_the_model():
+            return generation.step()
+
+    @keeps_gradients
+    def _steps(self, generation: Generation) -> None:
+        with self._turn(), generation.in_the_model():
+            while not generation.has_ended:
+                generation.step()
 
     @keeps_gradients
     def _end(self, answering: _Answering) -> Record:

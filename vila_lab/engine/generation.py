@@ -1,8 +1,9 @@
-"""Generation: one question being answered, a token a step; between steps nothing of it is in the model. Knows no record."""
+"""Generation: one question being answered, a token a step, by whoever holds the model. Knows no record."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
 from ..hooks.sites import select_sites
-from ..interrupts import keeps_gradients
 from ..tokens import Spelling, Token
 from ..upstream import logits_processors
 from .question import Question
@@ -83,10 +83,14 @@ class Generation:
         """Whether the last token stopped the answer, or reached its limit."""
         return bool(self.tokens) and (self.tokens[-1].stop or len(self.tokens) == self._limit)
 
-    @keeps_gradients
-    @torch.no_grad()
+    @contextmanager
+    def in_the_model(self) -> Iterator[None]:
+        """What records and edits is in the model inside; the block may be entered again for the tokens to come."""
+        with torch.no_grad(), self._editing, self._recorder.watching(), self.norms:
+            yield
+
     def step(self) -> Token:
-        """The next token.
+        """The next token; inside `in_the_model`.
 
         Raises
         ------
@@ -124,8 +128,7 @@ class Generation:
         family, prompt = self._question.family, self._question.embedded
         place = prompt.next_position + len(self.tokens) - 1
         stretch = family.embed_ids([self.tokens[-1].id], place) if self.tokens else prompt
-        with self._editing, self._recorder.watching(), self.norms:
-            logits, self._cache = family.decode(stretch, self._cache, keep=[len(stretch) - 1])
+        logits, self._cache = family.decode(stretch, self._cache, keep=[len(stretch) - 1])
         return logits.to(self._ids.device)
 
     def _check(self, scores: Scores) -> None:
