@@ -53,8 +53,8 @@ lab: $(READY)
 	$(BIN)/jupyter lab notebooks/
 
 gallery: $(READY)
-	$(BIN)/python -m vila_lab.view.gallery gallery
-	$(BIN)/python -m vila_lab.view.gallery docs first_look patching
+	$(BIN)/python -m vila_lab.gallery gallery
+	$(BIN)/python -m vila_lab.gallery docs first_look patching
 
 lint: $(READY)
 	$(BIN)/ruff check .

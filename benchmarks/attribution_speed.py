@@ -106,7 +106,7 @@ def qwen(layers: int, answer: int) -> tuple[Engine, Replay]:
     )  # fmt: skip
     engine = Engine(family, "random")
     replay = Replay(record, engine)
-    replay.__dict__["embedded"] = Embedded(torch.randn(count, WIDTH) * 0.02, torch.arange(count))
+    replay.inputs.embedded = Embedded(torch.randn(count, WIDTH) * 0.02, torch.arange(count))
     return engine, replay  # a replay keeps no model alive
 
 

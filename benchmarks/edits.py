@@ -162,7 +162,7 @@ def redirections(session: Session, scenes: int, seed: int) -> Iterator[dict[str,
         here: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for label, heads in head_sets(session, rng):
             for strength in STRENGTHS:
-                done = session.redirect(answer, target + 1, strength=strength, heads=heads)
+                done = session.redirect(answer, image=target, strength=strength, heads=heads)
                 said = named(done.after.text)
                 cell = here[label, strength]
                 cell["names it"].append(wanted <= said)

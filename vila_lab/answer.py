@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .attribution import Attribution
-from .attribution.registry import attribute, find
-from .edits.flow import Flow, flow
-from .edits.leakage import causal_leakage, leakage
-from .engine.memory import Disk, image_bytes
+from .attribution.registry import find
+from .edits.flow import Flow
+from .engine.inputs import Inputs
+from .engine.lab import Lab
+from .engine.memory import Holding, image_bytes
 from .engine.record import HeadSets, Record
 from .engine.record_bytes import KEY, unpacked
 from .engine.replay import NO_MODEL, Replay
-from .errors import CaptureError, OptionError
-from .evidence import Evidence, MetricCard, evidence, metric_card
+from .errors import CaptureError
+from .evidence import Evidence, MetricCard
 from .tokenmap import TokenMap
 from .tokens import Token
-from .view import mimebundle, page, view_of
+from .view import AnswerView, mimebundle, page, view_of
 from .view.explorer import explore
 from .view.plots import plot
 from .wire import reading
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .session import Session
-
-ATTENTION_IS_NOT_CAUSE = (
-    "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
-)
 
 
 class Answer:
@@ -68,16 +64,10 @@ class Answer:
         The edits under which it was given (`Session.knockout` and others), in words.
     """
 
-    def __init__(
-        self,
-        record: Record,
-        replay: Replay | None = None,
-        budget: weakref.WeakMethod[Callable[[], None]] | None = None,
-    ) -> None:
+    def __init__(self, record: Record, lab: Lab | None = None) -> None:
         self.record = record
-        self._replay = replay
+        self._lab = None if lab is None else weakref.ref(lab)  # an answer keeps no model alive
         self._attributions: dict[tuple[str, int | None], Attribution] = {}
-        record.kept.budget = budget or record.kept.budget
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Answer, (self.record,)
@@ -176,13 +166,12 @@ class Answer:
     @property
     def honesty(self) -> str:
         """What attention does not show, and the call that does."""
-        return ATTENTION_IS_NOT_CAUSE
+        return self.record.honesty
 
     @property
     def method(self) -> str:
         """What `ledger` and `heatmap` draw, in words."""
-        layers = self.layer_means().shape[1]
-        return f"attention, mean over all {layers} layers and their heads, sinks set apart"
+        return self.record.method
 
     def ledger(self) -> pd.DataFrame:
         """Where each token was read: shares of attention, one row per generated token, each summing to 1.
@@ -257,8 +246,7 @@ class Answer:
         (1, 2)
         """
         find(method)
-        found = attribute(self.replay, method, token, contrast, **options)
-        self.record.kept.settle()
+        found: Attribution = self._experiment("attribute", method=method, token=token, contrast=contrast, **options)
         return found
 
     @property
@@ -282,14 +270,17 @@ class Answer:
         OptionError
             If it was given under edits, which a clean run would not repeat.
         """
-        if self.edits:
-            raise OptionError(
-                f"this answer was given under edits ({'; '.join(self.edits)}), and running it again without them would explain "
-                "another answer: ask without edits to attribute it"
-            )
-        if self._replay is None:
+        return self._model().replay(self.record)
+
+    def _model(self) -> Lab:
+        """Who runs the model; an answer under edits is refused before one that has no model any more."""
+        lab = None if self._lab is None else self._lab()
+        if lab is None:
             raise CaptureError(NO_MODEL)
-        return self._replay
+        return lab
+
+    def _experiment(self, name: str, **options: Any) -> Any:
+        return self._model().experiment(self.record, name, **options)
 
     # ---- what edits tell -----------------------------------------------------------------------------------------
 
@@ -306,7 +297,8 @@ class Answer:
         xarray.DataArray
             Dims (layer, reader, source); without layer for the causal twin.
         """
-        return causal_leakage(self.replay) if causal else leakage(self.replay)
+        found: xr.DataArray = self._experiment("causal_leakage" if causal else "leakage")
+        return found
 
     def flow(self, token: Any = None, **options: Any) -> Flow:
         """In which layers does what the pictures show reach the question, and the answer? By cutting edges, band by band.
@@ -316,7 +308,8 @@ class Answer:
         token, options
             See `vila_lab.edits.flow.flow`.
         """
-        return flow(self.replay, token, **options)
+        found: Flow = self._experiment("flow", token=token, **options)
+        return found
 
     def evidence(self, token: Any = None, **options: Any) -> Evidence:
         """Shares of the pictures by attention, gradient, leave-one-out and Shapley, and whether they agree.
@@ -326,7 +319,8 @@ class Answer:
         token, options
             See `vila_lab.evidence.evidence`.
         """
-        return evidence(self, token, **options)
+        found: Evidence = self._experiment("evidence", token=token, **options)
+        return found
 
     def metric_card(self, method: str, token: Any = None, *, boxes: Any = None, **options: Any) -> MetricCard:
         """How good a method's map is here, beside a flat map, a random map and a model with shuffled weights.
@@ -336,7 +330,8 @@ class Answer:
         method, token, boxes, options
             See `vila_lab.evidence.metric_card`.
         """
-        return metric_card(self, method, token, boxes=boxes, **options)
+        found: MetricCard = self._experiment("metric_card", method=method, token=token, boxes=boxes, **options)
+        return found
 
     def rows_of(self, word: str | None = None) -> list[int]:
         """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was
@@ -364,12 +359,12 @@ class Answer:
     @property
     def host_bytes(self) -> int:
         """Bytes of queries, keys and prepared inputs in the host's memory."""
-        return self.record.kept.host_bytes + self.cache_bytes
+        return self._holding().host_bytes
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of model inputs and embeddings that wait for the next experiment."""
-        return 0 if self._replay is None else self._replay.nbytes
+        return self._holding().inputs.nbytes
 
     @property
     def looked_at(self) -> float:
@@ -380,22 +375,19 @@ class Answer:
         """Move queries and keys to the host's memory; everything still works."""
         self.record.kept.offload()
 
-    def spill(self, disk: Disk) -> None:
-        """Move queries and keys to a file, and forget inputs; both come back when somebody looks."""
-        self.record.kept.spill(disk)
-        if self._replay is not None:
-            self._replay.release()
-
     def release(self) -> None:
         """Let go of queries and keys. The text, the tokens, the pictures and whatever was computed already stay."""
+        self._holding().inputs.release()
         self.record.kept.release()
-        if self._replay is not None:
-            self._replay.release()
+
+    def _holding(self) -> Holding:
+        lab = None if self._lab is None else self._lab()
+        return Holding(self.record.kept, Inputs() if lab is None else lab.inputs(self.record))
 
     # ---- showing -------------------------------------------------------------------------------------------------
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return mimebundle(view_of(self))
+        return mimebundle(self._view())
 
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw a figure: heatmap, ledger, layers, heads, leakage, flow, curves, patching, logit_lens or agreement.
@@ -412,7 +404,7 @@ class Answer:
         OptionError
             If the kind or an option is unknown.
         """
-        return plot(self, kind, ax, **options)
+        return plot(self.record, self._experiment, kind, ax, **options)
 
     def explore(self, *, sync: Any = None, **shown: Any) -> Any:
         """The live widget: the reader's token, region, layer and head as traits; any head computed when asked for.
@@ -429,11 +421,15 @@ class Answer:
         MissingExtra
             Without anywidget; the message holds the pip line.
         """
-        return explore(self, sync=sync, **shown)
+        more = [*self.attributions, *shown.pop("attributions", ())]
+        return explore(self.record, sync=sync, attributions=more, **shown)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the answer as one self-contained page that works offline."""
-        return page(view_of(self), path)
+        return page(self._view(), path)
+
+    def _view(self) -> AnswerView:
+        return view_of(self.record, attributions=self.attributions)
 
     # ---- files ---------------------------------------------------------------------------------------------------
 

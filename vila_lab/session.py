@@ -9,31 +9,40 @@ from __future__ import annotations
 import gc
 import json
 import threading
+import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .answer import Answer
-from .edits.interface import Interventions
-from .edits.redirect import Redirection, redirect
+from .edits.redirect import STRENGTH, Redirection
+from .edits.where import Heads
 from .engine.engine import Engine
-from .engine.memory import Disk, Memory, Pictures, image_bytes, keep_within
+from .engine.inputs import Inputs
+from .engine.memory import Disk, Holding, Memory, Pictures, image_bytes, keep_within
 from .engine.record import Record
-from .engine.replay import Replay
+from .engine.replay import NO_MODEL, Replay
 from .engine.request import Request
 from .engine.sampling import Sampling
-from .errors import OptionError
+from .errors import CaptureError, OptionError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
+from .evidence.order import ORDERS
+from .experiments import experiment
 from .families.base import Family
 from .families.loading import load_family
 from .interrupts import keeps_gradients
+from .interventions import Interventions
 from .options import check_range, check_types
 from .prompt import Prompt
 from .tiny import heads_file, weights_folder
 from .versions import warn_if_unverified
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 EMBEDDED = "embedded"
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
@@ -67,7 +76,7 @@ class Session(Interventions):
         self._engine: Engine | None = Engine(family, name)
         self.name = name
         self.capture_budget = capture_budget
-        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+        self._records: weakref.WeakSet[Record] = weakref.WeakSet()
         self._pictures = Pictures()
         self._disk: Disk | None = None
 
@@ -166,8 +175,76 @@ class Session(Interventions):
         check_range("max_new_tokens", max_new_tokens, least=1)
         chosen = self.family.options_of(options)
         parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
-        record = self.engine.answer(Request(parts, chosen, sampling, max_new_tokens, self._program.specs))
-        return self._answer(record, Replay(record, self.engine))
+        return self._answer(self.run(Request(parts, chosen, sampling, max_new_tokens)))
+
+    # ---- what an answer asks of its model --------------------------------------------------------------------------
+
+    def run(self, request: Request) -> Record:
+        """Answer a request under the hooks and edits that act here, and under its own."""
+        edits = (*self._program.specs, *request.edits)
+        return self._kept(self.engine.answer(replace(request, edits=edits)))
+
+    def experiment(self, record: Record, name: str, **options: Any) -> Any:
+        """Run an experiment of `vila_lab.experiments` on an answer's record.
+
+        Raises
+        ------
+        OptionError
+            If the name or an option is unknown, the answer was given under edits, or another model gave it.
+        CaptureError
+            If this session was unloaded.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> record = lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"]).record
+        >>> lab.experiment(record, "leakage").dims
+        ('layer', 'reader', 'source')
+        """
+        found = experiment(self.replay(record), name, **options)
+        self._keep_budget()
+        return found
+
+    def replay(self, record: Record) -> Replay:
+        """An answer's question, ready to be run again; what every experiment works on.
+
+        Raises
+        ------
+        OptionError, CaptureError
+            As `experiment`.
+        """
+        if self._engine is None:
+            raise CaptureError(NO_MODEL)
+        if record not in self._records:
+            self._engine.check_own(record)
+            self._kept(record)
+        return Replay(record, self._engine)
+
+    def inputs(self, record: Record) -> Inputs:
+        """What is kept of an answer's question for its next experiment."""
+        return Inputs() if self._engine is None else self._engine.inputs(record)
+
+    def adopt(self, record: Record) -> Answer:
+        """An answer of this session's model from a record of it; see `Answer.bind`.
+
+        Raises
+        ------
+        OptionError
+            If the model would cut or write the record's prompt otherwise, or reads other words from its tokens.
+        """
+        self.engine.check_own(record)
+        return self._answer(self._kept(record))
+
+    def _kept(self, record: Record) -> Record:
+        """The record, from now on within the session's budget."""
+        record.kept.budget = weakref.WeakMethod(self._keep_budget)
+        self._records.add(record)
+        self._keep_budget()
+        return record
+
+    def _answer(self, record: Record) -> Answer:
+        return Answer(record, self)
 
     # ---- evidence ------------------------------------------------------------------------------------------------
 
@@ -193,43 +270,78 @@ class Session(Interventions):
         self.head_sets[kind] = ranking.heads
         return ranking
 
-    def order_test(self, prompt: Any, images: Any = None, **options: Any) -> OrderTest:
+    def order_test(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        orders: int = ORDERS,
+        twins: Mapping[int, Any] | None = None,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+    ) -> OrderTest:
         """Ask with the pictures in other orders, one twice, blank, or replaced by its twin: does the answer change?
 
         Parameters
         ----------
         prompt, images
             As in `ask`.
-        options
+        orders, twins, max_new_tokens, seed
             See `vila_lab.evidence.order_test`.
         """
-        return order_test(self, prompt, images, **options)
+        asked = Prompt.of(prompt, images=images)
+        return order_test(self, asked, orders=orders, twins=twins, max_new_tokens=max_new_tokens, seed=seed)
 
-    def redirect(self, answer: Answer, to_image: int, **options: Any) -> Redirection:
-        """Ask again with the routing heads steered to another picture: does the answer follow?
+    def patch_scan(self, answer: Answer, from_answer: Answer, **options: Any) -> xr.DataArray:
+        """Where does what tells two answers apart lie? Patch every layer and position, one at a time.
 
         Parameters
         ----------
-        answer, to_image, options
+        answer, from_answer, options
+            See `vila_lab.edits.scan.patch_scan`.
+
+        Returns
+        -------
+        xarray.DataArray
+            Recovered logit difference, dims (layer, position).
+        """
+        found: xr.DataArray = self.experiment(answer.record, "patch_scan", from_record=from_answer.record, **options)
+        return found
+
+    def redirect(
+        self,
+        answer: Answer,
+        to_image: int | None = None,
+        *,
+        image: int | None = None,
+        strength: float = STRENGTH,
+        heads: Heads = "routing",
+    ) -> Redirection[Answer]:
+        """Ask again with heads steered to another picture: does the answer follow?
+
+        Parameters
+        ----------
+        answer
+        image
+            The picture, counted from 0.
+        strength, heads
             See `vila_lab.edits.redirect.redirect`.
+        to_image
+            The same, counted from 1: the spelling of before, for one release.
         """
-        return redirect(self, answer, to_image, **options)
-
-    def adopt(self, record: Record) -> Answer:
-        """An answer of this session's model from a record of it; see `Answer.bind`.
-
-        Raises
-        ------
-        OptionError
-            If the model would cut or write the record's prompt otherwise, or reads other words from its tokens.
-        """
-        return self._answer(record, self.engine.replay(record))
-
-    def _answer(self, record: Record, replay: Replay) -> Answer:
-        answer = Answer(record, replay, weakref.WeakMethod(self._keep_budget))
-        self._answers.add(answer)
-        self._keep_budget()
-        return answer
+        if (image is None) == (to_image is None):
+            raise OptionError("redirect needs the picture to steer to: redirect(answer, image=0) is the first")
+        if to_image is not None:
+            warnings.warn(
+                "redirect counts pictures from 0 now, as everything else does: write image= instead of to_image=, one less",
+                FutureWarning,
+                stacklevel=2,
+            )
+            image = to_image - 1
+        options = {"image": image, "strength": strength, "heads": heads}
+        found: Redirection[Record] = self.experiment(answer.record, "redirect", **options)
+        after = self._answer(self._kept(found.after))
+        return Redirection(answer, after, found.image, found.share_before, found.share_after)
 
     def memory(self) -> Memory:
         """Bytes of weights, tapes, pictures and caches that this session and its answers hold.
@@ -243,25 +355,28 @@ class Session(Interventions):
             for value in (*self.model.parameters(), *self.model.buffers())
             if value.device.type != "meta"
         }
-        answers = list(self._answers)
-        caches = sum(answer.cache_bytes for answer in answers)
+        records, holdings = list(self._records), self._holdings()
+        caches = sum(holding.inputs.nbytes for holding in holdings)
         return Memory(
             weights=sum(value.nbytes for value in tensors.values()),
-            tapes=sum(answer.device_bytes + answer.host_bytes for answer in answers) - caches,
-            pictures=image_bytes(image for answer in answers for image in answer.images),
+            tapes=sum(holding.device_bytes + holding.host_bytes for holding in holdings) - caches,
+            pictures=image_bytes(image for record in records for image in record.images),
             caches=caches,
             disk=0 if self._disk is None else self._disk.nbytes,
-            answers=len(answers),
+            answers=len(records),
             budget=self.capture_budget,
         )
 
+    def _holdings(self) -> list[Holding]:
+        return [Holding(record.kept, self.inputs(record)) for record in list(self._records)]
+
     def _keep_budget(self) -> None:
         """Move queries and keys of the answers looked at least recently out of the way until the rest fits."""
-        answers = list(self._answers)
-        if sum(answer.device_bytes + answer.host_bytes for answer in answers) <= self.capture_budget:
+        holdings = self._holdings()
+        if sum(holding.device_bytes + holding.host_bytes for holding in holdings) <= self.capture_budget:
             return
         self._disk = self._disk or Disk()
-        keep_within(answers, self.capture_budget, self._disk)
+        keep_within(holdings, self.capture_budget, self._disk)
 
     def unload(self) -> None:
         """Let the model go: it leaves the registry, and its memory is freed once nothing else refers to it."""

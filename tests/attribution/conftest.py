@@ -63,8 +63,7 @@ def microsoft(lab, demo) -> Answer:
 
 
 def replay_of(answer: Answer) -> Replay:
-    assert answer._replay is not None
-    return answer._replay
+    return answer.replay
 
 
 def target_of(answer: Answer, token: object = None, contrast: str | None = None, **options: object) -> Target:

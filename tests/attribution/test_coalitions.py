@@ -115,7 +115,7 @@ def test_shared_prefixes_never_cut_what_sees_itself(name, monkeypatch):
     engine = Engine(family, "random")
     replay = Replay(record, engine)
     embedded = family.embed(inputs)
-    replay.__dict__["embedded"] = embedded
+    replay.inputs.embedded = embedded
     other = family.embed({**inputs, family.pixels: torch.randn_like(inputs[family.pixels])})
     features = [
         Feature(f"part {k}", part, (embedded.features[part], other.features[part], None))

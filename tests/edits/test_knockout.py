@@ -198,7 +198,7 @@ def test_an_edited_answer_is_not_attributed_but_kept(lab, question, tmp_path):
         lambda: answer.flow(),
         lambda: answer.leakage(),
         lambda: lab.patch(answer, "image_1"),
-        lambda: lab.redirect(answer, 1),
+        lambda: lab.redirect(answer, image=0),
     ):
         with pytest.raises(OptionError, match=r"given under edits .*ask without edits") as caught:
             ask()

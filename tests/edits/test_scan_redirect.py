@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+import vila_lab
 from tests.edits.conftest import forced, sequence_of, state_of
-from vila_lab.errors import CaptureError, NoEffect, OptionError
+from vila_lab.errors import NoEffect, OptionError
 
 STATES = {"residual": lambda layer: layer, "attention": lambda layer: layer.self_attn, "mlp": lambda layer: layer.mlp}
 
@@ -102,7 +103,7 @@ def test_scans_that_make_no_sense(lab, question, plain, other, demo):
 @pytest.mark.parametrize("heads", ["routing", None, [(4, 0), (4, 1)]], ids=str)
 def test_redirection_asks_again_under_steering(heads, lab, question, plain):
     before = state_of(lab.model)
-    found = lab.redirect(plain, 1, strength=6.0, heads=heads)
+    found = lab.redirect(plain, image=0, strength=6.0, heads=heads)
     assert lab.edits == ()
     assert state_of(lab.model) == before
     assert found.before is plain
@@ -124,25 +125,42 @@ def test_redirection_asks_as_it_was_asked(golden_session, golden_image):
     parts = [golden_image("a_land.png"), golden_image("d_wide.png"), "What?"]
     for options in ({"conv_mode": "plain"}, {"tile_all_images": True}):
         answer = session.ask(parts, max_new_tokens=3, **options)
-        after = session.redirect(answer, 2, heads=None).after
+        after = session.redirect(answer, image=1, heads=None).after
         assert after.token_map.prompt_length == answer.token_map.prompt_length
         assert after.token_map.text == answer.token_map.text
 
 
-@pytest.mark.parametrize("number", [0, 3, -1])
-def test_redirection_to_no_picture(number, lab, plain):
-    with pytest.raises(OptionError, match=f"there is no image_{number}: this answer is about 2 pictures"):
-        lab.redirect(plain, number)
+@pytest.mark.parametrize("image", [2, -1])
+def test_redirection_to_no_picture(image, lab, plain):
+    with pytest.raises(
+        OptionError, match=f"there is no picture {image}: this answer is about 2 pictures, counted from 0"
+    ):
+        lab.redirect(plain, image=image)
+    with pytest.raises(OptionError, match="needs the picture to steer to"):
+        lab.redirect(plain)
 
 
-def test_redirection_needs_a_model_and_an_effect(lab, plain, golden_session, golden_image):
+def test_redirection_counted_from_1_as_before_says_how_it_is_now(lab, plain):
+    with pytest.warns(FutureWarning, match="counts pictures from 0 now"):
+        before = lab.redirect(plain, 1, strength=6.0)
+    assert before.image == 0
+    assert before.after.tokens == lab.redirect(plain, image=0, strength=6.0).after.tokens
+
+
+def test_redirection_needs_an_effect_and_heads_that_are_known(lab, plain, golden_session, golden_image):
     with pytest.raises(NoEffect, match="by 0 changes nothing"):
-        lab.redirect(plain, 1, strength=0)
+        lab.redirect(plain, image=0, strength=0)
     assert lab.edits == ()
     session = golden_session("nvila-lite")
     answer = session.ask([golden_image("a_land.png"), "What?"], max_new_tokens=1)
     with pytest.raises(OptionError, match="routing"):
-        session.redirect(answer, 1)
-    answer._replay = None
-    with pytest.raises(CaptureError, match="no model any more"):
-        session.redirect(answer, 1, heads=None)
+        session.redirect(answer, image=0)
+
+
+def test_an_answer_from_a_file_is_redirected_by_its_own_model_alone(lab, plain, golden_session, tmp_path):
+    opened = vila_lab.open(plain.save(tmp_path / "a.vila"))
+    assert (
+        lab.redirect(opened, image=0, heads=None).after.tokens == lab.redirect(plain, image=0, heads=None).after.tokens
+    )
+    with pytest.raises(OptionError, match="of another model"):
+        golden_session("nvila-lite").redirect(opened, image=0, heads=None)

@@ -78,7 +78,7 @@ def test_looking_at_old_answers_moves_others_away(lab, parts):
 def test_an_answer_that_was_moved_away_is_saved_whole(lab, parts, tmp_path):
     answer = lab.ask(parts, max_new_tokens=2)
     whole = answer.attention().to_numpy()
-    answer.spill(Disk())
+    answer.record.kept.spill(Disk())
     np.testing.assert_array_equal(vila_lab.open(answer.save(tmp_path / "a.vila")).attention().to_numpy(), whole)
 
 
@@ -86,13 +86,13 @@ def test_files_go_with_their_answers_and_the_folder_with_the_last(lab, parts):
     disk = Disk()
     folder = disk.folder
     answer = lab.ask(parts, max_new_tokens=1)
-    answer.spill(disk)
+    answer.record.kept.spill(disk)
     assert disk.nbytes > 0
     answer.release()
     gc.collect()
     assert disk.nbytes == 0
     answer = lab.ask(parts, max_new_tokens=1)
-    answer.spill(disk)
+    answer.record.kept.spill(disk)
     del disk
     gc.collect()
     assert answer.attention(layer=0).size

@@ -85,7 +85,7 @@ def test_an_answer_from_a_file_finds_its_model_again(answer, golden_session, tmp
     for method in ("leave_one_out", "grad_x_attention"):
         found, expected = (each.attribute(method, 0).values for each in (bound, answer))
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert bound in lab._answers  # and counts in its memory
+    assert bound.record in lab._records  # and counts in its memory
     again = bound.replay.options
     assert again == answer.replay.options
 

@@ -53,19 +53,19 @@ def test_an_interrupt_while_weights_are_shuffled_brings_them_back(answer, tiny):
     handle = tiny.family.decoder_layers[-1].register_forward_pre_hook(fail)
     try:
         with pytest.raises(KeyboardInterrupt):
-            random_weights_map(answer._replay, "relevancy")
+            random_weights_map(answer.replay, "relevancy")
     finally:
         handle.remove()
     after = list(tiny.model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(parameter.requires_grad for parameter in after)
-    assert not answer._replay.lock.locked()
+    assert not answer.replay.lock.locked()
 
 
 def test_the_map_of_shuffled_weights_differs_and_the_answer_stays(answer, tiny):
     mine = answer.attribute("attention")
-    blind = random_weights_map(answer._replay, "attention")
+    blind = random_weights_map(answer.replay, "attention")
     assert blind.method == "attention, random weights"
     assert not np.allclose(mine.values, blind.values)
     np.testing.assert_allclose(answer.attribute("attention").values, mine.values, rtol=1e-4, atol=1e-5)
-    assert not answer._replay.lock.locked()
+    assert not answer.replay.lock.locked()

@@ -71,7 +71,7 @@ def test_the_numbers_of_given_curves():
 
 
 def test_deletion_ends_where_insertion_begins(answer):
-    replay = answer._replay
+    replay = answer.replay
     target = target_of(replay, 0)
     scores = np.zeros(len(answer.token_map))
     scores[answer.token_map.positions("image_2")] = 1
@@ -83,7 +83,7 @@ def test_deletion_ends_where_insertion_begins(answer):
 
 def test_deletion_takes_the_best_first(answer):
     """With the tokens of picture 2 ranked first, taking their share away is leaving picture 2 out."""
-    replay = answer._replay
+    replay = answer.replay
     mine = answer.token_map.positions("image_2")
     share = len(mine) / len(answer.token_map.positions("images"))
     assert share == 0.5

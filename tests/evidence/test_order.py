@@ -27,10 +27,10 @@ class Oracle:
         self.rule = rule
         self.asked: list[Prompt] = []
 
-    def ask(self, prompt, max_new_tokens):
-        self.asked.append(prompt)
-        seen = [WORDS[image.getpixel((0, 0))] for image in prompt.images]
-        return SimpleNamespace(text=self.rule(prompt.text, seen))
+    def run(self, request):
+        self.asked.append(request.prompt)
+        seen = [WORDS[image.getpixel((0, 0))] for image in request.prompt.images]
+        return SimpleNamespace(text=self.rule(request.prompt.text, seen))
 
 
 def second(text: str, seen: list[str]) -> str:
@@ -57,7 +57,7 @@ def test_numbers_follow_their_pictures(text, numbers, expected):
 
 def test_who_reads_the_number_has_no_bias():
     oracle = Oracle(second)
-    found = order_test(oracle, [*pictures("red", "green", "blue"), "What is in image 2?"])
+    found = order_test(oracle, Prompt.of([*pictures("red", "green", "blue"), "What is in image 2?"]))
     assert found.answer == "Image 2 is green."
     assert found.position_bias == 0
     assert found.changed("order") == found.changed("duplicate") == 0
@@ -66,14 +66,16 @@ def test_who_reads_the_number_has_no_bias():
 
 
 def test_who_always_reads_the_first_is_biased():
-    found = order_test(Oracle(lambda text, seen: seen[0]), [*pictures("red", "green", "blue"), "What is in image 2?"])
+    found = order_test(
+        Oracle(lambda text, seen: seen[0]), Prompt.of([*pictures("red", "green", "blue"), "What is in image 2?"])
+    )
     assert found.position_bias == pytest.approx(4 / 5)  # the first stays first in one other order of five
 
 
 def test_texts_between_pictures_keep_their_places():
     red, green = pictures("red", "green")
     oracle = Oracle(second)
-    order_test(oracle, ["a", red, "b", green, "What is in image 1?"])
+    order_test(oracle, Prompt.of(["a", red, "b", green, "What is in image 1?"]))
     swapped = oracle.asked[1]
     kinds = [part if isinstance(part, str) else WORDS[part.image.getpixel((0, 0))] for part in swapped.parts]
     assert kinds == ["a", "green", "b", "red", "What is in image 2?"]
@@ -83,14 +85,14 @@ def test_texts_between_pictures_keep_their_places():
 
 def test_orders_are_drawn_where_there_are_too_many():
     oracle = Oracle(lambda text, seen: "x")
-    found = order_test(oracle, [*pictures("red", "green", "blue"), "?"], orders=3)
+    found = order_test(oracle, Prompt.of([*pictures("red", "green", "blue"), "?"]), orders=3)
     orders = found.table[found.table.kind == "order"].pictures
     assert len(set(orders)) == len(orders) == 3
     assert (1, 2, 3) not in set(orders)
 
 
 def test_one_picture_has_no_order():
-    found = order_test(Oracle(lambda text, seen: seen[0]), [*pictures("red"), "?"])
+    found = order_test(Oracle(lambda text, seen: seen[0]), Prompt.of([*pictures("red"), "?"]))
     assert np.isnan(found.position_bias)
     assert found.changed("blank") == 1
     assert "position_bias=nan" in repr(found)
@@ -105,7 +107,7 @@ def test_a_twin_is_other_pixels_of_the_same_size():
 
 def test_a_given_twin_is_used():
     red, green, blue = pictures("red", "green", "blue")
-    found = order_test(Oracle(second), [red, green, "What is in image 2?"], twins={1: blue})
+    found = order_test(Oracle(second), Prompt.of([red, green, "What is in image 2?"]), twins={1: blue})
     twins = found.table[found.table.kind == "twin"]
     assert twins.changed.tolist() == [False, True]
 
@@ -115,7 +117,7 @@ def test_bad_input(lab):
         lab.order_test("Hello")
     with pytest.raises(OptionError, match="there is no picture 3 to have a twin"):
         lab.order_test("?", images=pictures("red"), twins={3: pictures("blue")[0]})
-    found = order_test(Oracle(second), [*pictures("red", "green"), "What is in image 1?"])
+    found = order_test(Oracle(second), Prompt.of([*pictures("red", "green"), "What is in image 1?"]))
     with pytest.raises(OptionError, match="no variant of kind 'mirror'"):
         found.changed("mirror")
 

@@ -29,26 +29,26 @@ def attention_of(view, **kind):
 
 
 def test_every_layer_by_itself_averages_to_the_first_map(answer):
-    view = view_of(answer)
+    view = view_of(answer.record)
     layers = [one for one in view.readings if one.layer is not None]
     assert [one.layer for one in layers] == list(range(answer.layer_means().shape[1]))
     for k in range(2):
         np.testing.assert_allclose(np.mean([one.heatmaps[k] for one in layers], 0), view.heatmaps[k], atol=1e-7)
     np.testing.assert_allclose(np.mean([one.numbers for one in layers], 0), view.ledger, atol=1e-6)
-    assert not [one for one in view_of(answer, layers=False).readings if one.layer is not None]
+    assert not [one for one in view_of(answer.record, layers=False).readings if one.layer is not None]
 
 
 def test_a_head_computed_on_demand_is_one_of_those_that_make_the_layer(answer):
     heads = answer.attention(layer=1).sizes["head"]
-    alone = [reading_of(answer, layer=1, head=head) for head in range(heads)]
-    whole = attention_of(view_of(answer), layer=1)
+    alone = [reading_of(answer.record, layer=1, head=head) for head in range(heads)]
+    whole = attention_of(view_of(answer.record), layer=1)
     np.testing.assert_allclose(np.mean([one.heatmaps[1] for one in alone], 0), whole.heatmaps[1], atol=1e-6)
     assert "layer 1" in alone[0].method
     assert "head 0 only" in alone[0].method
 
 
 def test_counting_sinks_in_moves_their_share_to_where_they_lie(answer):
-    view = view_of(answer)
+    view = view_of(answer.record)
     with_sinks = attention_of(view, sinks=True)
     np.testing.assert_allclose(with_sinks.numbers.sum(1), 1, atol=1e-6)
     assert (with_sinks.numbers[:, -1] == 0).all()
@@ -57,12 +57,12 @@ def test_counting_sinks_in_moves_their_share_to_where_they_lie(answer):
 
 
 def test_head_sets_of_the_session_are_readings(answer):
-    named = {one.heads.split()[0] for one in view_of(answer).readings if one.heads}
-    assert named == set(answer._replay.head_sets)
+    named = {one.heads.split()[0] for one in view_of(answer.record).readings if one.heads}
+    assert named == set(answer.replay.head_sets)
 
 
 def test_the_words_of_the_question_join_to_it_and_hold_its_share(answer):
-    view = view_of(answer)
+    view = view_of(answer.record)
     assert "".join(word for word in view.words if isinstance(word, str)).strip() == "What is in image 2?"
     assert [word for word in view.words if isinstance(word, int)] == [0, 1]
     assert view.word_shares.shape == (len(view.tokens), sum(isinstance(word, str) for word in view.words))
@@ -72,7 +72,7 @@ def test_the_words_of_the_question_join_to_it_and_hold_its_share(answer):
 
 def test_an_attribution_becomes_a_signed_reading_with_its_words(answer):
     found = answer.attribute("leave_one_out")
-    (reading,) = [one for one in view_of(answer, attributions=[found]).readings if one.name == "leave_one_out"]
+    (reading,) = [one for one in view_of(answer.record, attributions=[found]).readings if one.name == "leave_one_out"]
     rows = found.per_image()[["image_1", "image_2"]].to_numpy()[: len(reading.numbers)]
     np.testing.assert_allclose(reading.numbers[:, :2], rows, atol=1e-6)
     np.testing.assert_allclose(reading.total_numbers[:2], found.total()[["image_1", "image_2"]], atol=1e-6)
@@ -84,7 +84,7 @@ def test_an_attribution_becomes_a_signed_reading_with_its_words(answer):
 
 def test_an_attribution_of_one_token_leaves_the_others_without_a_number(answer):
     found = answer.attribute("leave_one_out", token=0)
-    (reading,) = [one for one in view_of(answer, attributions=[found]).readings if one.name == "leave_one_out"]
+    (reading,) = [one for one in view_of(answer.record, attributions=[found]).readings if one.name == "leave_one_out"]
     assert np.isnan(reading.numbers[1]).all()
     assert np.isfinite(reading.numbers[0, :2]).all()
     assert reading.missing
@@ -92,27 +92,27 @@ def test_an_attribution_of_one_token_leaves_the_others_without_a_number(answer):
 
 def test_an_attribution_that_the_answer_keeps_is_shown(answer):
     answer.heatmap(1, None, "leave_one_out")
-    assert "leave_one_out" in {one.name for one in view_of(answer).readings}
+    assert "leave_one_out" in answer._repr_mimebundle_()["text/html"]
 
 
 def test_an_attribution_of_another_answer_is_refused(answer):
     folder = vila_lab.demo_images()
     other = vila_lab.load().ask([folder / "g.png", "What is this?"])
     with pytest.raises(CaptureError, match="leave_one_out attribution was computed on another answer"):
-        view_of(answer, attributions=[other.attribute("leave_one_out", token=0)])
+        view_of(answer.record, attributions=[other.attribute("leave_one_out", token=0)])
 
 
 def test_a_metric_card_stands_beside_its_method(answer):
     table = pd.DataFrame({"deletion AUC": [0.25, 0.5], "pointing": [np.nan, np.nan]}, index=["attention", "flat map"])
     card = SimpleNamespace(method="attention", target="Microsoft", table=table)
-    view = view_of(answer, cards=[card])
+    view = view_of(answer.record, cards=[card])
     assert view.card == "'Microsoft': deletion AUC 0.25 (flat map 0.50)"
     assert all(not one.card for one in view.readings)
     assert pack(view)["card"] == view.card
 
 
 def test_boxes_by_picture_reach_the_payload(answer):
-    view = view_of(answer, boxes={1: (2, 3, 20, 30)})
+    view = view_of(answer.record, boxes={1: (2, 3, 20, 30)})
     assert view.boxes == ((), ((2.0, 3.0, 20.0, 30.0),))
     assert pack(view)["images"][1]["boxes"] == [[2.0, 3.0, 20.0, 30.0]]
 
@@ -122,11 +122,11 @@ def test_boxes_by_picture_reach_the_payload(answer):
 )
 def test_boxes_that_fit_no_picture_are_named(answer, boxes, words):
     with pytest.raises(OptionError, match=words):
-        view_of(answer, boxes=boxes)
+        view_of(answer.record, boxes=boxes)
 
 
 def test_edits_are_said_in_front_of_all_notes(answer):
-    view = replace(view_of(answer), edits=("image 2 → answer cut in all layers",))
+    view = replace(view_of(answer.record), edits=("image 2 → answer cut in all layers",))
     assert view.all_notes[0] == "Edited while answering: image 2 → answer cut in all layers"
     assert pack(view)["edits"] == ["image 2 → answer cut in all layers"]
 
@@ -136,12 +136,12 @@ def test_a_released_answer_keeps_what_was_computed():
     answer = vila_lab.load().ask([folder / "g.png", "What is this?"])
     answer.layer_means()
     answer.release()
-    view = view_of(answer)
+    view = view_of(answer.record)
     assert {one.layer for one in view.readings} > {0, 1}
     assert not [one for one in view.readings if one.heads]
 
 
 def test_a_text_only_question_has_words_and_no_pictures():
-    view = view_of(vila_lab.load().ask("What is a cat?", max_new_tokens=3))
+    view = view_of(vila_lab.load().ask("What is a cat?", max_new_tokens=3).record)
     assert view.images == ()
     assert "".join(view.words).strip() == "What is a cat?"

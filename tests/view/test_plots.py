@@ -8,8 +8,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vila_lab import gallery
 from vila_lab.errors import OptionError
-from vila_lab.view import gallery, plots
+from vila_lab.view import plots
 
 
 @pytest.fixture(scope="module")

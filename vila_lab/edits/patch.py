@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from ..hooks.spans import EVERYWHERE
 from ..tokenmap import TokenMap
 from .groups import reader_span, source_span
 
-if TYPE_CHECKING:
-    from ..answer import Answer
-
 STATES: tuple[str, ...] = get_args(State)
 
 
@@ -37,7 +34,8 @@ class Patch:
 
     Attributes
     ----------
-    source : Answer
+    source : Replay
+        The other answer's question.
     positions : str, or tuple of str or int
         Groups of the prompt, or positions.
     layers : tuple of int
@@ -45,7 +43,7 @@ class Patch:
         "residual", "attention" or "mlp".
     """
 
-    source: Answer
+    source: Replay
     positions: str | tuple[Any, ...]
     layers: tuple[int, ...]
     state: State
@@ -54,23 +52,22 @@ class Patch:
     def label(self) -> str:
         where = self.positions if isinstance(self.positions, str) else ", ".join(map(str, self.positions))
         layers = ", ".join(map(str, self.layers))
-        return f"patch of the {self.state} at {where} behind layer{'s' * (len(self.layers) > 1)} {layers} from {self.source.text!r}"
+        return f"patch of the {self.state} at {where} behind layer{'s' * (len(self.layers) > 1)} {layers} from {self.source.record.text!r}"
 
     @property
     def is_edit(self) -> bool:
         return True
 
     def resolve(self, question: Question) -> list[Edit]:
-        replay = replay_of(self.source)
-        check_same_shape(replay.token_map, question.token_map)
+        check_same_shape(self.source.token_map, question.token_map)
         positions = prompt_positions(self.positions, question.token_map)
-        found = states(replay, self.state, self.layers)
+        found = states(self.source, self.state, self.layers)
         places = tuple(int(p) for p in positions)
         return [StatePatch(self.state, layer, found[layer][positions], places) for layer in self.layers]
 
     def changes_nothing(self, question: Question) -> bool:
         """A patch from an answer to the very same prompt."""
-        return digest(replay_of(self.source).prepared.inputs) == digest(question.prepared.inputs)
+        return digest(self.source.prepared.inputs) == digest(question.prepared.inputs)
 
 
 def states(replay: Replay, state: State, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -83,19 +80,6 @@ def states(replay: Replay, state: State, layers: Sequence[int]) -> dict[int, Ten
     with torch.no_grad(), Editing(replay.model, [StateLook(keep, state, tuple(layers), EVERYWHERE)]):
         replay.decode(replay.embedded, keep=[replay.prompt_length - 1])
     return found
-
-
-def replay_of(answer: Answer) -> Replay:
-    """The answer's prompt, ready to be run again.
-
-    Raises
-    ------
-    OptionError
-        If the answer was itself made under edits.
-    CaptureError
-        If it has no model any more.
-    """
-    return answer.replay
 
 
 def check_same_shape(source: TokenMap, target: TokenMap) -> None:

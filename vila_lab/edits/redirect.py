@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from ..engine.record import Record
+from ..engine.replay import Replay
+from ..engine.request import Request
 from ..errors import OptionError
-from .patch import replay_of
-from .where import Heads
+from .edges import EdgeEdit
+from .where import Heads, Shape, in_words, resolve
 
 if TYPE_CHECKING:
-    from ..answer import Answer
-    from ..session import Session
+    import pandas as pd
 
 STRENGTH = 8.0  # in nats: an edge's weight grows by a factor of up to 3,000
 
 
+class Told(Protocol):
+    """An answer, as a record or in a reader's hand."""
+
+    @property
+    def text(self) -> str: ...
+    def ledger(self) -> pd.DataFrame: ...
+    def rows_of(self, word: str | None = None) -> list[int]: ...
+
+
+A = TypeVar("A", bound=Told)
+
+
 @dataclass(frozen=True, eq=False)
-class Redirection:
+class Redirection(Generic[A]):
     """An answer, and the same question's answer under steering.
 
     Attributes
     ----------
-    before, after : Answer
-    to_image : int
-        The picture steered to, counted from 1 as in the edge's name.
+    before, after
+        Records; answers where a session gives them.
+    image : int
+        The picture steered to, counted from 0.
     share_before, share_after : float
         Its share of the answer's attention, from the ledger.
     """
 
-    before: Answer
-    after: Answer
-    to_image: int
+    before: A
+    after: A
+    image: int
     share_before: float
     share_after: float
 
@@ -42,20 +57,20 @@ class Redirection:
 
     def __repr__(self) -> str:
         return (
-            f"Redirection({self.before.text!r} -> {self.after.text!r}, attention on image_{self.to_image} "
+            f"Redirection({self.before.text!r} -> {self.after.text!r}, attention on image_{self.image + 1} "
             f"{self.share_before:.0%} -> {self.share_after:.0%})"
         )
 
 
 def redirect(
-    session: Session, answer: Answer, to_image: int, *, strength: float = STRENGTH, heads: Heads = "routing"
-) -> Redirection:
+    replay: Replay, image: int, *, strength: float = STRENGTH, heads: Heads = "routing"
+) -> Redirection[Record]:
     """Ask an answer's question again while heads are steered to a picture.
 
     Parameters
     ----------
-    to_image
-        The picture, counted from 1 as in ``"image_2 -> answer"``.
+    image
+        The picture, counted from 0.
     strength
         See `Session.steer`.
     heads
@@ -78,20 +93,17 @@ def redirect(
     NoEffect
         If steering changes no logit.
     """
-    count = len(answer.images)
-    if not 1 <= to_image <= count:
-        raise OptionError(f"there is no image_{to_image}: this answer is about {count} pictures, counted from 1 here")
-    if heads is None:
-        heads = [(layer, head) for layer, row in session.cross_modal_layers.iterrows() for head in range(row["heads"])]
-    replay = replay_of(answer)
-    prompt: Any = replay.prompt
-    room = session.family.context_length - replay.prompt_length
-    with session.steer(f"image_{to_image}", strength, heads=heads):
-        after = session.ask(
-            prompt,
-            max_new_tokens=min(room, 2 * len(answer.tokens) + 8),  # a steered model may lose the thread and never stop
-            **vars(replay.options),
-        )
-    column = f"image_{to_image}"
-    shares = [float(each.ledger()[column].iloc[each.rows_of()].mean()) for each in (answer, after)]
-    return Redirection(answer, after, to_image, *shares)
+    count = replay.token_map.n_pictures
+    if not 0 <= image < count:
+        raise OptionError(f"there is no picture {image}: this answer is about {count} pictures, counted from 0")
+    shape = Shape.of(replay.family, replay.head_sets)
+    where = resolve(shape, heads=heads)
+    edit = EdgeEdit(f"image_{image + 1} -> answer", where, float(strength), in_words(where, shape, heads))
+    room = replay.family.context_length - replay.prompt_length
+    longest = min(room, 2 * len(replay.said) + 8)  # a steered model may lose the thread and never stop
+    after = replay.engine.answer(Request(replay.prompt, replay.options, max_new_tokens=longest, edits=(edit,)))
+    return Redirection(replay.record, after, image, *(_share(each, image) for each in (replay.record, after)))
+
+
+def _share(record: Record, image: int) -> float:
+    return float(record.ledger()[f"image_{image + 1}"].iloc[record.rows_of()].mean())

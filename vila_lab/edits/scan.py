@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.record import Record
 from ..engine.replay import Replay
 from ..errors import OptionError
 from ..hooks.editing import Editing
@@ -22,21 +23,19 @@ from ..hooks.edits import StatePatch
 from ..interrupts import keeps_gradients
 from ..progress import progress
 from ..tokenmap import Kind, TokenMap
-from .patch import check_same_shape, check_state, prompt_positions, replay_of, states
+from .patch import check_same_shape, check_state, prompt_positions, states
 from .where import Shape, resolve
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from ..answer import Answer
 
 BATCH = 8
 
 
 @keeps_gradients
 def patch_scan(
-    answer: Answer,
-    from_answer: Answer,
+    replay: Replay,
+    from_record: Record,
     *,
     token: int | None = None,
     positions: str | Sequence[Any] | None = None,
@@ -48,9 +47,9 @@ def patch_scan(
 
     Parameters
     ----------
-    answer
-        The answer whose run is patched.
-    from_answer
+    replay
+        The question whose run is patched.
+    from_record
         Where the vectors come from: an answer to a prompt of the same shape, of the same model.
     token
         The answer's token that is scored; by default the first at which the two answers differ.
@@ -77,12 +76,12 @@ def patch_scan(
     """
     import xarray as xr
 
-    replay, other = replay_of(answer), replay_of(from_answer)
+    other = Replay(from_record, replay.engine)
     check_same_shape(other.token_map, replay.token_map)
     chosen_state = check_state(state)
     if batch < 1:
         raise OptionError(f"batch must be at least 1, not {batch}")
-    number, ids = _differing(answer, from_answer, token)
+    number, ids = _differing(replay.record, from_record, token)
     places = _places(positions, replay.token_map)
     n_layers = len(replay.family.decoder_layers)
     chosen = list(resolve(Shape(n_layers, 1, {}), layers))
@@ -112,8 +111,8 @@ def patch_scan(
         },
         name="recovered logit difference",
         attrs={
-            "token": answer.tokens[number].text,
-            "from_token": from_answer.tokens[number].text,
+            "token": replay.said[number].text,
+            "from_token": from_record.tokens[number].text,
             "clean": base,
             "from": goal,
             "state": state,
@@ -139,14 +138,14 @@ def _differences(
     return found
 
 
-def _differing(answer: Answer, from_answer: Answer, token: int | None) -> tuple[int, tuple[int, int]]:
+def _differing(record: Record, from_record: Record, token: int | None) -> tuple[int, tuple[int, int]]:
     """The token that is scored, and its id in both answers."""
-    mine, other = ([t.id for t in each.tokens] for each in (answer, from_answer))
+    mine, other = ([t.id for t in each.tokens] for each in (record, from_record))
     shared = min(len(mine), len(other))
     first = next((k for k in range(shared) if mine[k] != other[k]), None)
     number = first if token is None else token
     if number is None:
-        raise OptionError(f"both answers say {answer.text!r}, so nothing tells them apart")
+        raise OptionError(f"both answers say {record.text!r}, so nothing tells them apart")
     if not 0 <= number < shared or mine[number] == other[number]:
         where = "nowhere" if first is None else f"first at token {first}"
         raise OptionError(f"the answers do not differ at token {number}; they differ {where}")

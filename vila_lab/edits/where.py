@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from ..attribution.attention import named_heads
 from ..errors import NoEffect, OptionError
+from ..families.base import Family
 from ..hooks.edits import Where
 
 Layers: TypeAlias = "int | Sequence[int] | None"
@@ -22,6 +23,11 @@ class Shape:
     layers: int
     heads: int
     head_sets: Mapping[str, Sequence[tuple[int, int]]]
+
+    @classmethod
+    def of(cls, family: Family, head_sets: Mapping[str, Sequence[tuple[int, int]]]) -> Shape:
+        text = family.model.config.get_text_config(decoder=True)
+        return cls(len(family.decoder_layers), int(text.num_attention_heads), head_sets)
 
 
 def resolve(shape: Shape, layers: Layers = None, heads: Heads = None) -> Where:

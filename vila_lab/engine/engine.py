@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from ..interrupts import check_finished, keeps_gradients
 from ..prompt import Picture, Prompt
 from ..tokens import Token
 from .generation import Generation
+from .inputs import Inputs
 from .lock import ModelLock
 from .proof import CleanLogits, Proof
 from .question import Question
 from .record import HeadSets, Record
-from .replay import Replay
 from .request import Request
 
 DEFAULT_NEW_TOKENS = 256
@@ -62,6 +63,7 @@ class Engine:
         self.lock = ModelLock()
         self.head_sets: dict[str, Sequence[tuple[int, int]]] = dict(head_sets or {})
         self.clean = CleanLogits()
+        self._inputs: weakref.WeakKeyDictionary[Record, Inputs] = weakref.WeakKeyDictionary()
 
     def run(self, request: Request) -> Generator[Token, None, Record]:
         """Answer a request: its tokens as they come, and its record as the generator's return value.
@@ -89,13 +91,17 @@ class Engine:
         self._steps(answering.generation)
         return self._end(answering)
 
-    def replay(self, record: Record) -> Replay:
-        """A record's question, ready to be run again.
+    def inputs(self, record: Record) -> Inputs:
+        """What is kept of a record's question for its next experiment."""
+        return self._inputs.setdefault(record, Inputs())
+
+    def check_own(self, record: Record) -> None:
+        """Refuse the record of another model.
 
         Raises
         ------
         OptionError
-            If the model would cut or write its prompt otherwise, or reads other words from its tokens.
+            If this one would cut or write its prompt otherwise, or reads other words from its tokens.
         """
         options = self.family.options_of(record.options)
         with self.lock:
@@ -105,7 +111,6 @@ class Engine:
             raise OptionError(
                 f"this answer is of another model: {record.model} gave it, and {self.name} reads its prompt or its words otherwise"
             )
-        return Replay(record, self)
 
     # -- one answer --------------------------------------------------------------------------------------------------
 

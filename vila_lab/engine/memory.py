@@ -14,28 +14,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 
 from ..hooks import Tape
 from ..prompt import Picture, Prompt
 from ..wire import reading, write
+from .inputs import Inputs
 
-__all__ = ["Disk", "Keeper", "KeptTape", "Memory", "Pictures", "image_bytes", "keep_within"]
-
-
-class Keeper(Protocol):
-    """What keeps a tape and can let go of it: an answer."""
-
-    @property
-    def looked_at(self) -> float: ...
-    @property
-    def device_bytes(self) -> int: ...
-    @property
-    def host_bytes(self) -> int: ...
-    def offload(self) -> None: ...
-    def spill(self, disk: Disk) -> None: ...
+__all__ = ["Disk", "Holding", "KeptTape", "Memory", "Pictures", "image_bytes", "keep_within"]
 
 
 @dataclass(frozen=True)
@@ -191,21 +178,44 @@ class KeptTape:
         self._held = self._spilled = None
 
 
-def keep_within(answers: Iterable[Keeper], budget: int, disk: Disk) -> None:
+@dataclass(frozen=True)
+class Holding:
+    """What one answer holds in memory: its tape, and the inputs of its next experiment."""
+
+    kept: KeptTape
+    inputs: Inputs
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes on an accelerator."""
+        return self.kept.device_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes in the host's memory."""
+        return self.kept.host_bytes + self.inputs.nbytes
+
+    def spill(self, disk: Disk) -> None:
+        """Move the tape to a file, and forget the inputs; both come back when somebody looks."""
+        self.kept.spill(disk)
+        self.inputs.release()
+
+
+def keep_within(holdings: Iterable[Holding], budget: int, disk: Disk) -> None:
     """Move tapes out of the way until those in memory fit: from the device to the host, and from the host to files."""
-    by_look = sorted(answers, key=lambda answer: answer.looked_at)
-    held = sum(answer.device_bytes for answer in by_look)
-    for answer in by_look:
+    by_look = sorted(holdings, key=lambda holding: holding.kept.looked_at)
+    held = sum(holding.device_bytes for holding in by_look)
+    for holding in by_look:
         if held <= budget:
             break
-        held -= answer.device_bytes
-        answer.offload()
-    held = sum(answer.host_bytes for answer in by_look)
-    for answer in by_look:
+        held -= holding.device_bytes
+        holding.kept.offload()
+    held = sum(holding.host_bytes for holding in by_look)
+    for holding in by_look:
         if held <= budget:
             break
-        held -= answer.host_bytes
-        answer.spill(disk)
+        held -= holding.host_bytes
+        holding.spill(disk)
 
 
 def image_bytes(images: Iterable[Image.Image]) -> int:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+ATTENTION_IS_NOT_CAUSE = (
+    "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
+)
+
 HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 
 
@@ -186,6 +190,17 @@ class Record:
     def mean_attention(self) -> NDArray[np.float32]:
         """Attention averaged over all layers and heads.  # (tokens, T)"""
         return np.asarray(self.layer_means().mean(1))
+
+    @property
+    def honesty(self) -> str:
+        """What attention does not show, and the call that does."""
+        return ATTENTION_IS_NOT_CAUSE
+
+    @property
+    def method(self) -> str:
+        """What `ledger` and `heatmap` tell, in words."""
+        layers = self.layer_means().shape[1]
+        return f"attention, mean over all {layers} layers and their heads, sinks set apart"
 
     @property
     def sinks(self) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import CaptureError
+from ..errors import CaptureError, OptionError
 from ..families.base import Embedded, Family, Prepared
 from ..interrupts import uninterrupted
 from ..prompt import Picture, Prompt
@@ -50,11 +50,22 @@ class Replay:
     record
         The question and its answer.
     engine
-        A loaded model. Only a weak reference is kept, so an answer never keeps an unloaded model in memory.
+        A loaded model. Only a weak reference is kept, so that no replay keeps an unloaded model in memory.
+
+    Raises
+    ------
+    OptionError
+        If the answer was given under edits, which a clean run would not repeat.
     """
 
     def __init__(self, record: Record, engine: Engine) -> None:
+        if record.edits:
+            raise OptionError(
+                f"this answer was given under edits ({'; '.join(record.edits)}), and running it again without them would explain "
+                "another answer: ask without edits to attribute it"
+            )
         self.record = record
+        self.inputs = engine.inputs(record)
         self._engine = weakref.ref(engine)
         self.meter = Meter()
 
@@ -114,28 +125,21 @@ class Replay:
     def prompt_length(self) -> int:
         return self.token_map.prompt_length
 
-    def release(self) -> None:
-        """Forget the embeddings; they are computed again when needed."""
-        for name in ("prepared", "embedded"):
-            self.__dict__.pop(name, None)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of inputs and embeddings that were computed and kept."""
-        prepared = self.__dict__.get("prepared")
-        held = [] if prepared is None else list(prepared.inputs.values())
-        return sum(each.nbytes for each in [*held, *([self.embedded] if "embedded" in self.__dict__ else [])])
-
     # -- what goes in ----------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def prepared(self) -> Prepared:
-        return self.family.prepare(self.prompt, self.options)
+        """Model inputs of the prompt as it was asked."""
+        if self.inputs.prepared is None:
+            self.inputs.prepared = self.family.prepare(self.prompt, self.options)
+        return self.inputs.prepared
 
-    @cached_property
+    @property
     def embedded(self) -> Embedded:
         """What the decoder is given of the prompt as it was asked, P positions."""
-        return self._embed(self.prepared)
+        if self.inputs.embedded is None:
+            self.inputs.embedded = self._embed(self.prepared)
+        return self.inputs.embedded
 
     def with_pictures(self, images: Mapping[int, Image.Image]) -> Embedded:
         """The prompt with some pictures replaced by others of the same size."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..attribution.registry import attribute
 from ..attribution.shapley import EXACT
+from ..engine.replay import Replay
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..answer import Answer
 
 METHODS = ("attention", "grad_x_attention", "leave_one_out", "shapley")
 CAUSAL = ("leave_one_out", "shapley")
@@ -71,7 +71,7 @@ class Evidence:
         )
 
 
-def evidence(answer: Answer, token: Any = None, *, samples: int | None = None, **options: Any) -> Evidence:
+def evidence(replay: Replay, token: Any = None, *, samples: int | None = None, **options: Any) -> Evidence:
     """Attention, gradient x attention, leave-one-out and Shapley shares of the pictures.
 
     Parameters
@@ -85,11 +85,12 @@ def evidence(answer: Answer, token: Any = None, *, samples: int | None = None, *
     """
     import pandas as pd
 
-    if samples is None and len(answer.images) > EXACT:
+    count = replay.token_map.n_pictures
+    if samples is None and count > EXACT:
         samples = SAMPLES
     extra: dict[str, dict[str, Any]] = {"shapley": {"samples": samples}}
-    found = {name: answer.attribute(name, token, **options, **extra.get(name, {})) for name in METHODS}
-    columns = [f"image_{k + 1}" for k in range(len(answer.images))]
+    found = {name: attribute(replay, name, token, **options, **extra.get(name, {})) for name in METHODS}
+    columns = [f"image_{k + 1}" for k in range(count)]
     scores = pd.DataFrame({name: each.total()[columns] for name, each in found.items()}).T
     shares = pd.DataFrame({name: each.shares() for name, each in found.items()}).T
     for table in (scores, shares):

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..attribution import Attribution
 from ..attribution.features import REMOVE
-from ..attribution.registry import find, target_of
+from ..attribution.registry import attribute, find, target_of
+from ..engine.replay import Replay
 from ..errors import OptionError
 from .agreement import CAUSAL
 from .baselines import flat_map, random_map, random_weights_map
@@ -20,8 +21,6 @@ from .metrics import Curves, boxes_by_picture, curves, energy_in_box, pointing, 
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..answer import Answer
 
 DIRECTIONS = {
     "deletion AUC": "low is good",
@@ -76,7 +75,7 @@ class MetricCard:
 
 
 def metric_card(
-    answer: Answer,
+    replay: Replay,
     method: str,
     token: Any = None,
     *,
@@ -114,10 +113,9 @@ def metric_card(
     find(method)
     if method == "phrases":
         raise OptionError(NO_PICTURE)
-    replay = answer.replay
-    known = None if boxes is None else boxes_by_picture(dict(boxes), answer.token_map.sizes)
+    known = None if boxes is None else boxes_by_picture(dict(boxes), replay.token_map.sizes)
     target = target_of(replay, token, at=options.get("at"))
-    mine = answer.attribute(method, token, **options)
+    mine = attribute(replay, method, token, **options)
     maps = {
         method: mine,
         "flat map": flat_map(mine),
@@ -127,10 +125,10 @@ def metric_card(
     found = {name: curves(replay, target, scores_of(each), baseline=baseline, seed=seed) for name, each in maps.items()}
     rows = {name: _row(each, found[name], known) for name, each in maps.items()}
     table = pd.DataFrame(rows).T
-    table["sink share"] = [sink_share(each, answer.sinks) for each in maps.values()]
+    table["sink share"] = [sink_share(each, replay.record.sinks) for each in maps.values()]
     if _can_keep_sinks(method):  # these leave sinks out of the map, so that their share would be 0 by construction
-        kept = answer.attribute(method, token, **{**options, "sinks": True})
-        table.loc[method, "sink share"] = sink_share(kept, answer.sinks)
+        kept = attribute(replay, method, token, **{**options, "sinks": True})
+        table.loc[method, "sink share"] = sink_share(kept, replay.record.sinks)
     return MetricCard(method, mine.target, table, found, str(baseline), "" if method in CAUSAL else NOT_CAUSAL)
 
 

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.lab import Lab
+from ..engine.request import Request
 from ..errors import OptionError
 from ..progress import progress
+from ..prompt import Prompt
 from ..writing import write_file
 from .bootstrap import Interval, interval
 from .metrics import TIE, pointing
@@ -27,7 +30,6 @@ from .metrics import TIE, pointing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..session import Session
 
 KINDS = ("routing", "localization")
 TOP = 3  # heads in a set, as in the source
@@ -151,7 +153,7 @@ Score = Callable[[Reading, Sequence[Head]], float]
 
 
 def rank_heads(
-    session: Session, dataset: Sequence[Sample], kind: str = "routing", *, top: int = TOP, seed: int = 0
+    lab: Lab, dataset: Sequence[Sample], kind: str = "routing", *, top: int = TOP, seed: int = 0
 ) -> HeadRanking:
     """Rank every head of the decoder over a dataset.
 
@@ -177,7 +179,7 @@ def rank_heads(
     readings = []
     with progress(len(dataset), "samples") as bar:
         for sample in dataset:
-            found = read(session, sample)
+            found = read(lab, sample)
             readings += [found] if found is not None else []
             bar.update()
     if len(readings) < 4:
@@ -187,7 +189,7 @@ def rank_heads(
     shape = readings[0].mass.shape[0], readings[0].mass.shape[1]
     return HeadRanking(
         kind=kind,
-        model=session.name,
+        model=lab.name,
         rule=RULES[kind],
         heads=tuple(best),
         ranking=tuple(ranking),
@@ -214,18 +216,18 @@ def _check(dataset: Sequence[Sample], kind: str, top: int) -> None:
             raise OptionError(f"sample {number} has no boxes, so localization cannot be scored; give Sample(boxes=...)")
 
 
-def read(session: Session, sample: Sample) -> Reading | None:
+def read(lab: Lab, sample: Sample) -> Reading | None:
     """Ask, and read the attention of the rows that chose the answer (or its word); None if the word was not said."""
-    answer = session.ask([*sample.images, sample.question], max_new_tokens=LONGEST)
-    rows = answer.rows_of(sample.word)
+    record = lab.run(Request(Prompt.of([*sample.images, sample.question]), max_new_tokens=LONGEST))
+    rows = record.rows_of(sample.word)
     if not rows:
         return None
-    weights = answer.attention().to_numpy()[rows].mean(0).astype(np.float64)  # (L, H, T)
-    weights[..., answer.sinks] = 0
+    weights = record.attention().to_numpy()[rows].mean(0).astype(np.float64)  # (L, H, T)
+    weights[..., record.sinks] = 0
     groups = [f"image_{k + 1}" for k in range(len(sample.images))]
-    mass = weights @ answer.token_map.indicator(groups)
-    maps = answer.token_map.heatmap(weights, sample.picture)
-    return Reading(sample, mass, maps, answer.token_map.sizes[sample.picture])
+    mass = weights @ record.token_map.indicator(groups)
+    maps = record.token_map.heatmap(weights, sample.picture)
+    return Reading(sample, mass, maps, record.token_map.sizes[sample.picture])
 
 
 # -- rankings --------------------------------------------------------------------------------------------------------

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..engine.lab import Lab
+from ..engine.request import Request
 from ..errors import OptionError
 from ..progress import progress
 from ..prompt import Picture, Prompt
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..session import Session
 
 NAMED = re.compile(
     r"\b(?:image|picture|photo)s\s+\d+(?:\s*(?:,|and|or|to|&|-)\s*\d+)*"
@@ -88,9 +88,8 @@ class Variant:
 
 
 def order_test(
-    session: Session,
-    prompt: Any,
-    images: Any = None,
+    lab: Lab,
+    asked: Prompt,
     *,
     orders: int = ORDERS,
     twins: Mapping[int, Any] | None = None,
@@ -101,8 +100,10 @@ def order_test(
 
     Parameters
     ----------
-    prompt, images
-        As in `Session.ask`. "image 2", "images 1 and 2", "图像2" in the text follow their picture.
+    lab
+        Who answers.
+    asked
+        The prompt as given. "image 2", "images 1 and 2", "图像2" in the text follow their picture.
     orders
         Most orders to try beside the given one; all of up to four pictures by default, else drawn.
     twins
@@ -119,19 +120,18 @@ def order_test(
     """
     import pandas as pd
 
-    asked = Prompt.of(prompt, images=images)
     count = len(asked.pictures)
     if not count:
         raise OptionError("the prompt has no picture, so there is no order to test")
     for picture in twins or {}:
         if not 0 <= picture < count:
             raise OptionError(f"there is no picture {picture} to have a twin: the prompt has {count}, counted from 0")
-    first = session.ask(asked, max_new_tokens=max_new_tokens).text
+    first = lab.run(Request(asked, max_new_tokens=max_new_tokens)).text
     variants = list(_variants(asked, orders, dict(twins or {}), seed))
     rows = []
     with progress(len(variants), "variants") as bar:
         for variant in variants:
-            text = session.ask(variant.prompt, max_new_tokens=max_new_tokens).text
+            text = lab.run(Request(variant.prompt, max_new_tokens=max_new_tokens)).text
             expected = renumber(first, variant.numbers)
             shown = tuple(picture + 1 for picture in variant.pictures)
             rows.append((variant.kind, shown, variant.prompt.text, expected, text, text != expected))

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -21,13 +21,22 @@ from .payload import AnswerView, clean, pack, to_json
 from .reading import EXTRA_BUDGET
 
 if TYPE_CHECKING:
-    from ..answer import Answer
+    from ..attribution import Attribution
 
 HOST = Path(__file__).with_name("compare.js")
 GAP = 24  # pixels between the answers' static pictures
 
 
-def compare(*answers: Answer, **labelled: Answer) -> Comparison:
+class Shown(Protocol):
+    """An answer in a reader's hand."""
+
+    @property
+    def record(self) -> Record: ...
+    @property
+    def attributions(self) -> tuple[Attribution, ...]: ...
+
+
+def compare(*answers: Shown, **labelled: Shown) -> Comparison:
     """Answers side by side, with one selection for all of them, and what changed in the text marked.
 
     Parameters
@@ -62,9 +71,11 @@ def compare(*answers: Answer, **labelled: Answer) -> Comparison:
             raise OptionError(f"compare takes answers, but argument {k} of {len(given)} is {type(one).__name__}")
     if len(given) < 2:
         raise OptionError("compare needs at least two answers: compare(answer_a, answer_b)")
-    pictures = _same_pictures([one.images for one in given])
-    names = [*_labels(answers, pictures[: len(answers)]), *labelled]
-    return Comparison(names, [view_of(one) for one in given], pictures)
+    records = [one.record for one in given]
+    pictures = _same_pictures([one.images for one in records])
+    names = [*_labels(records[: len(answers)], pictures[: len(answers)]), *labelled]
+    views = [view_of(one.record, attributions=one.attributions) for one in given]
+    return Comparison(names, views, pictures)
 
 
 class Comparison:
@@ -134,7 +145,7 @@ class Comparison:
         return sheet
 
 
-def _labels(answers: Sequence[Answer], pictures: Sequence[Sequence[int]]) -> list[str]:
+def _labels(answers: Sequence[Record], pictures: Sequence[Sequence[int]]) -> list[str]:
     """Names by what sets the answers apart: their models, their edits, the order of their pictures, or letters."""
     orders = [f"order {', '.join(str(k + 1) for k in ones)}" for ones in pictures]
     edits = ["; ".join(one.edits) or "without an edit" for one in answers]

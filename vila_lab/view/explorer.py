@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.record import Record
 from ..errors import MissingExtra, OptionError, VilaLabError
 from .html import viewer_source, viewer_style
 from .of_answer import reading_of, view_of
@@ -17,7 +18,6 @@ from .payload import pack
 from .reading import pack_reading
 
 if TYPE_CHECKING:
-    from ..answer import Answer
     from ..attribution import Attribution
     from ..evidence import MetricCard
 
@@ -27,7 +27,7 @@ READING_BUDGET = 400_000  # base64 characters of one reading that the kernel com
 
 
 def explore(
-    answer: Answer,
+    record: Record,
     *,
     sync: Any = None,
     attributions: Sequence[Attribution] = (),
@@ -38,7 +38,7 @@ def explore(
 
     Parameters
     ----------
-    answer
+    record
         The answer to explore.
     sync
         Another explorer, or several: a choice in one is made in all of them, as far as it is there.
@@ -65,7 +65,7 @@ def explore(
     for other in others:
         if not isinstance(other, kind):
             raise OptionError(f"sync must be what explore() returned, or a list of these, not {type(other).__name__}")
-    widget = kind(answer, attributions=attributions, cards=cards, boxes=boxes)
+    widget = kind(record, attributions=attributions, cards=cards, boxes=boxes)
     for other in others:
         link(widget, other)
     return widget
@@ -108,10 +108,10 @@ def _widget_class() -> Any:
         layer = traitlets.Int(None, allow_none=True).tag(sync=True)
         head = traitlets.Int(None, allow_none=True).tag(sync=True)
 
-        def __init__(self, answer: Answer, **shown: Any) -> None:
-            payload = pack(view_of(answer, **shown))
-            layers, heads = _size(answer)
-            self._answer = answer
+        def __init__(self, record: Record, **shown: Any) -> None:
+            payload = pack(view_of(record, **shown))
+            layers, heads = _size(record)
+            self._record = record
             self._counts = {
                 "selected_token": len(payload["tokens"]),
                 "compared_token": len(payload["tokens"]),
@@ -131,7 +131,7 @@ def _widget_class() -> Any:
             if value is None:
                 return True
             if name == "selected_region":
-                return len(value) == 5 and value[0] in range(len(self._answer.images))
+                return len(value) == 5 and value[0] in range(len(self._record.images))
             return value in range(self._counts[name])
 
         @traitlets.validate(*CHOICES)
@@ -148,7 +148,7 @@ def _widget_class() -> Any:
         def _asked(self, _: Any, content: dict[str, Any], __: Any) -> None:
             """The browser wants a reading that the payload does not hold."""
             try:
-                reading = reading_of(self._answer, content["layer"], content["head"], bool(content["sinks"]))
+                reading = reading_of(self._record, content["layer"], content["head"], bool(content["sinks"]))
             except VilaLabError as error:  # released, or no such head: said in the widget, not in a log
                 self.send({"id": content["id"], "error": str(error)})
                 return
@@ -157,7 +157,7 @@ def _widget_class() -> Any:
     return Explorer
 
 
-def _size(answer: Answer) -> tuple[int, int]:
+def _size(record: Record) -> tuple[int, int]:
     """Layers and heads that can still be read; no heads once queries and keys were released."""
-    layers = answer.layer_means().shape[1]
-    return layers, answer.record.tape().n_heads if answer.record.kept.is_there else 0
+    layers = record.layer_means().shape[1]
+    return layers, record.tape().n_heads if record.kept.is_there else 0

@@ -1,4 +1,4 @@
-"""From an Answer to what there is to show of it. Knows the Answer's questions, no model and no drawing."""
+"""From an answer's record to what there is to show of it. Knows no model and no drawing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.record import Record
 from ..errors import CaptureError, OptionError
 from ..tokenmap import Kind
 from .payload import AnswerView, Array, Box
 from .reading import Reading
 
 if TYPE_CHECKING:
-    from ..answer import Answer
     from ..attribution import Attribution
     from ..evidence import MetricCard
 
@@ -24,7 +24,7 @@ MOST_WORDS = 4_000  # pieces of a question that are tinted one by one
 
 
 def view_of(
-    answer: Answer,
+    record: Record,
     *,
     layers: bool = True,
     attributions: Sequence[Attribution] = (),
@@ -37,12 +37,12 @@ def view_of(
 
     Parameters
     ----------
-    answer
-        The answer to show; attributions that it keeps are shown too.
+    record
+        The answer to show.
     layers
         Whether to add every layer by itself, the session's head sets, and attention with its sinks.
     attributions
-        More results of `Answer.attribute` on this answer.
+        Results of `Answer.attribute` on this answer.
     cards
         Results of `Answer.metric_card`; each stands beside its method.
     boxes
@@ -55,57 +55,57 @@ def view_of(
     OptionError
         If a box lies in a picture that is not there.
     """
-    reader = _Reader(answer)
-    first = reader.attention(answer.mean_attention())
+    reader = _Reader(record)
+    first = reader.attention(record.mean_attention())
     lines = {card.method: _card_line(card) for card in cards}
     others = [
         *(reader.closer() if layers else ()),
-        *reader.attributions([*answer.attributions, *attributions]),
+        *reader.attributions(attributions),
     ]
     return AnswerView(
-        title=" ".join(part for part in answer.parts if isinstance(part, str)).strip(),
-        prompt_parts=answer.parts,
-        tokens=tuple(answer.tokens[k].text or "\ufffd" for k in reader.said),
-        images=answer.images,
+        title=" ".join(part for part in record.parts if isinstance(part, str)).strip(),
+        prompt_parts=record.parts,
+        tokens=tuple(record.tokens[k].text or "\ufffd" for k in reader.said),
+        images=record.images,
         heatmaps=first.heatmaps,
         total=first.total,
         columns=reader.columns,
         ledger=first.numbers,
-        method=answer.method,
-        honesty=answer.honesty,
-        notes=answer.notes,
+        method=record.method,
+        honesty=record.honesty,
+        notes=record.notes,
         card=lines.get("attention", ""),
         readings=tuple(_carded(reading, lines) for reading in others),
         words=reader.words,
         word_shares=first.words,
-        tiles=_tiles(answer),
-        boxes=_known_boxes(answer, boxes),
-        edits=answer.edits,
+        tiles=_tiles(record),
+        boxes=_known_boxes(record, boxes),
+        edits=record.edits,
     )
 
 
-def reading_of(answer: Answer, layer: int | None = None, head: int | None = None, sinks: bool = False) -> Reading:
+def reading_of(record: Record, layer: int | None = None, head: int | None = None, sinks: bool = False) -> Reading:
     """Attention of one layer or the mean of all (None), of one head or the mean of all (None), computed now."""
-    reader = _Reader(answer)
+    reader = _Reader(record)
     if head is None:
-        means = answer.layer_means()
+        means = record.layer_means()
         values = means.mean(1) if layer is None else means[:, layer]
     else:
-        values = answer.attention(layer=layer, head=head).to_numpy().mean((1, 2))
+        values = record.attention(layer=layer, head=head).to_numpy().mean((1, 2))
     return reader.attention(np.asarray(values), layer=layer, head=head, sinks=sinks)
 
 
 class _Reader:
     """Turns weights and scores over positions into readings: what is common to all readings of one answer."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.map = answer.token_map
-        self.said = [k for k, token in enumerate(answer.tokens) if not token.stop]
-        n = len(answer.images)
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.map = record.token_map
+        self.said = [k for k, token in enumerate(record.tokens) if not token.stop]
+        n = len(record.images)
         self.columns = (*(f"image_{k + 1}" for k in range(n)), "prompt", "answer", "sink")
         self.groups = self.map.indicator(self.columns[:-1]).astype(np.float64)  # (T, columns but sink)
-        self.words, self.word_groups = _words(answer)
+        self.words, self.word_groups = _words(record)
 
     def attention(
         self,
@@ -120,12 +120,12 @@ class _Reader:
         weights = values.astype(np.float64)[self.said]
         apart = np.zeros(len(self.map), bool)
         if not sinks:
-            apart[self.answer.sinks] = True
+            apart[self.record.sinks] = True
         kept = np.where(apart, 0.0, weights)
         ledger = np.concatenate([kept @ self.groups, weights[:, apart].sum(1, keepdims=True)], 1)
         ledger /= np.maximum(ledger.sum(1, keepdims=True), 1e-12)
-        maps = [self.map.heatmap(kept, k) for k in range(len(self.answer.images))]
-        n_layers = self.answer.layer_means().shape[1]
+        maps = [self.map.heatmap(kept, k) for k in range(len(self.record.images))]
+        n_layers = self.record.layer_means().shape[1]
         which = f"layer {layer} of 0 to {n_layers - 1}" if layer is not None else f"mean over all {n_layers} layers"
         whose = heads or (
             f"head {head} only" if head is not None else "mean over its heads" if layer is not None else "their heads"
@@ -135,7 +135,7 @@ class _Reader:
         return Reading(
             name="attention",
             method=f"attention, {where}, sinks {'counted in' if sinks else 'set apart'}",
-            honesty=self.answer.honesty,
+            honesty=self.record.honesty,
             heatmaps=tuple(maps),
             total=tuple(_mean(heat) for heat in maps),
             numbers=ledger,
@@ -148,12 +148,12 @@ class _Reader:
 
     def closer(self) -> list[Reading]:
         """Attention with its sinks, by layer, and of the head sets that the session knows."""
-        means = self.answer.layer_means()
+        means = self.record.layer_means()
         readings = [self.attention(means.mean(1), sinks=True)]
         readings += [self.attention(means[:, layer], layer=layer) for layer in range(means.shape[1])]
-        for name, heads in sorted(self.answer.head_sets.items()):
+        for name, heads in sorted(self.record.head_sets.items()):
             try:
-                weights = [self.answer.attention(layer=layer, head=head).to_numpy()[:, 0, 0] for layer, head in heads]
+                weights = [self.record.attention(layer=layer, head=head).to_numpy()[:, 0, 0] for layer, head in heads]
             except CaptureError:  # queries and keys were released; the layers' means stay
                 break
             if weights:
@@ -175,7 +175,7 @@ class _Reader:
 
     def _scores(self, name: str, found: Sequence[Attribution]) -> Reading:
         first = found[-1]
-        values = np.full((len(self.answer.tokens), len(self.map)), np.nan)
+        values = np.full((len(self.record.tokens), len(self.map)), np.nan)
         for one in found:
             for row, token in enumerate(one.token):
                 if 0 <= token < len(values):
@@ -184,9 +184,9 @@ class _Reader:
         scored = values[~np.isnan(values).any(1)]
         whole = _mean(scored) if first.mean else scored.sum(0)
         table = np.concatenate([values, whole[None]])  # the last row is the total
-        maps = [self.map.heatmap(table, k) for k in range(len(self.answer.images))]
+        maps = [self.map.heatmap(table, k) for k in range(len(self.record.images))]
         numbers = np.full((len(table), len(self.columns)), np.nan)
-        covered = len(self.answer.images) + first.covers_prompt
+        covered = len(self.record.images) + first.covers_prompt
         numbers[:, :covered] = table @ self.groups[:, :covered]
         cost = (
             f"{sum(one.cost.forwards for one in found)} forwards, {sum(one.cost.backwards for one in found)} backwards"
@@ -211,9 +211,9 @@ def _mean(rows: Array) -> Array:
     return np.asarray(rows.mean(0)) if len(rows) else np.full(rows.shape[1:], np.nan)
 
 
-def _words(answer: Answer) -> tuple[tuple[str | int, ...], Array]:
+def _words(record: Record) -> tuple[tuple[str | int, ...], Array]:
     """The question's words, with a picture's index where it stood, and which positions each word is made of.  # (T, words)"""
-    tokens = answer.token_map
+    tokens = record.token_map
     pieces: list[tuple[str | int, list[int]]] = []
     end = -1
     for position in np.flatnonzero((tokens.kind == Kind.TEXT) | (tokens.kind == Kind.IMAGE)):
@@ -244,10 +244,10 @@ def _goes_on(text: str) -> bool:
     return text[0].isalnum() and ord(text[0]) < 0x2E80
 
 
-def _tiles(answer: Answer) -> tuple[tuple[Box, ...], ...]:
+def _tiles(record: Record) -> tuple[tuple[Box, ...], ...]:
     """The tiles of every picture that was cut into several, as boxes of pixels; the whole picture is none."""
-    tokens = answer.token_map
-    return tuple(tuple(_tiles_of(tokens, k)) for k in range(len(answer.images)))
+    tokens = record.token_map
+    return tuple(tuple(_tiles_of(tokens, k)) for k in range(len(record.images)))
 
 
 def _tiles_of(tokens: Any, picture: int) -> list[Box]:
@@ -262,12 +262,12 @@ def _tiles_of(tokens: Any, picture: int) -> list[Box]:
     return parts if len(parts) > 1 else []
 
 
-def _known_boxes(answer: Answer, boxes: Mapping[int, Any] | None) -> tuple[tuple[Box, ...], ...]:
+def _known_boxes(record: Record, boxes: Mapping[int, Any] | None) -> tuple[tuple[Box, ...], ...]:
     """Boxes per picture, from a mapping that may give one box or several."""
-    known: list[tuple[Box, ...]] = [()] * len(answer.images)
+    known: list[tuple[Box, ...]] = [()] * len(record.images)
     for picture, given in dict(boxes or {}).items():
-        if not 0 <= picture < len(answer.images):
-            raise OptionError(f"boxes names picture {picture}, but there are {len(answer.images)}, counted from 0")
+        if not 0 <= picture < len(record.images):
+            raise OptionError(f"boxes names picture {picture}, but there are {len(record.images)}, counted from 0")
         table = np.atleast_2d(np.asarray(given, np.float64))
         if table.ndim != 2 or table.shape[1] != 4:
             raise OptionError(f"the boxes of picture {picture} must be (x0, y0, x1, y1) or a list of these")

@@ -1,14 +1,15 @@
-"""From an Answer to a figure by its kind: what each kind asks the answer for. Knows the Answer's questions, no drawing."""
+"""From an answer's record to a figure by its kind: which experiments each kind needs. Knows no model and no drawing."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.record import Record
 from ..errors import OptionError
 from . import figures
 from .lettering import cut, write_title
@@ -20,19 +21,24 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-    from ..answer import Answer
     from ..tokenmap import TokenMap
+
+Run: TypeAlias = "Callable[..., Any]"
 
 NOT_A_CAUSE = "attention says where the model read, not why it answered"
 METHODS = ("attention", "leave_one_out")  # of the deletion curves: what is read, beside what matters
 SPECIAL = ("template", "separator")  # kinds of positions that go by their kind's name
 
 
-def plot(answer: Answer, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
+def plot(record: Record, run: Run, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
     """Draw one kind of figure of an answer.
 
     Parameters
     ----------
+    record
+        The answer.
+    run
+        Runs an experiment of `vila_lab.experiments` on it: a name, and its options.
     kind
         A name in `KINDS`.
     ax
@@ -48,57 +54,68 @@ def plot(answer: Answer, kind: str, ax: Axes | None = None, **options: Any) -> A
     if kind not in KINDS:
         raise OptionError(f"unknown kind of figure {kind!r}; known: {', '.join(KINDS)}")
     draw = KINDS[kind]
-    known = list(inspect.signature(draw).parameters)[2:]
+    known = list(inspect.signature(draw).parameters)[3:]
     for name in options:
         if name not in known:
             raise OptionError(f"the {kind} figure has no option {name!r}; it has {', '.join([*known, 'ax'])}")
-    return draw(answer, ax, **options)
+    return draw(record, run, ax, **options)
 
 
 def heatmap(
-    answer: Answer, ax: Axes | None, image: int | None = None, token: int | None = None, method: str = "attention"
+    record: Record,
+    run: Run,
+    ax: Axes | None,
+    image: int | None = None,
+    token: int | None = None,
+    method: str = "attention",
 ) -> Axes:
     """Where in a picture a method puts a token: `Answer.heatmap` over the picture, on the scale of all pictures.
 
     ``image`` counts from 0; None is the picture with the largest share.
     """
-    _need_pictures(answer, "heatmap")
-    heats = [answer.heatmap(k, token, method) for k in range(len(answer.images))]
-    chosen = int(np.argmax([heat.sum() for heat in heats])) if image is None else _picture(answer, image)
+    _need_pictures(record, "heatmap")
+    pictures = range(len(record.images))
+    if method == "attention":
+        heats = [record.heatmap(k, token) for k in pictures]
+    else:
+        scored = run("attribute", method=method, token=token)
+        heats = [scored.heatmap(k) for k in pictures]
+    chosen = int(np.argmax([heat.sum() for heat in heats])) if image is None else _picture(record, image)
     heat = heats[chosen]
     signed = any(bool(each.min(initial=0) < 0) for each in heats)
     unit = f"{method} per cell, one scale for all pictures"
-    drawn = figures.heatmap_overlay(answer.images[chosen], heat, ax, vmax=peak(heats), signed=signed, unit=unit)
-    where = f"{method} of {_what(answer, token)} in picture {chosen + 1}"
+    drawn = figures.heatmap_overlay(record.images[chosen], heat, ax, vmax=peak(heats), signed=signed, unit=unit)
+    where = f"{method} of {_what(record, token)} in picture {chosen + 1}"
     write_title(drawn, f"{where}: {_amount(heat.sum(), method)}")
     return drawn
 
 
-def ledger(answer: Answer, ax: Axes | None) -> Axes:
+def ledger(record: Record, run: Run, ax: Axes | None) -> Axes:
     """Where each token was read: `Answer.ledger` as stacked bars."""
-    view = view_of(answer)
+    view = view_of(record)
     if not view.tokens:
         raise OptionError("the answer says nothing, so there are no bars to draw")
     drawn = figures.ledger(view, ax, legend=True)
-    write_title(drawn, f"share of {answer.method}")
+    write_title(drawn, f"share of {record.method}")
     return drawn
 
 
-def layers(answer: Answer, ax: Axes | None, token: int | None = None) -> Axes:
+def layers(record: Record, run: Run, ax: Axes | None, token: int | None = None) -> Axes:
     """Share of attention on each picture, layer by layer, mean over heads; ``token`` None is the whole answer."""
-    rows = _rows(answer, token)
-    means = answer.layer_means()[rows].astype(np.float64).mean(0)  # (L, T)
-    names = [f"image_{k + 1}" for k in range(len(answer.images))] + ["prompt", "answer"]
-    table = answer.token_map.indicator(names).astype(np.float64)
-    table[answer.sinks] = 0
+    rows = _rows(record, token)
+    means = record.layer_means()[rows].astype(np.float64).mean(0)  # (L, T)
+    names = [f"image_{k + 1}" for k in range(len(record.images))] + ["prompt", "answer"]
+    table = record.token_map.indicator(names).astype(np.float64)
+    table[record.sinks] = 0
     shares = means @ table
-    sink = means[:, answer.sinks].sum(1, keepdims=True)
-    title = f"attention of {_what(answer, token)}, mean over the heads of each layer; {NOT_A_CAUSE}"
+    sink = means[:, record.sinks].sum(1, keepdims=True)
+    title = f"attention of {_what(record, token)}, mean over the heads of each layer; {NOT_A_CAUSE}"
     return figures.layer_shares(np.concatenate([shares, sink], 1), [*names, "sink"], ax=ax, title=title)
 
 
 def heads(
-    answer: Answer,
+    record: Record,
+    run: Run,
     ax: Axes | None,
     image: int | None = None,
     token: int | None = None,
@@ -106,31 +123,31 @@ def heads(
 ) -> Axes:
     """Each head's attention to one picture; ``image`` None is the picture that is read most, ``outline`` frames heads
     (such as ``lab.head_sets["routing"]``)."""
-    _need_pictures(answer, "heads")
-    weights = answer.attention().to_numpy()[_rows(answer, token)].astype(np.float64).mean(0)  # (L, H, T)
-    weights[..., answer.sinks] = 0
-    masses = weights @ answer.token_map.indicator([f"image_{k + 1}" for k in range(len(answer.images))])
-    chosen = int(masses.sum((0, 1)).argmax()) if image is None else _picture(answer, image)
-    title = f"attention of {_what(answer, token)} to picture {chosen + 1}; {NOT_A_CAUSE}"
+    _need_pictures(record, "heads")
+    weights = record.attention().to_numpy()[_rows(record, token)].astype(np.float64).mean(0)  # (L, H, T)
+    weights[..., record.sinks] = 0
+    masses = weights @ record.token_map.indicator([f"image_{k + 1}" for k in range(len(record.images))])
+    chosen = int(masses.sum((0, 1)).argmax()) if image is None else _picture(record, image)
+    title = f"attention of {_what(record, token)} to picture {chosen + 1}; {NOT_A_CAUSE}"
     return figures.head_map(
         masses[..., chosen], ax, outline=outline, vmax=peak([masses]), unit=f"share of attention on picture {chosen + 1}",
         title=title,
     )  # fmt: skip
 
 
-def leakage(answer: Answer, ax: Axes | None, layer: int | None = None, causal: bool = False) -> Axes:
+def leakage(record: Record, run: Run, ax: Axes | None, layer: int | None = None, causal: bool = False) -> Axes:
     """How much the tokens of each picture read of each other one: `Answer.leakage`.
 
     ``layer`` None is the mean of all; ``causal`` is what the answer loses when one may not read of the other.
     """
-    _need_pictures(answer, "leakage")
+    _need_pictures(record, "leakage")
     if causal:
-        found = answer.leakage(causal=True)  # (reader, source)
+        found = run("causal_leakage")  # (reader, source)
         names = _names(found)
-        title = f"what {answer.text.strip()!r} loses where one picture may not read of another"
+        title = f"what {record.text.strip()!r} loses where one picture may not read of another"
         values = found.transpose("reader", "source").to_numpy()
         return figures.leakage_matrix(values, names, ax, unit="log-probability lost", title=title)
-    found = answer.leakage()  # (layer, reader, source)
+    found = run("leakage")  # (layer, reader, source)
     names = _names(found)
     values = found.transpose("layer", "reader", "source").to_numpy().astype(np.float64)
     numbers = _numbers(found, "layer")
@@ -145,22 +162,27 @@ def leakage(answer: Answer, ax: Axes | None, layer: int | None = None, causal: b
     return figures.leakage_matrix(shown, names, ax, vmax=top, title=title)
 
 
-def flow(answer: Answer, ax: Axes | None) -> Axes:
+def flow(record: Record, run: Run, ax: Axes | None) -> Axes:
     """What cutting image -> question, image -> answer and question -> answer does, layer by layer: `Answer.flow`."""
-    table = answer.flow().table
+    table = run("flow").table
     effects = {str(edge): table[edge].to_numpy(dtype=np.float64) for edge in table.columns}
-    title = f"what cutting an edge does to {answer.text.strip()!r}"
+    title = f"what cutting an edge does to {record.text.strip()!r}"
     return figures.flow_by_layer(effects, [int(layer) for layer in table.index], ax, title=title)
 
 
 def curves(
-    answer: Answer, ax: Axes | None, methods: Sequence[str] = METHODS, token: Any = None, baseline: Any = "remove"
+    record: Record,
+    run: Run,
+    ax: Axes | None,
+    methods: Sequence[str] = METHODS,
+    token: Any = None,
+    baseline: Any = "remove",
 ) -> Axes:
     """Deletion and insertion of one or several methods' maps, beside maps that know nothing: `Answer.metric_card`."""
     names = [methods] if isinstance(methods, str) else list(methods)
     if not names:
         raise OptionError("methods= is empty: name at least one, such as 'attention'")
-    cards = {name: answer.metric_card(name, token, baseline=baseline) for name in names}
+    cards = {name: run("metric_card", method=name, token=token, baseline=baseline) for name in names}
     first = cards[names[0]]
     blind = [name for name in first.curves if name != names[0]]
     found = {name: card.curves[name] for name, card in cards.items()} | {name: first.curves[name] for name in blind}
@@ -175,7 +197,7 @@ def curves(
     )
 
 
-def patching(answer: Answer, ax: Axes | None, scan: xr.DataArray | None = None) -> Axes:
+def patching(record: Record, run: Run, ax: Axes | None, scan: xr.DataArray | None = None) -> Axes:
     """A patch scan of this answer: recovered logit difference, dims (layer, position)."""
     if scan is None:
         raise OptionError("the patching figure needs scan=, an xarray.DataArray with dims (layer, position)")
@@ -185,27 +207,27 @@ def patching(answer: Answer, ax: Axes | None, scan: xr.DataArray | None = None) 
     words = [scan.attrs.get(name) for name in ("token", "from_token")]
     both = f" {words[0]!r} with what led to {words[1]!r}" if all(words) else ""
     title = f"patching{both}: 1 brings all of it"
-    labels = _position_labels(answer.token_map, scan)
+    labels = _position_labels(record.token_map, scan)
     return figures.patching_scan(values, labels, _numbers(scan, "layer"), ax, title=title)
 
 
 def logit_lens(
-    answer: Answer, ax: Axes | None, image: int | None = None, layer: int = -1, token: int | None = None
+    record: Record, run: Run, ax: Axes | None, image: int | None = None, layer: int = -1, token: int | None = None
 ) -> Axes:
     """The word that each patch of a picture says after a layer; the more probable the answer there, the stronger.
 
     ``token`` None is the answer's first; ``image`` None is the picture in which it is most probable.
     """
-    _need_pictures(answer, "logit_lens")
-    found = answer.attribute("logit_lens", 0 if token is None else token, layers=[layer])
-    tokens = answer.token_map
+    _need_pictures(record, "logit_lens")
+    found = run("attribute", method="logit_lens", token=0 if token is None else token, layers=[layer])
+    tokens = record.token_map
     chance = found.values[0]
-    groups = [_finest(tokens, k) for k in range(len(answer.images))]
-    chosen = int(np.argmax([chance[group].max() for group in groups])) if image is None else _picture(answer, image)
+    groups = [_finest(tokens, k) for k in range(len(record.images))]
+    chosen = int(np.argmax([chance[group].max() for group in groups])) if image is None else _picture(record, image)
     word = found.extras["word"].isel(layer=0)
     at = groups[chosen]
     drawn = figures.logit_lens_grid(
-        answer.images[chosen],
+        record.images[chosen],
         tokens.box[at],
         [str(text) for text in word.sel(position=at).to_numpy()],
         chance[at],
@@ -218,10 +240,10 @@ def logit_lens(
     return drawn
 
 
-def agreement(answer: Answer, ax: Axes | None, token: Any = None) -> Axes:
+def agreement(record: Record, run: Run, ax: Axes | None, token: Any = None) -> Axes:
     """Shares of the pictures under four methods, and how far they rank the pictures alike: `Answer.evidence`."""
-    _need_pictures(answer, "agreement")
-    found = answer.evidence(token)
+    _need_pictures(record, "agreement")
+    found = run("evidence", token=token)
     shares, tau = found.shares, found.tau
     return figures.method_agreement(
         shares.to_numpy(),
@@ -250,28 +272,28 @@ KINDS: Mapping[str, Callable[..., Axes]] = {
 # -- what several kinds need -----------------------------------------------------------------------------------------
 
 
-def _need_pictures(answer: Answer, kind: str) -> None:
-    if not answer.images:
+def _need_pictures(record: Record, kind: str) -> None:
+    if not record.images:
         raise OptionError(f"the prompt has no picture, so there is no {kind} figure; 'ledger' and 'layers' need none")
 
 
-def _picture(answer: Answer, image: int) -> int:
-    count = len(answer.images)
+def _picture(record: Record, image: int) -> int:
+    count = len(record.images)
     if not -count <= image < count:
         raise OptionError(f"there is no picture {image}: the prompt has {count}, counted from 0")
     return image % count
 
 
-def _rows(answer: Answer, token: int | None) -> list[int]:
+def _rows(record: Record, token: int | None) -> list[int]:
     """Rows of a token, counted from 0 or from the end; None is all that say something."""
-    count = len(answer.tokens)
+    count = len(record.tokens)
     if token is not None and not -count <= token < count:
         raise OptionError(f"there is no token {token}: this answer has {count}, counted from 0")
-    return answer.rows_of() if token is None else [token % count]
+    return record.rows_of() if token is None else [token % count]
 
 
-def _what(answer: Answer, token: int | None) -> str:
-    said = answer.text.strip() if token is None else answer.tokens[token].text.strip()
+def _what(record: Record, token: int | None) -> str:
+    said = record.text.strip() if token is None else record.tokens[token].text.strip()
     return f"{said!r}"
 
 

@@ -1,6 +1,6 @@
-"""Every figure, drawn from the embedded model into a folder: ``python -m vila_lab.view.gallery FOLDER``. Owns no drawing.
+"""Every figure, drawn from the embedded model into a folder: ``python -m vila_lab.gallery FOLDER``. Owns no drawing.
 
-The README's pictures come from here: ``python -m vila_lab.view.gallery docs first_look`` draws that one alone.
+The README's pictures come from here: ``python -m vila_lab.gallery docs first_look`` draws that one alone.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..errors import OptionError, VilaLabError
-from ..tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
-from .figures import compact, overview
-from .of_answer import view_of
+from .errors import OptionError, VilaLabError
+from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
+from .view.figures import compact, overview
+from .view.of_answer import view_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..answer import Answer
-    from ..session import Session
+    from .answer import Answer
+    from .session import Session
 
 DPI = 140
-USAGE = "usage: python -m vila_lab.view.gallery FOLDER [NAME ...]"
+USAGE = "usage: python -m vila_lab.gallery FOLDER [NAME ...]"
 
 
 class Asked:
@@ -67,12 +67,12 @@ class Asked:
 
 def first_look(asked: Asked) -> Figure:
     """An answer as a whole: question, pictures with where attention went, and the ledger of every token."""
-    return overview(view_of(asked.marks))
+    return overview(view_of(asked.marks.record))
 
 
 def scenes(asked: Asked) -> Figure:
     """The same of an English answer about two scenes in their own shapes."""
-    return overview(view_of(asked.scenes))
+    return overview(view_of(asked.scenes.record))
 
 
 def heatmap(asked: Asked) -> Axes:

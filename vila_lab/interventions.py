@@ -1,4 +1,4 @@
-"""Interventions: the part of a session that looks inside the decoder and changes it. Knows a family, no answers of its own.
+"""Interventions: the part of a session that looks inside the decoder and changes it. Knows a family, and asks nothing.
 
 Hooks and edits live in the session, not in the model: they act on every question asked from now on, until they are removed, and
 the model's modules carry something only while a question is being answered. With none registered the model is not touched.
@@ -11,24 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import OptionError
-from ..families.base import Family
-from ..hooks.sites import Site, find_sites, heads_of, implementation_of
-from . import where as at
-from .edges import EdgeEdit
-from .groups import parse_edge
-from .handle import Handle
-from .heads import ABLATIONS, MeanHeads, ScaledHeads
-from .looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
-from .patch import Patch, check_state, replay_of
-from .program import Program
-from .scan import patch_scan
+from .answer import Answer
+from .edits import where as at
+from .edits.edges import EdgeEdit
+from .edits.groups import parse_edge
+from .edits.handle import Handle
+from .edits.heads import ABLATIONS, MeanHeads, ScaledHeads
+from .edits.looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
+from .edits.patch import Patch, check_state
+from .edits.program import Program
+from .errors import OptionError
+from .families.base import Family
+from .hooks.sites import Site, find_sites, heads_of, implementation_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
-
-    from ..answer import Answer
 
 
 class Interventions:
@@ -292,7 +289,8 @@ class Interventions:
             If the shapes differ (when asked), or the answer is another session's.
         """
         chosen = tuple(self._where(layers))
-        if replay_of(from_answer).family is not self.family:
+        source = from_answer.replay
+        if source.family is not self.family:
             raise OptionError(
                 "from_answer was given by another session; ask it of this one, whose layers it has to fit"
             )
@@ -303,30 +301,12 @@ class Interventions:
             if isinstance(positions, int)
             else tuple(positions)
         )
-        return self._program.add(Patch(from_answer, given, chosen, check_state(state)))
-
-    # ---- experiments ---------------------------------------------------------------------------------------------
-
-    def patch_scan(self, answer: Answer, from_answer: Answer, **options: Any) -> xr.DataArray:
-        """Where does what tells two answers apart lie? Patch every layer and position, one at a time.
-
-        Parameters
-        ----------
-        answer, from_answer, options
-            See `vila_lab.edits.scan.patch_scan`.
-
-        Returns
-        -------
-        xarray.DataArray
-            Recovered logit difference, dims (layer, position).
-        """
-        return patch_scan(answer, from_answer, **options)
+        return self._program.add(Patch(source, given, chosen, check_state(state)))
 
     # ---- layers and heads ----------------------------------------------------------------------------------------
 
     def _shape(self) -> at.Shape:
-        text = self.family.model.config.get_text_config(decoder=True)
-        return at.Shape(len(self.family.decoder_layers), int(text.num_attention_heads), self.head_sets)
+        return at.Shape.of(self.family, self.head_sets)
 
     def _where(self, layers: at.Layers = None, heads: at.Heads = None) -> Any:
         return at.resolve(self._shape(), layers, heads)
