@@ -11,6 +11,7 @@ from tests.conftest import CHECKPOINTS
 from vila_lab.errors import CaptureError, OptionError, PictureError
 from vila_lab.prompt import Prompt
 from vila_lab.tokens import Spelling
+from vila_lab.upstream import attention_name
 
 QUESTION = "What are the differences?"
 
@@ -29,7 +30,7 @@ def test_weights_are_those_of_eager_attention(answer, golden_session):
     inputs = dict(prepared.inputs)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    before = lab.model.config._attn_implementation
+    before = attention_name(lab.model.config)
     lab.model.set_attn_implementation("eager")
     try:
         with torch.no_grad():

@@ -91,8 +91,8 @@ def test_a_file_that_was_cut_or_grew_is_an_error(saved, tmp_path):
 
 def test_a_cut_at_every_64th_byte_is_noticed_by_the_reader(saved):
     for length in range(0, len(saved), 64):
-        with pytest.raises(FileError):
-            wire._parsed(saved[:length], "vila_lab", "x is not a saved answer", "hint")
+        with pytest.raises(FileError), wire.parsing(saved[:length], "vila_lab", "answer", "x"):
+            pass
 
 
 def test_the_whole_file_is_the_same_answer(saved, answer, tmp_path):
@@ -129,8 +129,8 @@ def changed(saved: bytes, change: Callable[[dict[str, Any], dict[str, Any]], Any
     data = save(tensors, metadata)
     if version == 1:
         return data
-    start = wire._place_of_sum(data)
-    return data[:start] + wire._sum(data).encode() + data[start + 64 :]
+    start = wire.place_of_sum(data)
+    return data[:start] + wire.sum_of(data).encode() + data[start + 64 :]
 
 
 def eps(header: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import vila_lab
+from tests.inside import hooks_of
 from vila_lab import interrupts
 from vila_lab.engine import lock
 from vila_lab.engine import replay as replaying
@@ -106,8 +107,7 @@ def traces(model: Any) -> Any:
             name,
             id(getattr(module, "config", None)),
             sorted(key for key in vars(module) if key.startswith("_vila_lab")),
-            len(module._forward_hooks),
-            len(module._forward_pre_hooks),
+            hooks_of(module),
         )
         for name, module in model.named_modules()
     ]

@@ -9,18 +9,20 @@ import torch
 
 import vila_lab
 from tests.conftest import CHECKPOINTS, GOLDENS
+from tests.inside import hooks_in
 from vila_lab.errors import ContextTooLong, DeviceError, OptionError, PictureNotFound, PromptError
 from vila_lab.prompt import Prompt
+from vila_lab.upstream import attention_name
 
 QUESTION = "What are the differences?"
 
 
 def implementation(model):
-    return {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")}
+    return {attention_name(module.config) for module in model.modules() if hasattr(module, "config")}
 
 
 def hooks(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    return hooks_in(model)
 
 
 def plain_ids(lab, parts, max_new_tokens):

@@ -21,7 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from vila_lab.prompt import Picture, Prompt
-from vila_lab.session import Session, load
+from vila_lab.resident import load
+from vila_lab.session import Session
 from vila_lab.tiny import demo_images
 from vila_lab.tiny.names import INDEX, OBJECTS, THINGS
 from vila_lab.tiny.probes import EVALUATION_SEED, random_names

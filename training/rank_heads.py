@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from vila_lab.evidence import Sample
-from vila_lab.session import load
+from vila_lab.resident import load
 from vila_lab.tiny import heads_file, weights_folder
 from vila_lab.tiny.probes import Probe, probes
 

@@ -32,8 +32,8 @@ _HOMES = {
     "VilaLabError": "errors",
     "compare": "view.compare",
     "demo_images": "tiny",
-    "load": "session",
-    "loaded": "session",
+    "load": "resident",
+    "loaded": "resident",
     "methods": "attribution",
     "open": "answer",
 }
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     from .errors import NoEffect, VilaLabError
     from .inputs.naming import Text
     from .prompt import Prompt
-    from .session import Session, load, loaded
+    from .resident import load, loaded
+    from .session import Session
     from .tiny import demo_images
     from .tokenmap import TokenMap
     from .tokens import Token

@@ -94,7 +94,7 @@ def _infer(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .session import load
+    from .resident import load
 
     started = time.perf_counter()
     answer = load().ask(DEMO_TEXT, images=[demo_images() / name for name in DEMO_MEDIA])
@@ -105,7 +105,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _session(options: argparse.Namespace) -> Any:
-    from .session import load
+    from .resident import load
 
     return load(options.model_path, device=options.device, dtype=options.dtype)
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from .errors import OptionError, VilaLabError
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
-from .view.figures import compact, overview
 from .view.of_answer import view_of
+from .view.sheet import compact, overview
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,19 +1,12 @@
-"""Session: a model that stays resident in the kernel, and the registry of those that do. Knows families only by their seam.
-
-The registry is the package's one global: `load` with the same arguments gives the same session, so that running a
-notebook's cells again loads nothing twice.
-"""
+"""Session: a model that stays resident in the kernel, and everything a reader asks of it. Knows families only by their seam."""
 
 from __future__ import annotations
 
 import gc
-import json
-import threading
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,22 +26,15 @@ from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
 from .evidence.order import ORDERS
 from .experiments import experiment
 from .families.base import Family
-from .families.loading import load_family
 from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types
 from .prompt import Prompt
-from .tiny import heads_file, weights_folder
-from .versions import warn_if_unverified
 
 if TYPE_CHECKING:
     import xarray as xr
 
-EMBEDDED = "embedded"
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
-
-_sessions: dict[tuple[Any, ...], Session] = {}
-_registry_lock = threading.RLock()
 
 
 class Session(Interventions):
@@ -86,6 +72,11 @@ class Session(Interventions):
         if self._engine is None:
             raise OptionError(f"this session of {self.name} was unloaded: vila_lab.load(...) gives a new one")
         return self._engine
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is there, until `unload`."""
+        return self._engine is not None
 
     @property
     def family(self) -> Family:
@@ -379,111 +370,9 @@ class Session(Interventions):
         keep_within(holdings, self.capture_budget, self._disk)
 
     def unload(self) -> None:
-        """Let the model go: it leaves the registry, and its memory is freed once nothing else refers to it."""
-        with _registry_lock:
-            for key in [key for key, session in _sessions.items() if session is self]:
-                del _sessions[key]
+        """Let the model go: `vila_lab.load` loads it afresh, and its memory is freed once nothing else refers to it."""
         self._program.clear_everywhere()
         self._engine = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def load(
-    source: str | Path | None = None,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    device_map: Any = None,
-    quantization: str | None = None,
-    attn_implementation: str | None = None,
-    revision: str | None = None,
-    capture_budget: int = CAPTURE_BUDGET,
-) -> Session:
-    """Load a model and keep it resident. The same call again gives the same session.
-
-    Parameters
-    ----------
-    source
-        A hub id such as ``"Efficient-Large-Model/NVILA-8B"`` or a folder, in any published layout of the family; None
-        for the small embedded model.
-    device
-        "cpu", "cuda", "cuda:1", "mps"; by default a GPU where there is one, and the CPU for the embedded model.
-    dtype
-        "float32", "float16", "bfloat16" or "auto" (as stored); by default float32 on the CPU and as stored elsewhere.
-    device_map, quantization, attn_implementation, revision
-        Passed on; see `vila_lab.families.loading.load_family`.
-    capture_budget
-        See `Session`.
-
-    Raises
-    ------
-    CheckpointNotFound, CheckpointError, DeviceError, OptionError, MissingExtra
-        One sentence that says what is wrong and the way out.
-
-    Examples
-    --------
-    >>> import vila_lab
-    >>> vila_lab.load() is vila_lab.load()
-    True
-    """
-    check_types(
-        load,
-        {"quantization": quantization, "attn_implementation": attn_implementation, "revision": revision}
-        | {"capture_budget": capture_budget},
-    )
-    check_range("capture_budget", capture_budget, least=0)
-    if isinstance(device, torch.device):
-        device = str(device)
-    if source is not None and not isinstance(source, str | Path):
-        raise OptionError(f"source must be a hub id or a folder, not {source!r}")
-    if source is not None and Path(source).expanduser() == weights_folder():
-        source = None  # named or not, it is the same resident model
-    if source is None:
-        place: str | Path = weights_folder()
-        name = EMBEDDED
-    else:
-        folder = Path(source).expanduser()
-        place = folder if folder.exists() else source
-        name = str(source)
-    if device is None and device_map is None:
-        device = "cuda" if source is not None and torch.cuda.is_available() else "cpu"
-    if dtype is None:
-        dtype = "float32" if device == "cpu" and quantization is None else "auto"
-    key = (str(place), device, str(dtype), repr(device_map), quantization, attn_implementation, revision)
-    with _registry_lock:
-        if key not in _sessions:
-            family = load_family(
-                place,
-                device=device,
-                dtype=dtype,
-                device_map=device_map,
-                quantization=quantization,
-                attn_implementation=attn_implementation,
-                revision=revision,
-            )
-            _sessions[key] = Session(family, name)
-            if source is None:
-                _sessions[key].head_sets.update(_shipped_heads())
-        session = _sessions[key]
-        session.capture_budget = capture_budget
-    warn_if_unverified()
-    return session
-
-
-def _shipped_heads() -> dict[str, tuple[tuple[int, int], ...]]:
-    """The head sets of the embedded model; `training.rank_heads` made them."""
-    content = json.loads(heads_file().read_text(encoding="utf-8")) if heads_file().is_file() else {}
-    return {kind: tuple((layer, head) for layer, head in ranking["heads"]) for kind, ranking in content.items()}
-
-
-def loaded() -> list[Session]:
-    """The sessions that are resident now.
-
-    >>> import vila_lab
-    >>> vila_lab.load() in vila_lab.loaded()
-    True
-    """
-    with _registry_lock:
-        return list(_sessions.values())

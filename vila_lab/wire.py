@@ -84,8 +84,8 @@ def to_bytes(key: str, header: Mapping[str, Any], tensors: dict[str, Tensor]) ->
     if len(text.encode()) > LARGEST_HEADER // 2:
         raise FileError(f"the words of this result take more than {LARGEST_HEADER // 2**21} MiB; save a shorter one")
     data = save(tensors, metadata={key: text, CHECKSUM: ZEROS})
-    start = _place_of_sum(data)
-    return data[:start] + _sum(data).encode() + data[start + len(ZEROS) :]
+    start = place_of_sum(data)
+    return data[:start] + sum_of(data).encode() + data[start + len(ZEROS) :]
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def _parsed(data: bytes, key: str, complaint: str, hint: str) -> tuple[dict[str,
         raise FileError(f"{complaint} of format {FORMAT} but of format {version}, of a newer vila_lab; update vila_lab")
     if version not in READABLE:
         raise FileError(f"{complaint} of format {FORMAT}; {hint}")
-    if (noted is not None or version > 1) and noted != _sum(data):
+    if (noted is not None or version > 1) and noted != sum_of(data):
         raise FileError(
             f"{complaint.replace('is not a', 'was a')}, and is damaged (its checksum is another); save it again"
         )
@@ -176,16 +176,16 @@ def _parsed(data: bytes, key: str, complaint: str, hint: str) -> tuple[dict[str,
         raise FileError(f"{complaint} ({reason(error)}); {hint}") from error
 
 
-def _sum(data: bytes) -> str:
+def sum_of(data: bytes) -> str:
     """SHA-256 of a file whose metadata hold a sum, with zeros in the place of the sum's digits."""
-    start = _place_of_sum(data)
+    start = place_of_sum(data)
     found = hashlib.sha256(data[:start])
     found.update(ZEROS.encode())
     found.update(memoryview(data)[start + len(ZEROS) :])
     return found.hexdigest()
 
 
-def _place_of_sum(data: bytes) -> int:
+def place_of_sum(data: bytes) -> int:
     """Where the digits of the sum begin; `safetensors` writes its header without blanks."""
     mark = f'"{CHECKSUM}":"'.encode()
     return data.find(mark, 8, 8 + int.from_bytes(data[:8], "little")) + len(mark)

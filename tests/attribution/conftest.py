@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.inside import hooks_of
 from vila_lab.answer import Answer
 from vila_lab.attribution import Replay
 from vila_lab.engine.target import Target, resolve
@@ -78,7 +79,7 @@ def target_of(answer: Answer, token: object = None, contrast: str | None = None,
 def state_of(model: torch.nn.Module) -> tuple[object, ...]:
     """Everything of a model that a method could leave changed: hooks, configs, own attributes, what takes gradients."""
     modules = list(model.modules())
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules]
+    hooks = [hooks_of(m) for m in modules]
     configs = [id(m.config) for m in modules if hasattr(m, "config")]
     names = [sorted(vars(m)) for m in modules]
     return (

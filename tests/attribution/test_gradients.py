@@ -10,6 +10,7 @@ from tests.attribution.conftest import replay_of, target_of
 from vila_lab.attribution import recording
 from vila_lab.attribution.gradient_inputs import inputs_of
 from vila_lab.errors import CaptureError, OptionError
+from vila_lab.upstream import attention_name
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def eager(answer):
     """Log-probabilities of the answer's tokens with their graph, embeddings and attention matrices, under eager."""
     replay, target = replay_of(answer), target_of(answer)
     model = replay.model
-    before = model.config._attn_implementation
+    before = attention_name(model.config)
     model.set_attn_implementation("eager")
     try:
         embeddings = replay.followed(replay.embedded, target.passes[0].fed).vectors[None].requires_grad_()

@@ -15,6 +15,7 @@ from tests.attribution.conftest import state_of
 from vila_lab.answer import Answer
 from vila_lab.attribution import Replay
 from vila_lab.session import Session
+from vila_lab.upstream import attention_name
 
 __all__ = ["state_of"]
 
@@ -105,7 +106,7 @@ def forced(session: Session, prompt: Tensor, ids: list[int], mask: Tensor | None
         inputs_embeds=sequence[None],
         position_ids=torch.arange(length)[None],
         attention_mask=torch.ones(1, length, dtype=torch.int64) if mask is None else mask,
-        output_attentions=session.model.config.get_text_config()._attn_implementation == "eager",
+        output_attentions=attention_name(session.model.config.get_text_config()) == "eager",
         use_cache=False,
     )
     return out.logits[0, len(prompt) - 1 :], out.attentions

@@ -10,11 +10,13 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.edits.conftest import forced, said, sequence_of, state_of
+from tests.inside import hooks_of
 from vila_lab.edits import AttentionEvent, HiddenEvent
 from vila_lab.errors import NoEffect, OptionError
 from vila_lab.hooks.call import ACTING
 from vila_lab.hooks.edited_layer import EditedLayer
 from vila_lab.hooks.sites import SHADOW_OF
+from vila_lab.upstream import attention_name
 
 # -- attention -----------------------------------------------------------------------------------------------------
 
@@ -190,8 +192,8 @@ def test_without_hooks_generation_runs_the_base_implementation(lab, question, pl
         assert held[ACTING].editor is None
         assert held[ACTING].base is sdpa_attention_forward
         assert getattr(module.config, SHADOW_OF) is text
-        assert module.config._attn_implementation == "vila_lab"
-        looked.append(len(lab.model._forward_hooks))
+        assert attention_name(module.config) == "vila_lab"
+        looked.append(sum(hooks_of(lab.model)))
 
     def never(*args: Any) -> None:
         raise AssertionError("an edited layer answered")
@@ -207,7 +209,7 @@ def test_without_hooks_generation_runs_the_base_implementation(lab, question, pl
     assert looked == [0] * 6 * len(answer.tokens)
     assert said(answer) == said(plain)
     assert all(layer.config is text for layer in layers)
-    assert text._attn_implementation == "sdpa"
+    assert attention_name(text) == "sdpa"
 
 
 def test_layers_without_hooks_keep_the_base_implementation(lab, question):

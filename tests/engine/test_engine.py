@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import vila_lab
+from tests.inside import hooks_in
 from vila_lab.edits.edges import EdgeEdit
 from vila_lab.edits.looks import HiddenHook
 from vila_lab.engine.engine import DEFAULT_NEW_TOKENS, Engine
@@ -23,6 +24,7 @@ from vila_lab.errors import CaptureError, ContextTooLong, NoEffect, OptionError
 from vila_lab.hooks.call import ACTING
 from vila_lab.prompt import Prompt
 from vila_lab.tokens import Token
+from vila_lab.upstream import attention_name
 
 LAYERS = dict.fromkeys(range(3))
 CUT = EdgeEdit("image_1 -> *", LAYERS, -torch.inf, "all heads")
@@ -58,19 +60,29 @@ def finished(run: Generator[Token, None, Record]) -> tuple[list[Token], Record]:
             return tokens, end.value
 
 
-def is_untouched(engine: Engine) -> bool:
+def state_of(engine: Engine) -> tuple[Any, ...]:
+    """All that a question could leave behind; other tests of this process have had the model before."""
     modules = list(engine.family.model.modules())
     return (
-        not any(ACTING in vars(module) for module in modules)
-        and sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules) == 0
-        and {m.config._attn_implementation for m in modules if hasattr(m, "config")} == {"sdpa"}
-        and not engine.lock.locked()
-        and torch.is_grad_enabled()
+        [id(module.config) for module in modules if hasattr(module, "config")],
+        [attention_name(module.config) for module in modules if hasattr(module, "config")],
+        any(ACTING in vars(module) for module in modules),
+        hooks_in(engine.family.model),
+        engine.lock.locked(),
+        torch.is_grad_enabled(),
     )
 
 
+@pytest.fixture
+def untouched(engine) -> Callable[[], bool]:
+    """Whether the model is as it was before the test."""
+    before = state_of(engine)
+    assert before[-2:] == (False, True)
+    return lambda: state_of(engine) == before
+
+
 @pytest.mark.parametrize("edits", [(), (CUT,)], ids=["plain", "edited"])
-def test_tokens_as_they_come_are_those_of_the_record(engine, prompt, edits):
+def test_tokens_as_they_come_are_those_of_the_record(engine, prompt, untouched, edits):
     request = Request(prompt, max_new_tokens=6, edits=edits)
     tokens, record = finished(engine.run(request))
     assert tuple(tokens) == record.tokens
@@ -79,16 +91,15 @@ def test_tokens_as_they_come_are_those_of_the_record(engine, prompt, edits):
     np.testing.assert_array_equal(whole.attention().values, record.attention().values)
     np.testing.assert_array_equal(whole.norms, record.norms)
     assert len(record.norms) == len(record.token_map) - 1
-    assert is_untouched(engine)
+    assert untouched()
 
 
 @pytest.mark.parametrize("how", ["closed", "let go of", "let go of elsewhere"])
-def test_a_run_that_is_left_stops_within_a_token_and_leaves_nothing_behind(engine, prompt, forwards, how):
+def test_a_run_that_is_left_stops_within_a_token_and_leaves_nothing_behind(engine, prompt, forwards, untouched, how):
     run = engine.run(Request(prompt, max_new_tokens=20, edits=(CUT,)))
     tokens = [next(run) for _ in range(3)]
     before = len(forwards)
-    handles = len(engine.family.decoder_layers[0]._forward_hooks)
-    assert handles == 1, "only the test's own"
+    assert untouched()
     if how == "closed":
         run.close()
     elif how == "let go of":
@@ -106,11 +117,11 @@ def test_a_run_that_is_left_stops_within_a_token_and_leaves_nothing_behind(engin
     assert list(answer.tokens) == [*tokens[:2], answer.tokens[2]]
 
 
-def test_between_two_tokens_the_model_is_as_it_was(engine, prompt):
+def test_between_two_tokens_the_model_is_as_it_was(engine, prompt, untouched):
     run = engine.run(Request(prompt, max_new_tokens=3, edits=(CUT,)))
-    assert is_untouched(engine)
+    assert untouched()
     for _ in run:
-        assert is_untouched(engine)
+        assert untouched()
 
 
 def test_questions_under_way_beside_each_other_do_not_meet(engine, prompt, golden_image):
@@ -151,7 +162,7 @@ def test_a_run_goes_on_in_another_thread(engine, prompt):
 
 
 @pytest.mark.slow
-def test_two_threads_one_under_an_edit_200_times(engine, prompt):
+def test_two_threads_one_under_an_edit_200_times(engine, prompt, untouched):
     requests = [Request(prompt, max_new_tokens=3), Request(prompt, max_new_tokens=3, edits=(CUT,))]
     expected = [engine.answer(request).tokens for request in requests]
     assert expected[0] != expected[1]
@@ -170,7 +181,7 @@ def test_two_threads_one_under_an_edit_200_times(engine, prompt):
     for thread in threads:
         thread.join()
     assert found == {k: [expected[k]] * 200 for k in (0, 1)}
-    assert is_untouched(engine)
+    assert untouched()
 
 
 @pytest.mark.parametrize(
@@ -199,13 +210,13 @@ def test_pictures_are_embedded_once_for_an_answer_and_its_proof(engine, prompt, 
     assert len(counted) == 1
 
 
-def test_an_edit_without_effect_is_found_at_the_end(engine, prompt):
+def test_an_edit_without_effect_is_found_at_the_end(engine, prompt, untouched):
     same = EdgeEdit("image_1 -> *", LAYERS, 1e-9, "all heads")
     run = engine.run(Request(prompt, max_new_tokens=2, edits=(same,)))
     assert len([next(run) for _ in range(2)]) == 2
     with pytest.raises(NoEffect, match="changes nothing"):
         next(run)
-    assert is_untouched(engine)
+    assert untouched()
 
 
 def test_what_a_request_may_not_be(engine, prompt):
@@ -227,11 +238,11 @@ def test_without_a_limit_an_answer_ends_by_itself_or_at_the_default():
     assert not record.notes
 
 
-def test_a_hook_that_asks_its_own_model_is_told(engine, prompt):
+def test_a_hook_that_asks_its_own_model_is_told(engine, prompt, untouched):
     hook = HiddenHook(lambda event: engine.answer(Request(prompt, max_new_tokens=1)), (1,), "answer")
     with pytest.raises(CaptureError, match="at work for this very call"):
         next(engine.run(Request(prompt, edits=(hook,))))
-    assert is_untouched(engine)
+    assert untouched()
 
 
 def test_a_character_that_is_cut_shows_what_there_is(engine, prompt, monkeypatch):

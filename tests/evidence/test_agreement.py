@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vila_lab.errors import CaptureError, OptionError
-from vila_lab.evidence.agreement import METHODS, _flags, kendall
+from vila_lab.evidence.agreement import METHODS, disagreements, kendall
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def table(rows: dict[str, list[float]]) -> pd.DataFrame:
 
 def test_a_method_that_names_another_picture_is_flagged():
     shares = table({name: [0.1, 0.8, 0.1] for name in METHODS} | {"attention": [0.7, 0.2, 0.1]})
-    found = _flags(shares)
+    found = disagreements(shares)
     assert len(found) == 3
     assert "attention puts image_1 first, leave_one_out puts image_2 first" in found
-    assert _flags(table({name: [0.1, 0.8, 0.1] for name in METHODS})) == ()
+    assert disagreements(table({name: [0.1, 0.8, 0.1] for name in METHODS})) == ()
 
 
 def test_the_table_holds_what_the_methods_say(answer):

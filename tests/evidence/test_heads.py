@@ -13,8 +13,8 @@ from training.rank_heads import digest, sample_of
 from vila_lab.errors import OptionError
 from vila_lab.evidence.heads import (
     HeadRanking,
-    Reading,
     Sample,
+    SampleAttention,
     controls,
     elbow,
     points,
@@ -30,7 +30,7 @@ SHAPE = (2, 3)
 GOOD = (1, 2)
 
 
-def planted(picture: int, count: int = 3) -> Reading:
+def planted(picture: int, count: int = 3) -> SampleAttention:
     """Head (1, 2) looks at one blob of the right picture, head (0, 0) at scattered cells of it, the rest at nothing much."""
     rng = np.random.default_rng(picture)
     mass = rng.random((*SHAPE, count)) * 0.01
@@ -39,7 +39,7 @@ def planted(picture: int, count: int = 3) -> Reading:
     maps[GOOD][1:3, 1:3] = 0.2
     maps[0, 0][::2, ::2] = 0.1
     sample = Sample(("a",) * count, "?", picture, ((10.0, 10.0, 30.0, 30.0),))
-    return Reading(sample, mass, maps, (60, 60))
+    return SampleAttention(sample, mass, maps, (60, 60))
 
 
 def test_the_planted_head_is_selected_in_every_sample():

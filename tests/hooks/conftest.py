@@ -10,6 +10,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from vila_lab.upstream import attention_name
+
 SIZES = {
     "vocab_size": 96,
     "hidden_size": 32,
@@ -61,9 +63,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 def build(family: str, attn: str | None = None, sharp: float = 12.0, **changes: Any) -> PreTrainedModel:
     model_name, config_name, extra = FAMILIES[family]
     torch.manual_seed(0)
-    config = getattr(transformers, config_name)(**{**SIZES, **extra, **changes})
-    if attn is not None:
-        config._attn_implementation = attn
+    chosen = {} if attn is None else {"attn_implementation": attn}
+    config = getattr(transformers, config_name)(**{**SIZES, **extra, **changes, **chosen})
     model: PreTrainedModel = getattr(transformers, model_name)(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -121,7 +122,7 @@ def eager_rows() -> Callable[..., list[torch.Tensor]]:
 
     @torch.no_grad()
     def run(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
-        before = model.config._attn_implementation
+        before = attention_name(model.config)
         model.set_attn_implementation("eager")
         mask = torch.ones_like(ids) if mask is None else mask
         out = model(ids, attention_mask=mask, output_attentions=True, use_cache=False)

@@ -8,6 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
 from vila_lab.hooks import Capture, group_indicator
+from vila_lab.upstream import attention_name
 
 TOKENS = 6
 EAGER_ONLY = {"gemma2", "gpt_oss"}  # soft-cap and sinks: sdpa has no such kernel
@@ -69,7 +70,7 @@ def test_left_padding_is_masked(family, attn, make, generate, eager_rows, prompt
 
 @torch.no_grad()
 def _padded_reference(model, ids, mask):
-    before = model.config._attn_implementation
+    before = attention_name(model.config)
     model.set_attn_implementation("eager")
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = model(ids, attention_mask=mask, position_ids=positions, output_attentions=True, use_cache=False)
@@ -83,7 +84,7 @@ def test_bfloat16_is_within_its_tolerance_of_eager_and_nearer_to_the_truth(make,
         ids = generate(model, prompt, TOKENS)
     for layer, reference in enumerate(eager_rows(model, ids[:, :-1])):
         torch.testing.assert_close(tape.weights(layer), reference[0, tape.positions], rtol=0, atol=5e-3)
-        held = tape._layers[layer]
+        held = tape.layer(layer)
         key = held.key.repeat_interleave(2, dim=1)
         later = torch.arange(tape.length) > tape.positions[:, None]
         exact = held.query.double() @ key.double().mT * held.scaling

@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, Qwen2ForCausalLM, StaticCache
 from transformers.cache_utils import QuantizedLayer
 
+from tests.inside import hooks_of
 from vila_lab.errors import CaptureError, OptionError
 from vila_lab.hooks import Capture, Tape, group_indicator
 from vila_lab.hooks.call import ACTING
-from vila_lab.upstream import CACHE, made_cache
+from vila_lab.upstream import CACHE, attention_name, made_cache
 
 TOKENS = 6
 EXACT, STORED = 1e-5, 5e-4  # as in test_capture_families
@@ -30,9 +31,8 @@ def traces(model):
         (
             name,
             id(getattr(module, "config", None)),
-            getattr(getattr(module, "config", None), "_attn_implementation", None),
-            len(module._forward_hooks),
-            len(module._forward_pre_hooks),
+            attention_name(module.config) if hasattr(module, "config") else None,
+            hooks_of(module),
             ACTING in module.__dict__,
             sorted(set(module.__dict__) - {"_previous_max_cache_length"}),  # left there by generate with a static cache
         )
@@ -140,7 +140,7 @@ def test_a_quantised_cache_is_recorded_live(model, generate, prompt):
     with Capture(model) as tape:
         ids = run()
     assert torch.equal(ids, plain)
-    assert tape._layers[0].live is not None
+    assert tape.layer(0).live is not None
     sums = tape.weights(1).sum(-1)
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-3)
     with pytest.raises(CaptureError, match="does not keep its keys"), Capture(model, mode="tape"):
@@ -284,7 +284,7 @@ def test_the_model_is_left_as_it_was(attn, error, make, generate, prompt):
     before, plain = traces(model), generate(model, prompt, TOKENS)
     if error is None:
         with Capture(model):
-            assert model.config._attn_implementation == attn, "the model's own config is never touched"
+            assert attention_name(model.config) == attn, "the model's own config is never touched"
             generate(model, prompt, TOKENS)
     else:
         with pytest.raises(type(error)), Capture(model) as tape:
@@ -388,7 +388,7 @@ def test_the_tape_holds_queries_and_refers_to_the_keys(model, generate, prompt):
     layers, heads, kv_heads, width, columns = 3, 4, 2, 8, prompt.shape[1] + TOKENS - 1
     assert tape.key_nbytes == layers * kv_heads * columns * width * 4
     assert tape.nbytes - tape.key_nbytes == layers * heads * TOKENS * width * 4
-    held = tape._layers[1].key
+    held = tape.layer(1).key
     assert held.data_ptr() == made_cache(out).layers[1].keys.data_ptr(), "keys are the cache's own, not a copy"
 
 
@@ -397,7 +397,7 @@ def test_layers_share_one_copy_of_a_padding_mask(model, generate, prompt):
     mask[:, :5] = 0
     with Capture(model) as tape:
         generate(model, prompt, TOKENS, attention_mask=mask)
-    masks = [layer.mask for layer in tape._layers.values()]
+    masks = [layer.mask for layer in map(tape.layer, tape.layers)]
     assert masks[0].numel() == tape.length, "one bool per column, not one per row and column"
     assert all(item is masks[0] for item in masks)
 
@@ -405,7 +405,7 @@ def test_layers_share_one_copy_of_a_padding_mask(model, generate, prompt):
 def test_a_static_cache_costs_no_mask(model, generate, prompt):
     with Capture(model) as tape:
         generate(model, prompt, TOKENS, **{CACHE: StaticCache(config=model.config, max_cache_len=64)})
-    assert all(layer.mask is None for layer in tape._layers.values())
+    assert all(layer.mask is None for layer in map(tape.layer, tape.layers))
 
 
 # -- the mass of column groups -------------------------------------------------------------------------------------
@@ -518,6 +518,6 @@ def test_a_compiled_forward_is_recorded_too(make, generate, eager_rows, prompt):
     with Capture(model) as tape:
         ids = generate(model, prompt, 2)
     model.model.forward = forward
-    torch._dynamo.reset()
+    torch.compiler.reset()
     assert torch.equal(ids, plain)
     assert_rows(tape, eager_rows(model, ids[:, :-1]))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.inside import hooks_of, name_attention
 from vila_lab.errors import CaptureError, NoEffect
 from vila_lab.hooks import Capture, edited_layer
 from vila_lab.hooks.editing import Editing
@@ -29,6 +30,7 @@ from vila_lab.hooks.edits import (
     StatePatch,
 )
 from vila_lab.hooks.spans import EVERYWHERE, Span
+from vila_lab.upstream import attention_name
 
 TOKENS = 6
 LENGTH = 17 + TOKENS - 1  # rows of a prompt of 17 and its answer
@@ -104,7 +106,7 @@ def biased(model: Any, matrices: Mapping[int, Tensor]) -> Iterator[None]:
 def reference(model: Any, ids: Tensor, biases: list[EdgeBias], mask: Tensor | None = None) -> tuple[Tensor, Any]:
     """Logits (B, T, V) and weights (B, H, T, T) by layer of one eager forward."""
     mask = torch.ones_like(ids) if mask is None else mask
-    before = model.config._attn_implementation
+    before = attention_name(model.config)
     model.set_attn_implementation("eager")
     matrices = dict(enumerate(bias_matrices(biases, ids.shape[1])))
     with biased(model, matrices):
@@ -125,7 +127,7 @@ def traces(model: Any) -> list[Any]:
         (
             name,
             id(getattr(module, "config", None)),
-            len(module._forward_hooks) + len(module._forward_pre_hooks),
+            hooks_of(module),
             [key for key in vars(module) if key.startswith("_vila_lab")],
         )
         for name, module in model.named_modules()
@@ -227,9 +229,9 @@ def test_a_cut_is_the_same_with_its_columns_left_out_or_masked(worth, left_out, 
     """One cheap way for whole prompts, one for everything else: each layer takes the one that costs less."""
     model, biases = make("llama", "sdpa"), [EdgeBias(SOURCE, readers, ALL), EdgeBias(Span.of([1]), readers, ALL)]
     expected, _ = reference(model, prompt, biases)
-    calls, way = [], edited_layer._without_columns
+    calls, way = [], edited_layer.without_columns
     monkeypatch.setattr(edited_layer, "WORTH_LEAVING_OUT", worth)
-    monkeypatch.setattr(edited_layer, "_without_columns", lambda *given: calls.append(1) or way(*given))
+    monkeypatch.setattr(edited_layer, "without_columns", lambda *given: calls.append(1) or way(*given))
     with Editing(model, biases):
         close(model(prompt).logits, expected)
     assert len(calls) == left_out
@@ -250,7 +252,7 @@ def test_columns_are_left_out_only_where_that_says_the_same(biases, make, prompt
     model = make("llama", "sdpa")
     expected, _ = reference(model, prompt, biases)
     monkeypatch.setattr(edited_layer, "WORTH_LEAVING_OUT", 9.0)
-    monkeypatch.setattr(edited_layer, "_without_columns", lambda *given: pytest.fail("left out"))
+    monkeypatch.setattr(edited_layer, "without_columns", lambda *given: pytest.fail("left out"))
     with Editing(model, biases):
         close(model(prompt).logits, expected)
 
@@ -500,7 +502,7 @@ def test_patches_put_vectors_in_place_of_a_layers_own(family, state, items, make
 @pytest.mark.parametrize("implementation", ["flash_attention_2", "kernels-community/flash-attn3", "flex_attention"])
 def test_implementations_that_take_no_additive_mask_are_refused(implementation, make):
     model = make("qwen2")
-    model.config._attn_implementation_internal = implementation
+    name_attention(model.config, implementation)
     before = traces(model)
     with pytest.raises(CaptureError, match="load the model with attn_implementation='sdpa'") as caught:
         Editing(model, [KNOCKOUT]).__enter__()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.inside import hooks_of
 from vila_lab.hooks.sinks import ResidualNorms, sink_positions
 
 
@@ -30,11 +31,11 @@ def test_norms_come_in_order_and_the_hook_goes():
         layer(torch.tensor([[[6.0, 8.0]]]))
     layer(torch.ones(1, 1, 2))
     assert norms.values().tolist() == [5.0, 1.0, 10.0]
-    assert not layer._forward_hooks
+    assert not any(hooks_of(layer))
 
 
 def test_the_hook_goes_after_an_exception():
     layer = nn.Identity()
     with pytest.raises(KeyboardInterrupt), ResidualNorms(layer):
         raise KeyboardInterrupt
-    assert not layer._forward_hooks
+    assert not any(hooks_of(layer))

@@ -31,7 +31,7 @@ def test_two_orders_are_named_by_their_order(answers):
     found = vila_lab.compare(answers[0], answers[1])
     assert found.labels == ("order 1, 2", "order 2, 1")
     assert found.notes[0].startswith("The same pictures in another order")
-    assert found._pictures == ((0, 1), (1, 0))
+    assert found.pictures == ((0, 1), (1, 0))
 
 
 def test_names_of_ones_own(answers):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import vila_lab
+from tests.inside import script_of
 from vila_lab.errors import MissingExtra, OptionError
 from vila_lab.view import explorer
 from vila_lab.view.html import viewer_source
@@ -72,8 +73,8 @@ def test_a_head_is_computed_when_the_browser_asks(answers):
     widget = answers[0].explore()
     sent = []
     widget.send = sent.append
-    widget._asked(widget, {"id": "a", "layer": 2, "head": 1, "sinks": False}, [])
-    widget._asked(widget, {"id": "b", "layer": 2, "head": 99, "sinks": False}, [])
+    widget.answer_browser(widget, {"id": "a", "layer": 2, "head": 1, "sinks": False}, [])
+    widget.answer_browser(widget, {"id": "b", "layer": 2, "head": 99, "sinks": False}, [])
     assert sent[0]["id"] == "a"
     assert (sent[0]["reading"]["layer"], sent[0]["reading"]["heads"]) == (2, "head 1")
     exact = answers[0].attention(layer=2, head=1).to_numpy()[:, 0, 0]
@@ -89,16 +90,16 @@ def peak_of(answer, weights):
 
 def test_the_widget_is_the_same_viewer(answers):
     widget = answers[0].explore()
-    assert str(widget._esm).startswith(viewer_source())
-    assert "export default" in str(widget._esm)
+    assert script_of(widget).startswith(viewer_source())
+    assert "export default" in script_of(widget)
     assert widget.payload["live"] == {"layers": 6, "heads": answers[0].attention(layer=0).sizes["head"]}
 
 
 def test_without_anywidget_the_message_holds_the_pip_line(answers, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    explorer._widget_class.cache_clear()
+    explorer.widget_class.cache_clear()
     try:
         with pytest.raises(MissingExtra, match=r"pip install 'anywidget>=0\.9\.13'"):
             answers[0].explore()
     finally:
-        explorer._widget_class.cache_clear()
+        explorer.widget_class.cache_clear()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vila_lab.errors import MissingExtra
-from vila_lab.view import figures, heatmap_overlay, ledger, lettering, overlay, overview, png, sheet, style
+from vila_lab.view import heatmap_overlay, ledger, lettering, overlay, overview, png, sheet, style
 from vila_lab.view.html import viewer_source
 
 
@@ -51,10 +51,10 @@ def test_ledger_draws_a_slice_and_what_was_not_captured(make_view):
 
 
 def test_half_the_number_is_painted_half_as_strong():
-    strengths = figures.cell_colours(np.array([0.0, 0.5, 1.0]), top=1.0, signed=False)[:, 3]
+    strengths = overlay.cell_colours(np.array([0.0, 0.5, 1.0]), top=1.0, signed=False)[:, 3]
     assert strengths[1] * 2 == pytest.approx(strengths[2])
     assert strengths[0] == 0
-    signed = figures.cell_colours(np.array([-1.0, 0.0, 0.5]), top=1.0, signed=True)[:, 3]
+    signed = overlay.cell_colours(np.array([-1.0, 0.0, 0.5]), top=1.0, signed=True)[:, 3]
     assert signed[1] == 0
     assert signed[0] == pytest.approx(2 * signed[2])
 

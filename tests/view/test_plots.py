@@ -138,7 +138,7 @@ def test_positions_of_a_scan_are_named_by_the_token_map(answer, options):
 
 def test_of_tiles_and_thumbnail_the_finest_patches_speak(golden_session, golden_image):
     tokens = golden_session("nvila-lite").ask([golden_image("a_land.png"), "What?"], max_new_tokens=1).token_map
-    finest = plots._finest(tokens, 0)
+    finest = plots.finest(tokens, 0)
     width, height = tokens.sizes[0]
     boxes = tokens.box[finest]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

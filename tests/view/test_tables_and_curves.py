@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tests.inside import left_title
+from vila_lab import view as figures
 from vila_lab.errors import OptionError
-from vila_lab.view import figures
 from vila_lab.view.style import BLUE_RED, INK
 
 RNG = np.random.default_rng(0)
@@ -122,7 +123,7 @@ def written(ax: Axes) -> list[Any]:
         labels = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
         ticks += [label for place, label in labels if limits[0] <= place <= limits[1]] + [axis.label]
     legend = ax.get_legend()
-    found = [*(ticks if ax.axison else []), ax._left_title, *ax.texts, *(legend.get_texts() if legend else [])]
+    found = [*(ticks if ax.axison else []), left_title(ax), *ax.texts, *(legend.get_texts() if legend else [])]
     return [text for text in found if text.get_text() and text.get_visible()]
 
 

@@ -19,7 +19,7 @@ ON = ("embeddings", "pixels")
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class GradientInputs:
     """Inputs of one prompt, in a batch of one as captum wants them.
 
     Attributes
@@ -37,7 +37,7 @@ class Inputs:
     by_position: Callable[[Tensor], NDArray[np.float64]]
 
 
-def inputs_of(replay: Replay, on: str, baseline: Any) -> Inputs:
+def inputs_of(replay: Replay, on: str, baseline: Any) -> GradientInputs:
     """The pictures as gradients see them.
 
     Parameters
@@ -63,7 +63,7 @@ def inputs_of(replay: Replay, on: str, baseline: Any) -> Inputs:
     return _embeddings(replay, images) if on == "embeddings" else _pixels(replay, images)
 
 
-def _embeddings(replay: Replay, images: dict[int, Any]) -> Inputs:
+def _embeddings(replay: Replay, images: dict[int, Any]) -> GradientInputs:
     visual = is_visual(replay.token_map)
     asked = replay.embedded
 
@@ -76,10 +76,10 @@ def _embeddings(replay: Replay, images: dict[int, Any]) -> Inputs:
         return values
 
     covered = replay.with_pictures(images)
-    return Inputs(asked.features[visual][None], covered.features[visual][None], prompt, by_position)
+    return GradientInputs(asked.features[visual][None], covered.features[visual][None], prompt, by_position)
 
 
-def _pixels(replay: Replay, images: dict[int, Any]) -> Inputs:
+def _pixels(replay: Replay, images: dict[int, Any]) -> GradientInputs:
     prepared, name = replay.prepared, replay.family.pixels
     pixels = prepared.inputs[name]  # (tiles, 3, S, S)
     owner = _token_of_pixel(replay, len(pixels), pixels.shape[-1])  # (tiles, S, S)
@@ -92,7 +92,7 @@ def _pixels(replay: Replay, images: dict[int, Any]) -> Inputs:
         found_at = np.bincount(owner.ravel(), weights=each.ravel(), minlength=replay.prompt_length)
         return found_at.astype(np.float64)
 
-    return Inputs(pixels[None], replay.prepare_with(images).inputs[name][None], prompt, by_position)
+    return GradientInputs(pixels[None], replay.prepare_with(images).inputs[name][None], prompt, by_position)
 
 
 def _token_of_pixel(replay: Replay, tiles: int, side: int) -> NDArray[np.int64]:

@@ -205,7 +205,7 @@ class Attribution:
         """The pictures (or one) under their heatmaps, all on one colour scale."""
         from matplotlib.figure import Figure
 
-        from ..view.figures import heatmap_overlay
+        from ..view.overlay import heatmap_overlay
 
         shown = range(len(self.images)) if image is None else [image]
         if not shown:

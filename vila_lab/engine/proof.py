@@ -50,7 +50,7 @@ class CleanLogits:
 
 
 @dataclass(frozen=True)
-class Step:
+class Resolved:
     """A hook or an edit, and what it means for one prompt."""
 
     spec: Spec
@@ -77,7 +77,7 @@ class Proof:
     def __init__(self, question: Question, specs: Sequence[Spec], clean: CleanLogits) -> None:
         self._question = question
         self._clean = clean
-        steps = [Step(spec, spec.resolve(question)) for spec in specs]
+        steps = [Resolved(spec, spec.resolve(question)) for spec in specs]
         self.edits: list[Edit] = [edit for step in steps for edit in step.edits]
         self._changes = [step for step in steps if step.spec.is_edit]
         for index, step in enumerate(self._changes):

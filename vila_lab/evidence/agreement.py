@@ -98,7 +98,7 @@ def evidence(replay: Replay, token: Any = None, *, samples: int | None = None, *
     tau = pd.DataFrame(
         [[kendall(scores.loc[a], scores.loc[b]) for b in METHODS] for a in METHODS], index=METHODS, columns=METHODS
     )
-    return Evidence(found["leave_one_out"].target, shares, scores, tau, _flags(shares))
+    return Evidence(found["leave_one_out"].target, shares, scores, tau, disagreements(shares))
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
@@ -116,7 +116,7 @@ def kendall(a: ArrayLike, b: ArrayLike) -> float:
     return float((first * second).sum() / whole) if whole else float("nan")
 
 
-def _flags(shares: pd.DataFrame) -> tuple[str, ...]:
+def disagreements(shares: pd.DataFrame) -> tuple[str, ...]:
     """Pairs that name different first pictures. Ranks below the first are left to `Evidence.tau`: among pictures that
     hardly matter they are noise."""
     first = shares.idxmax(axis=1)

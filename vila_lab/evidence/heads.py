@@ -140,7 +140,7 @@ class HeadRanking:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class SampleAttention:
     """Attention of one sample's answer: mass on each picture, and the map of the picture that it is about."""
 
     sample: Sample
@@ -149,7 +149,7 @@ class Reading:
     size: tuple[int, int]
 
 
-Score = Callable[[Reading, Sequence[Head]], float]
+Score = Callable[[SampleAttention, Sequence[Head]], float]
 
 
 def rank_heads(
@@ -216,7 +216,7 @@ def _check(dataset: Sequence[Sample], kind: str, top: int) -> None:
             raise OptionError(f"sample {number} has no boxes, so localization cannot be scored; give Sample(boxes=...)")
 
 
-def read(lab: Lab, sample: Sample) -> Reading | None:
+def read(lab: Lab, sample: Sample) -> SampleAttention | None:
     """Ask, and read the attention of the rows that chose the answer (or its word); None if the word was not said."""
     record = lab.run(Request(Prompt.of([*sample.images, sample.question]), max_new_tokens=LONGEST))
     rows = record.rows_of(sample.word)
@@ -227,13 +227,13 @@ def read(lab: Lab, sample: Sample) -> Reading | None:
     groups = [f"image_{k + 1}" for k in range(len(sample.images))]
     mass = weights @ record.token_map.indicator(groups)
     maps = record.token_map.heatmap(weights, sample.picture)
-    return Reading(sample, mass, maps, record.token_map.sizes[sample.picture])
+    return SampleAttention(sample, mass, maps, record.token_map.sizes[sample.picture])
 
 
 # -- rankings --------------------------------------------------------------------------------------------------------
 
 
-def _by_accuracy(readings: Sequence[Reading], seed: int) -> list[dict[str, Any]]:
+def _by_accuracy(readings: Sequence[SampleAttention], seed: int) -> list[dict[str, Any]]:
     rows = []
     for head in _heads(readings):
         found = interval([routes(reading, [head]) for reading in readings], seed=seed)
@@ -241,7 +241,7 @@ def _by_accuracy(readings: Sequence[Reading], seed: int) -> list[dict[str, Any]]
     return sorted(rows, key=lambda row: -row["score"])
 
 
-def _by_entropy(readings: Sequence[Reading], seed: int) -> list[dict[str, Any]]:
+def _by_entropy(readings: Sequence[SampleAttention], seed: int) -> list[dict[str, Any]]:
     sums, kept, selected = select(readings)
     rows = []
     for layer, head in _heads(readings):
@@ -256,7 +256,7 @@ def _entry(head: Head, found: Interval) -> dict[str, Any]:
 
 
 def select(
-    readings: Sequence[Reading],
+    readings: Sequence[SampleAttention],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
     """The source's rule: mean attention sums (L, H), which heads pass the elbow (L, H), and which each sample selects
     (samples, L, H)."""
@@ -327,20 +327,20 @@ def _blobs(above: NDArray[np.bool_]) -> NDArray[np.int64]:
 # -- how good is a set -----------------------------------------------------------------------------------------------
 
 
-def routes(reading: Reading, heads: Sequence[Head]) -> float:
+def routes(reading: SampleAttention, heads: Sequence[Head]) -> float:
     """Whether the heads' mean mass is largest on the right picture; a tie counts by its chance."""
     mass = np.mean([reading.mass[head] for head in heads], axis=0)
     best = mass >= mass.max() * (1 - TIE)
     return float(best[reading.sample.picture] / best.sum())
 
 
-def points(reading: Reading, heads: Sequence[Head]) -> float:
+def points(reading: SampleAttention, heads: Sequence[Head]) -> float:
     """Whether the heads' mean map is largest in a box of the sample; see `metrics.pointing`."""
     heat = np.mean([reading.maps[head] for head in heads], axis=0)
     return pointing(heat, reading.size, reading.sample.boxes, reading.sample.picture)
 
 
-def _top(readings: Sequence[Reading], kind: str, top: int) -> list[Head]:
+def _top(readings: Sequence[SampleAttention], kind: str, top: int) -> list[Head]:
     """The best heads, for localization only those that the elbow kept."""
     if kind == "routing":
         score = {head: np.mean([routes(reading, [head]) for reading in readings]) for head in _heads(readings)}
@@ -350,7 +350,9 @@ def _top(readings: Sequence[Reading], kind: str, top: int) -> list[Head]:
     return sorted(passed, key=lambda head: (-selected[:, head[0], head[1]].mean(), -sums[head]))[:top]
 
 
-def _scores(readings: Sequence[Reading], kind: str, top: int, shape: tuple[int, int], seed: int) -> dict[str, Interval]:
+def _scores(
+    readings: Sequence[SampleAttention], kind: str, top: int, shape: tuple[int, int], seed: int
+) -> dict[str, Interval]:
     """The set chosen on the even samples, scored on the odd ones, beside sets that were not chosen."""
     score: Score = routes if kind == "routing" else points
     test = readings[1::2]
@@ -377,13 +379,13 @@ def controls(chosen: Sequence[Head], shape: tuple[int, int], rng: np.random.Gene
     return found
 
 
-def _chance(reading: Reading, kind: str) -> float:
+def _chance(reading: SampleAttention, kind: str) -> float:
     if kind == "routing":
         return 1 / len(reading.sample.images)
     flat = np.ones(reading.maps.shape[-2:])
     return pointing(flat, reading.size, reading.sample.boxes, reading.sample.picture)
 
 
-def _heads(readings: Sequence[Reading]) -> list[Head]:
+def _heads(readings: Sequence[SampleAttention]) -> list[Head]:
     layers, heads = readings[0].mass.shape[:2]
     return [(layer, head) for layer in range(layers) for head in range(heads)]

@@ -49,6 +49,8 @@ class Family(Decoder, ABC):
     """A frozen dataclass: what a prompt may be told in this family alone. Its fields are keyword arguments of `ask`."""
     pixels: ClassVar[str]
     """Which of the model's inputs holds the pictures' pixels."""
+    kept_in_full: ClassVar[tuple[str, ...]]
+    """Modules that are not quantised: they are small, and visibly worse when they are."""
 
     # -- whose checkpoint it is ------------------------------------------------------------------------------------
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BitsAndBytesConfig
 
 from ..errors import CheckpointError, DeviceError, MissingExtra, OptionError, VilaLabError
 from ..nvila.folder import find_root, read_json
@@ -20,7 +22,6 @@ QUANTIZATIONS = ("4bit", "8bit")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flex_attention")
-KEPT_IN_FULL = ["vision_tower", "mm_projector", "lm_head"]  # small, and visibly worse when quantised
 
 
 def load_family(
@@ -71,14 +72,15 @@ def load_family(
         _check_device(device)
     if not isinstance(device_map, str | dict | None):
         raise OptionError(f"device_map {device_map!r} is neither a name such as 'auto' nor a table of modules.")
+    _check_quantization(quantization)
+    root = find_root(source, revision=revision)
+    kind = family_of(read_json(root / "config.json"), str(source))
     options: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
     if quantization is not None:
-        options["quantization_config"] = _quantization_config(quantization, dtype)
+        options["quantization_config"] = _quantization_config(quantization, dtype, kind.kept_in_full)
         if device_map is None and device is not None:
             options["device_map"] = {"": device}
     given = {key: value for key, value in options.items() if value is not None}
-    root = find_root(source, revision=revision)
-    kind = family_of(read_json(root / "config.json"), str(source))
     with _one_sentence(source):
         family = kind.load(root, str(source), **given)
     if device is not None and quantization is None:
@@ -167,18 +169,20 @@ def _check_attention(name: str | None) -> None:
         )
 
 
-def _quantization_config(quantization: str, dtype: str | torch.dtype) -> Any:
+def _check_quantization(quantization: str | None) -> None:
+    if quantization is None:
+        return
     if quantization not in QUANTIZATIONS:
         raise OptionError(f"quantization {quantization!r} is unknown; choose one of {', '.join(QUANTIZATIONS)}.")
-    import importlib.util
-
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtra("quantization needs bitsandbytes: pip install bitsandbytes")
-    from transformers import BitsAndBytesConfig
 
+
+def _quantization_config(quantization: str, dtype: str | torch.dtype, kept_in_full: Sequence[str]) -> Any:
+    kept = list(kept_in_full)
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT_IN_FULL)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     compute = torch.bfloat16 if dtype == "auto" else dtype
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_compute_dtype=compute, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=KEPT_IN_FULL
+        load_in_4bit=True, bnb_4bit_compute_dtype=compute, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=kept
     )

@@ -34,6 +34,7 @@ class NVILAFamily(Family):
     options = NVILAOptions
     components = Components(layers="language_model.model.layers", norm="language_model.model.norm")
     pixels = "pixel_values"
+    kept_in_full = ("vision_tower", "mm_projector", "lm_head")
 
     def __init__(self, model: NVILAForConditionalGeneration, processor: NVILAProcessor) -> None:
         super().__init__(model, processor.tokenizer)

@@ -52,7 +52,7 @@ class EditedLayer:
         closed = self._closed_alike(view, touched) if touched.any() else None
         weights: Tensor | None
         if closed is not None:
-            output, weights = _without_columns(view, touched, closed), None
+            output, weights = without_columns(view, touched, closed), None
         elif touched.any():
             output, weights = self._in_chunks(view, touched)
         else:
@@ -223,7 +223,7 @@ class _View:
         return np.asarray(self.offset + np.arange(self.columns) > self.start + rows[:, None])
 
 
-def _without_columns(view: _View, touched: NDArray[np.bool_], closed: NDArray[np.bool_]) -> Tensor:
+def without_columns(view: _View, touched: NDArray[np.bool_], closed: NDArray[np.bool_]) -> Tensor:
     """A whole prompt whose touched rows do not see the closed columns: these are not there in a call of their own.
 
     Rows keep their order, so the causal limit of the shorter sequence is the same.  # (B, T, H, D)

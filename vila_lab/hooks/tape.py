@@ -150,7 +150,7 @@ class Tape:
         OptionError
             If the layer, a row, a head or the item does not exist.
         """
-        data = self._layer(layer)
+        data = self.layer(layer)
         held = self._rows_of(data)
         row_index = indices(rows, self.n_rows, "row")
         head_index = None if heads is None else indices(heads, held.shape[1], "head")
@@ -169,7 +169,7 @@ class Tape:
         CaptureError
             If Capture was not given groups.
         """
-        data = self._layer(layer)
+        data = self.layer(layer)
         if data.mass is None:
             raise CaptureError("no mass was recorded; give Capture the column groups (groups=...).")
         return data.mass[int(indices(item, data.mass.shape[0], "item")[0])].transpose(0, 1)
@@ -247,7 +247,8 @@ class Tape:
         if self._lost:
             raise CaptureError(f"{self._lost}.")
 
-    def _layer(self, layer: int) -> LayerTape:
+    def layer(self, layer: int) -> LayerTape:
+        """What one layer left behind; negative counts from the last."""
         self._check()
         names = list(self._layers)
         wanted = names[layer] if -len(names) <= layer < 0 else layer

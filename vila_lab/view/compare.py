@@ -92,9 +92,9 @@ class Comparison:
     def __init__(self, labels: Sequence[str], views: Sequence[AnswerView], pictures: Sequence[Sequence[int]]) -> None:
         self.labels = tuple(labels)
         self.views = tuple(views)
-        self._pictures = tuple(tuple(ones) for ones in pictures)
+        self.pictures = tuple(tuple(ones) for ones in pictures)
         self._same, self._changed = _aligned([view.tokens for view in views])
-        self.notes = tuple(_notes(self.views, self._pictures, self._changed))
+        self.notes = tuple(_notes(self.views, self.pictures, self._changed))
 
     def __repr__(self) -> str:
         pairs = (f"{label!r}: {view.text!r}" for label, view in zip(self.labels, self.views, strict=True))
@@ -112,7 +112,7 @@ class Comparison:
         html = f'{static(identity, self.plain, picture)}\n<script type="module">{script}</script>'
         bundle = {"text/html": html, "text/plain": self.plain}
         if picture is not None:
-            from .figures import compact
+            from .sheet import compact
 
             bundle["image/png"] = base64.b64encode(compact(picture)).decode("ascii")
         return bundle
@@ -125,7 +125,7 @@ class Comparison:
 
     def _payload(self) -> str:
         answers = []
-        rows = zip(self.labels, self.views, self._same, self._changed, self._pictures, strict=True)
+        rows = zip(self.labels, self.views, self._same, self._changed, self.pictures, strict=True)
         for label, view, same, changed, pictures in rows:
             payload = pack(view, EXTRA_BUDGET // len(self.views)) | {"changed": sorted(changed)}
             answers.append({"label": clean(label), "payload": payload, "same": same, "pictures": list(pictures)})

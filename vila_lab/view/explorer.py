@@ -61,7 +61,7 @@ def explore(
         If ``sync`` is no explorer; and by the widget, if a trait is set to what is not there.
     """
     others = list(sync) if isinstance(sync, Sequence) else [] if sync is None else [sync]
-    kind = _widget_class()
+    kind = widget_class()
     for other in others:
         if not isinstance(other, kind):
             raise OptionError(f"sync must be what explore() returned, or a list of these, not {type(other).__name__}")
@@ -89,7 +89,7 @@ def link(one: Any, other: Any) -> None:
 
 
 @cache
-def _widget_class() -> Any:
+def widget_class() -> Any:
     try:
         import anywidget
         import traitlets
@@ -120,7 +120,7 @@ def _widget_class() -> Any:
             }
             payload["live"] = {"layers": layers, "heads": heads}
             super().__init__(payload=payload)
-            self.on_msg(self._asked)
+            self.on_msg(self.answer_browser)
 
         @traitlets.default("selected_region")
         def _no_region(self) -> None:
@@ -145,7 +145,7 @@ def _widget_class() -> Any:
                 )
             raise OptionError(f"there is no {name} {value}: this answer has {self._counts[name]}, counted from 0")
 
-        def _asked(self, _: Any, content: dict[str, Any], __: Any) -> None:
+        def answer_browser(self, _: Any, content: dict[str, Any], __: Any) -> None:
             """The browser wants a reading that the payload does not hold."""
             try:
                 reading = reading_of(self._record, content["layer"], content["head"], bool(content["sinks"]))

@@ -64,7 +64,7 @@ def mimebundle(view: AnswerView) -> dict[str, str]:
     picture = overview_picture(view)
     bundle = {"text/html": _fragment(view, picture), "text/plain": plain(view)}
     if picture is not None:
-        from .figures import compact
+        from .sheet import compact
 
         bundle["image/png"] = base64.b64encode(compact(picture)).decode("ascii")
     return bundle
@@ -110,7 +110,7 @@ def static(identity: str, words: str, picture: Image.Image | None) -> str:
 
 def overview_picture(view: AnswerView) -> Image.Image | None:
     """The overview as pixels; None without matplotlib."""
-    from .figures import render
+    from .sheet import render
 
     try:
         return render(view)

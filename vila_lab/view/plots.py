@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..engine.record import Record
 from ..errors import OptionError
-from . import figures
+from . import bars, overlay, tables
+from . import curves as lines
 from .lettering import cut, write_title
 from .levels import peak
 from .of_answer import view_of
@@ -84,7 +85,7 @@ def heatmap(
     heat = heats[chosen]
     signed = any(bool(each.min(initial=0) < 0) for each in heats)
     unit = f"{method} per cell, one scale for all pictures"
-    drawn = figures.heatmap_overlay(record.images[chosen], heat, ax, vmax=peak(heats), signed=signed, unit=unit)
+    drawn = overlay.heatmap_overlay(record.images[chosen], heat, ax, vmax=peak(heats), signed=signed, unit=unit)
     where = f"{method} of {_what(record, token)} in picture {chosen + 1}"
     write_title(drawn, f"{where}: {_amount(heat.sum(), method)}")
     return drawn
@@ -95,7 +96,7 @@ def ledger(record: Record, run: Run, ax: Axes | None) -> Axes:
     view = view_of(record)
     if not view.tokens:
         raise OptionError("the answer says nothing, so there are no bars to draw")
-    drawn = figures.ledger(view, ax, legend=True)
+    drawn = bars.ledger(view, ax, legend=True)
     write_title(drawn, f"share of {record.method}")
     return drawn
 
@@ -110,7 +111,7 @@ def layers(record: Record, run: Run, ax: Axes | None, token: int | None = None) 
     shares = means @ table
     sink = means[:, record.sinks].sum(1, keepdims=True)
     title = f"attention of {_what(record, token)}, mean over the heads of each layer; {NOT_A_CAUSE}"
-    return figures.layer_shares(np.concatenate([shares, sink], 1), [*names, "sink"], ax=ax, title=title)
+    return lines.layer_shares(np.concatenate([shares, sink], 1), [*names, "sink"], ax=ax, title=title)
 
 
 def heads(
@@ -129,7 +130,7 @@ def heads(
     masses = weights @ record.token_map.indicator([f"image_{k + 1}" for k in range(len(record.images))])
     chosen = int(masses.sum((0, 1)).argmax()) if image is None else _picture(record, image)
     title = f"attention of {_what(record, token)} to picture {chosen + 1}; {NOT_A_CAUSE}"
-    return figures.head_map(
+    return tables.head_map(
         masses[..., chosen], ax, outline=outline, vmax=peak([masses]), unit=f"share of attention on picture {chosen + 1}",
         title=title,
     )  # fmt: skip
@@ -146,7 +147,7 @@ def leakage(record: Record, run: Run, ax: Axes | None, layer: int | None = None,
         names = _names(found)
         title = f"what {record.text.strip()!r} loses where one picture may not read of another"
         values = found.transpose("reader", "source").to_numpy()
-        return figures.leakage_matrix(values, names, ax, unit="log-probability lost", title=title)
+        return tables.leakage_matrix(values, names, ax, unit="log-probability lost", title=title)
     found = run("leakage")  # (layer, reader, source)
     names = _names(found)
     values = found.transpose("layer", "reader", "source").to_numpy().astype(np.float64)
@@ -159,7 +160,7 @@ def leakage(record: Record, run: Run, ax: Axes | None, layer: int | None = None,
     top = float((others.mean(0) if layer is None else others).max(initial=0.0))  # layers are compared with each other
     which = f"mean over {len(values)} layers" if layer is None else f"layer {layer}, all layers on one scale"
     title = f"attention of the pictures to each other, {which}; {NOT_A_CAUSE}"
-    return figures.leakage_matrix(shown, names, ax, vmax=top, title=title)
+    return tables.leakage_matrix(shown, names, ax, vmax=top, title=title)
 
 
 def flow(record: Record, run: Run, ax: Axes | None) -> Axes:
@@ -167,7 +168,7 @@ def flow(record: Record, run: Run, ax: Axes | None) -> Axes:
     table = run("flow").table
     effects = {str(edge): table[edge].to_numpy(dtype=np.float64) for edge in table.columns}
     title = f"what cutting an edge does to {record.text.strip()!r}"
-    return figures.flow_by_layer(effects, [int(layer) for layer in table.index], ax, title=title)
+    return lines.flow_by_layer(effects, [int(layer) for layer in table.index], ax, title=title)
 
 
 def curves(
@@ -186,7 +187,7 @@ def curves(
     first = cards[names[0]]
     blind = [name for name in first.curves if name != names[0]]
     found = {name: card.curves[name] for name, card in cards.items()} | {name: first.curves[name] for name in blind}
-    return figures.deletion_curves(
+    return lines.deletion_curves(
         first.curves[names[0]].fractions,
         {name: each.deletion for name, each in found.items()},
         {name: each.insertion for name, each in found.items()},
@@ -208,7 +209,7 @@ def patching(record: Record, run: Run, ax: Axes | None, scan: xr.DataArray | Non
     both = f" {words[0]!r} with what led to {words[1]!r}" if all(words) else ""
     title = f"patching{both}: 1 brings all of it"
     labels = _position_labels(record.token_map, scan)
-    return figures.patching_scan(values, labels, _numbers(scan, "layer"), ax, title=title)
+    return tables.patching_scan(values, labels, _numbers(scan, "layer"), ax, title=title)
 
 
 def logit_lens(
@@ -222,11 +223,11 @@ def logit_lens(
     found = run("attribute", method="logit_lens", token=0 if token is None else token, layers=[layer])
     tokens = record.token_map
     chance = found.values[0]
-    groups = [_finest(tokens, k) for k in range(len(record.images))]
+    groups = [finest(tokens, k) for k in range(len(record.images))]
     chosen = int(np.argmax([chance[group].max() for group in groups])) if image is None else _picture(record, image)
     word = found.extras["word"].isel(layer=0)
     at = groups[chosen]
-    drawn = figures.logit_lens_grid(
+    drawn = overlay.logit_lens_grid(
         record.images[chosen],
         tokens.box[at],
         [str(text) for text in word.sel(position=at).to_numpy()],
@@ -245,7 +246,7 @@ def agreement(record: Record, run: Run, ax: Axes | None, token: Any = None) -> A
     _need_pictures(record, "agreement")
     found = run("evidence", token=token)
     shares, tau = found.shares, found.tau
-    return figures.method_agreement(
+    return tables.method_agreement(
         shares.to_numpy(),
         list(shares.index),
         list(shares.columns),
@@ -331,7 +332,7 @@ def _visible(text: str) -> str:
     return cut(text.strip() or ("⏎" if "\n" in text else "␣"), 14)
 
 
-def _finest(tokens: TokenMap, picture: int) -> NDArray[np.int64]:
+def finest(tokens: TokenMap, picture: int) -> NDArray[np.int64]:
     """Positions of a picture's smallest patches: of several scales, and of tiles and thumbnail, the finest.
 
     Sizes are compared as means over a tile, whose last row and column may be cut short.

@@ -1,0 +1,30 @@
+"""What tests must know of the insides of torch, transformers, matplotlib and anywidget: their private names stand here alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def hooks_of(module: Any) -> tuple[int, int, int]:
+    """How many hooks a module has: before its forward, behind it, and backwards."""
+    return len(module._forward_pre_hooks), len(module._forward_hooks), len(module._backward_hooks)
+
+
+def hooks_in(model: Any) -> int:
+    """How many hooks a model and its parts have."""
+    return sum(sum(hooks_of(module)) for module in model.modules())
+
+
+def name_attention(config: Any, name: str) -> None:
+    """Have a config name an attention implementation, whether or not it is installed."""
+    config._attn_implementation_internal = name
+
+
+def left_title(ax: Any) -> Any:
+    """The title of axes at the left, as a text object."""
+    return ax._left_title
+
+
+def script_of(widget: Any) -> str:
+    """The JavaScript of an anywidget."""
+    return str(widget._esm)
