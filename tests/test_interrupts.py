@@ -19,7 +19,7 @@ import torch
 import vila_lab
 from tests.inside import hooks_of
 from vila_lab import interrupts
-from vila_lab.engine import engine, generation, lock, proof, question
+from vila_lab.engine import answering, engine, generation, lock, proof, question
 from vila_lab.engine import replay as replaying
 from vila_lab.engine.lock import ModelLock
 from vila_lab.engine.request import Request
@@ -186,7 +186,7 @@ def test_an_interrupted_question_leaves_a_session_that_answers(how, lab):
             else:
                 next(lab.engine.run(Request(Prompt.of(parts), max_new_tokens=2, edits=(edit.spec,))))
 
-    files = (context, recorder, editing, call, sinks, lock, interrupts, engine, generation, proof, question)
+    files = (context, recorder, editing, call, sinks, lock, interrupts, engine, answering, generation, proof, question)
     for at in every_line(*files, work=work, most=15):
         gc.collect()  # what an interrupt left suspended ends when it is let go of
         assert traces(lab.model) == before, at

@@ -120,7 +120,8 @@ class Generation:
         return self.tokens[-1]
 
     def tape(self) -> Tape:
-        """Queries and keys of the answer."""
+        """Queries and keys of the answer; a step that was interrupted left none."""
+        self._recorder.keep(len(self.tokens))
         return tape_of(self._recorder, len(self._question.token_map))
 
     def _forward(self) -> Tensor:

@@ -138,6 +138,17 @@ class DecoderRecorder:
             stack.enter_context(acting_on(self.sites, recorder=self))
             yield
 
+    def keep(self, count: int) -> None:
+        """Forget the forwards behind the first `count`, and one that did not end."""
+        self.steps = self.steps[:count]
+        self.seen = self.steps[-1].stop if self.steps else 0
+        masses = sum(self._wants_mass(step) for step in self.steps)
+        for reel in self.reels.values():
+            reel.steps = min(reel.steps, count)
+            for kept in (reel.queries, reel.masks, reel.live_rows, reel.live_first):
+                del kept[count:]
+            del reel.mass[masses:]
+
     # -- once per forward ------------------------------------------------------------------------------------------
 
     @uncompiled

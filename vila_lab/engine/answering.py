@@ -1,0 +1,176 @@
+"""Answering: a request under way, a token a step, and the record of what was said. Knows one question at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CaptureError
+from ..hooks.sites import find_sites
+from ..interrupts import keeps_gradients
+from ..prompt import Picture, Prompt
+from ..tokens import Token
+from .generation import Generation
+from .proof import Proof
+from .question import Question
+from .record import Record
+from .request import Request
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class Stopped(Exception):
+    """Ends a forward that nobody waits for any more."""
+
+
+class Answering:
+    """A request under way. The engine is held within a call only: between two of them nothing is in the model.
+
+    Parameters
+    ----------
+    engine
+    request
+
+    Raises
+    ------
+    ContextTooLong
+        If prompt and answer do not fit.
+    NoEffect
+        If an edit means nothing for this prompt.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> from vila_lab.engine.request import Request
+    >>> from vila_lab.prompt import Prompt
+    >>> engine, picture = vila_lab.load().engine, vila_lab.demo_images() / "g.png"
+    >>> answering = Answering(engine, Request(Prompt.of([picture, picture, "What is in image 2?"])))
+    >>> answering.step().text, answering.record().notes
+    ('Google', ('the answer was interrupted after 1 token',))
+    """
+
+    @keeps_gradients
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine = engine
+        self._request = request
+        self._stop = threading.Event()
+        self._sites = find_sites(engine.family.model)
+        family = engine.family
+        with engine.turn():
+            prepared = family.prepare(request.prompt, request.options)
+            limit = engine.room(prepared, request.max_new_tokens)
+            config = family.generation_config(prepared.options)
+            config.max_length = len(prepared.token_map) + limit
+            self._question = Question(family, prepared)
+            self._proof = Proof(self._question, request.edits, engine.clean)
+            may_break = bool(self._proof.labels) and not request.sampling.do_sample  # drawing from NaN is impossible
+            self._generation = Generation(
+                self._question, config, request.sampling, limit, self._proof.edits, may_break=may_break
+            )
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """What was said so far."""
+        return tuple(self._generation.tokens)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last token stopped the answer, or reached its limit."""
+        return self._generation.has_ended
+
+    def stop(self) -> None:
+        """Have a step that is at work elsewhere end within a layer, and no other begin; from any thread."""
+        self._stop.set()
+
+    @keeps_gradients
+    def step(self) -> Token:
+        """The next token.
+
+        Raises
+        ------
+        Stopped
+            After `stop`.
+        NotANumber
+            If the model's logits are NaN and no edit is there to blame.
+        """
+        with self._engine.turn(), self._stoppable(), self._generation.in_the_model():
+            return self._generation.step()
+
+    @keeps_gradients
+    def rest(self) -> None:
+        """All tokens that are left, the engine held throughout: nobody else's come between, and hooks are put in once."""
+        with self._engine.turn(), self._generation.in_the_model():
+            while not self.has_ended:
+                self._generation.step()
+
+    @keeps_gradients
+    def record(self) -> Record:
+        """What is left of it, once every edit is proven; an answer that did not end says that it was interrupted.
+
+        Raises
+        ------
+        NoEffect
+            If an edit changed no logit.
+        CaptureError
+            If nothing was said.
+        """
+        generation, prompt = self._generation, self._request.prompt
+        if generation.first is None or not generation.tokens:
+            raise CaptureError("the answer was interrupted before its first token, so nothing is left of it: ask again")
+        ids = [token.id for token in generation.tokens]
+        with self._engine.turn():
+            self._proof.check(generation.first, ids)
+        return Record(
+            text=self._question.family.text(ids),
+            tokens=generation.tokens,
+            images=prompt.images,
+            token_map=self._question.token_map.with_answer(len(ids)),
+            parts=_parts(prompt),
+            notes=self._notes(),
+            model=self._engine.name,
+            norms=generation.norms.values()[: len(self._question.token_map) + len(ids) - 1],
+            tape=generation.tape(),
+            edits=self._proof.labels,
+            options=vars(self._question.prepared.options),
+            head_sets=self._engine.head_sets,
+        )
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """`stop` is noticed before every layer of tower and decoder."""
+        here = threading.get_ident()
+
+        def check(*_: Any) -> None:
+            if self._stop.is_set() and threading.get_ident() == here:
+                raise Stopped
+
+        check()
+        with ExitStack() as stack:
+            for site in self._sites:
+                stack.callback(site.module.register_forward_pre_hook(check).remove)
+            yield
+
+    def _notes(self) -> list[str]:
+        generation, pictures = self._generation, self._request.prompt.pictures
+        notes = [f"picture {k}: {note}" for k, picture in enumerate(pictures, 1) for note in picture.notes]
+        if generation.broken_at is not None:
+            notes.append(
+                f"the logits are no numbers (NaN) from token {generation.broken_at} on: the edits broke the model"
+            )
+        count = len(generation.tokens)
+        if not self.has_ended:
+            notes.append(f"the answer was interrupted after {count} token{'s' * (count > 1)}")
+        elif not generation.tokens[-1].stop:
+            notes.append(f"the answer was cut at {count} tokens; max_new_tokens sets the limit")
+        return notes
+
+
+def _parts(prompt: Prompt) -> list[str | int]:
+    """The prompt as asked: texts, and where a picture stood its index."""
+    parts: list[str | int] = []
+    for part in prompt.parts:
+        parts.append(sum(isinstance(p, int) for p in parts) if isinstance(part, Picture) else part)
+    return parts
