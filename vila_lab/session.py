@@ -14,6 +14,7 @@ import torch
 from .answer import Answer
 from .edits.redirect import STRENGTH, Redirection
 from .edits.where import Heads
+from .engine.answering import Answering
 from .engine.engine import Engine
 from .engine.inputs import Inputs
 from .engine.memory import Disk, Holding, Memory, Pictures, image_bytes, keep_within
@@ -30,6 +31,7 @@ from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types
 from .prompt import Prompt
+from .stream import Stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -162,18 +164,68 @@ class Session(Interventions):
         'Microsoft.'
         """
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
+        request = self._request(prompt, images, sampling, max_new_tokens, apply_exif, options)
+        return self._answer(self.run(request))
+
+    def stream(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> Stream:
+        """Ask, and get the answer as it comes: iterate over its tokens, or let a notebook show it growing.
+
+        Parameters
+        ----------
+        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, seed, apply_exif, options
+            As in `ask`.
+
+        Returns
+        -------
+        Stream
+            Its ``answer`` is what `ask` gives, or as much of it as was said when the stream was closed or interrupted.
+
+        Raises
+        ------
+        VilaLabError
+            As `ask`, before anything is computed.
+        """
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
+        request = self._request(prompt, images, sampling, max_new_tokens, apply_exif, options)
+        return Stream(Answering(self.engine, self._under(request)), lambda record: self._answer(self._kept(record)))
+
+    def _request(
+        self,
+        prompt: Any,
+        images: Any,
+        sampling: Sampling,
+        max_new_tokens: Any,
+        apply_exif: Any,
+        options: dict[str, Any],
+    ) -> Request:
         check_types(Session.ask, {"max_new_tokens": max_new_tokens, "apply_exif": apply_exif})
         check_range("max_new_tokens", max_new_tokens, least=1)
         chosen = self.family.options_of(options)
         parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
-        return self._answer(self.run(Request(parts, chosen, sampling, max_new_tokens)))
+        return Request(parts, chosen, sampling, max_new_tokens)
+
+    def _under(self, request: Request) -> Request:
+        """The request under the hooks and edits that act here, and under its own."""
+        return replace(request, edits=(*self._program.specs, *request.edits))
 
     # ---- what an answer asks of its model --------------------------------------------------------------------------
 
     def run(self, request: Request) -> Record:
         """Answer a request under the hooks and edits that act here, and under its own."""
-        edits = (*self._program.specs, *request.edits)
-        return self._kept(self.engine.answer(replace(request, edits=edits)))
+        return self._kept(self.engine.answer(self._under(request)))
 
     def experiment(self, record: Record, name: str, **options: Any) -> Any:
         """Run an experiment of `vila_lab.experiments` on an answer's record.

@@ -78,3 +78,8 @@ class Spelling:
         added = whole[len(self._shown) :]
         self._shown = whole
         return added
+
+    @property
+    def held(self) -> str:
+        """What the ids so far add where no other follows: part of a character, or nothing."""
+        return self._decode(self._ids)[len(self._shown) :]

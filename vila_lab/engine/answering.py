@@ -125,7 +125,7 @@ class Answering:
             self._proof.check(generation.first, ids)
         return Record(
             text=self._question.family.text(ids),
-            tokens=generation.tokens,
+            tokens=generation.said(),
             images=prompt.images,
             token_map=self._question.token_map.with_answer(len(ids)),
             parts=_parts(prompt),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -118,6 +119,11 @@ class Generation:
             )
         )
         return self.tokens[-1]
+
+    def said(self) -> tuple[Token, ...]:
+        """The tokens where no other follows: part of a character shows what there is of it."""
+        *others, last = self.tokens
+        return (*others, replace(last, text=last.text + self._spelling.held))
 
     def tape(self) -> Tape:
         """Queries and keys of the answer; a step that was interrupted left none."""

@@ -1,0 +1,114 @@
+"""Stream: an answer as it comes, token by token, and whole at its end or wherever it was stopped. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from html import escape
+from types import TracebackType
+from typing import Any, Self
+
+from .answer import Answer
+from .engine.answering import Answering, Stopped
+from .engine.record import Record
+from .errors import MissingExtra
+from .tokens import Token
+
+
+class Stream(Iterator[Token]):
+    """An answer as it comes.
+
+    Made by `Session.stream`. It yields tokens; between two of them the model is free for other questions, and a stream that is
+    closed, left or let go of computes nothing more. As the last value of a notebook's cell it shows the answer growing.
+
+    Parameters
+    ----------
+    answering
+        The request under way.
+    answer_of
+        From a record to an answer of the session's.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+    >>> stream = lab.stream([folder / "g.png", folder / "m.png", "What is in image 2?"])
+    >>> [token.text for token in stream], stream.answer.text
+    (['Microsoft', '.', ''], 'Microsoft.')
+    """
+
+    def __init__(self, answering: Answering, answer_of: Callable[[Record], Answer]) -> None:
+        self._answering = answering
+        self._answer_of = answer_of
+        self._answer: Answer | None = None
+        self._is_open = True
+
+    def __next__(self) -> Token:
+        if not self._is_open or self._answering.has_ended:
+            raise StopIteration
+        try:
+            return self._answering.step()
+        except Stopped:
+            raise StopIteration from None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def text(self) -> str:
+        """What was said so far, whole characters only."""
+        return "".join(token.text for token in self._answering.tokens)
+
+    @property
+    def answer(self) -> Answer:
+        """The answer: to its end, or what there is of it where the stream was closed or interrupted, which its notes say.
+
+        Raises
+        ------
+        CaptureError
+            If the stream was closed before the first token.
+        """
+        if self._answer is None:
+            for _ in self:
+                pass
+            self._answer = self._answer_of(self._answering.record())
+        return self._answer
+
+    def close(self) -> None:
+        """Stop: a step that is at work in another thread ends within a layer, and no other begins."""
+        self._is_open = False
+        self._answering.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open and not self._answering.has_ended else "ended"
+        return f"Stream({self.text!r}, {state})"
+
+    def _ipython_display_(self) -> None:
+        """The answer grows in place, and ends as its full display; Ctrl-C keeps what was said."""
+        try:
+            from IPython.display import display
+        except ImportError as error:
+            raise MissingExtra(
+                "a stream shows itself in a notebook alone: iterate over it, or take its answer"
+            ) from error
+        shown: Any = display(self._growing(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        try:
+            for _ in self:
+                shown.update(self._growing(), raw=True)
+        except KeyboardInterrupt:
+            if not self._answering.tokens:
+                raise
+        shown.update(self.answer)
+
+    def _growing(self) -> dict[str, Any]:
+        return {
+            "text/plain": self.text,
+            "text/html": f'<div style="white-space: pre-wrap">{escape(self.text)}▌</div>',
+        }
