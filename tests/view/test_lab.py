@@ -206,3 +206,21 @@ def test_the_widget_tells_python_what_was_chosen(in_lab):
     sheet.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell'); }")
     view.locator("footer", has_text="layer 0 of 0 to 5, mean over its heads").wait_for(timeout=20_000)
     assert "Token 2 of" in view.locator(".read-head b").inner_text()
+
+
+def test_a_stream_grows_in_its_cell_and_becomes_the_viewer(in_lab, lab):
+    """Slowed down by a hook, so that the page sees it between two tokens."""
+    cells = [
+        "import time\nimport vila_lab\nfolder, lab = vila_lab.demo_images(), vila_lab.load()\n"
+        "slow = lab.on_hidden(lambda event: time.sleep(1.5), layers=5)\n"
+        "lab.stream([folder / 'g.png', folder / 'm.png', 'What is in image 2?'])",
+    ]
+    sheet = in_lab(notebook(cells), "stream.ipynb")
+    sheet.locator(".jp-OutputArea-output", has_text="Microsoft▌").wait_for(timeout=120_000)
+    shoot(sheet, "lab_stream_growing")
+    view = sheet.locator(".vila-view[data-alive]")
+    view.wait_for(timeout=60_000, state="attached")
+    assert sheet.locator(".jp-OutputArea-output").count() == 1
+    view.locator(".chip").first.hover()
+    assert "Token 1 of" in view.locator(".read-head b").inner_text()
+    shoot(sheet, "lab_stream")
