@@ -38,6 +38,9 @@ TESTS = (
     "tests/hooks",
     "tests/edits",
     "tests/attribution",
+    "tests/engine",
+    "tests/test_stream.py",
+    "tests/test_experiments.py",
     "tests/families",
     "tests/test_session.py",
 )
