@@ -18,7 +18,7 @@ MAY = [ROOT / "vila_lab" / "upstream.py", ROOT / "tests" / "inside.py", ROOT / "
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and not name.startswith("_repr_")
+    return name.startswith("_") and not name.startswith(("__", "_repr_", "_ipython_display_"))  # IPython's own protocol
 
 
 def _is_self(node: ast.expr) -> bool:

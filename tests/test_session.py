@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -211,3 +214,22 @@ def test_notes_say_what_was_done_to_a_picture(golden_session, golden_image):
     answer = golden_session("nvila-resize").ask([golden_image("h_exif6.jpg"), QUESTION], max_new_tokens=2)
     assert any("picture 1" in note and "EXIF" in note for note in answer.notes)
     assert any("cut at 2 tokens" in note for note in answer.notes)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_as_a_block_the_model_is_let_go_of_at_its_end(error):
+    """Everything: no weight of it is alive afterwards, though an answer is."""
+    folder = GOLDENS / "checkpoints" / "nvila-lite"
+    with contextlib.suppress(KeyboardInterrupt), vila_lab.load(folder, device="cpu", dtype="bfloat16") as lab:
+        answer = lab.ask("Hello", max_new_tokens=2)
+        answer.attribute("input_x_gradient")
+        alive = [weakref.ref(parameter) for parameter in lab.model.parameters()]
+        assert lab in vila_lab.loaded()
+        if error is not None:
+            raise error
+    assert lab not in vila_lab.loaded()
+    gc.collect()
+    assert not any(each() is not None for each in alive)
+    assert answer.ledger().shape[0] == 2
+    with pytest.raises(OptionError, match="was unloaded"):
+        lab.ask("Hello")

@@ -7,7 +7,8 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -42,7 +43,8 @@ CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answer
 class Session(Interventions):
     """A resident model that answers questions about pictures.
 
-    Made by `load`. One question runs at a time; questions from other threads wait their turn.
+    Made by `vila_lab.load`. One question runs at a time; questions from other threads wait their turn. As a context manager it
+    is unloaded at the end of the block.
 
     Attributes
     ----------
@@ -101,6 +103,14 @@ class Session(Interventions):
     def device(self) -> torch.device:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unload()
 
     def __repr__(self) -> str:
         if self._engine is None:
