@@ -273,7 +273,13 @@ class Answer:
         return self._model().replay(self.record)
 
     def _model(self) -> Lab:
-        """Who runs the model; an answer under edits is refused before one that has no model any more."""
+        """Who runs the model.
+
+        Raises
+        ------
+        CaptureError
+            If it is there no more.
+        """
         lab = None if self._lab is None else self._lab()
         if lab is None:
             raise CaptureError(NO_MODEL)
@@ -332,6 +338,12 @@ class Answer:
         """
         found: MetricCard = self._experiment("metric_card", method=method, token=token, boxes=boxes, **options)
         return found
+
+    def _known_or_run(self, name: str, **options: Any) -> Any:
+        """An experiment, and what `heatmap` keeps where that is all that is asked."""
+        if name == "attribute" and options.keys() == {"method", "token"}:
+            return self._attribution(**options)
+        return self._experiment(name, **options)
 
     def rows_of(self, word: str | None = None) -> list[int]:
         """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was
@@ -404,7 +416,7 @@ class Answer:
         OptionError
             If the kind or an option is unknown.
         """
-        return plot(self.record, self._experiment, kind, ax, **options)
+        return plot(self.record, self._known_or_run, kind, ax, **options)
 
     def explore(self, *, sync: Any = None, **shown: Any) -> Any:
         """The live widget: the reader's token, region, layer and head as traits; any head computed when asked for.

@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import vila_lab
 from vila_lab import gallery
 from vila_lab.errors import OptionError
 from vila_lab.view import plots
@@ -168,3 +169,14 @@ class TestGallery:
         assert gallery.main(arguments) == 2
         assert message in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
+
+
+def test_a_heatmap_that_was_computed_is_not_computed_again(lab):
+    folder = vila_lab.demo_images()
+    answer = lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+    answer.heatmap(1, 0, "leave_one_out")
+    kept = answer.attributions
+    answer.plot("heatmap", token=0, method="leave_one_out")
+    assert answer.attributions == kept
+    answer.plot("heatmap", token=1, method="leave_one_out")
+    assert len(answer.attributions) == 2

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CaptureError
-from ..hooks.sites import find_sites
+from ..hooks.sites import Site, find_sites
 from ..interrupts import keeps_gradients
 from ..prompt import Picture, Prompt
 from ..tokens import Token
@@ -57,7 +58,6 @@ class Answering:
         self._engine = engine
         self._request = request
         self._stop = threading.Event()
-        self._sites = find_sites(engine.family.model)
         family = engine.family
         with engine.turn():
             prepared = family.prepare(request.prompt, request.options)
@@ -80,6 +80,11 @@ class Answering:
     def has_ended(self) -> bool:
         """Whether the last token stopped the answer, or reached its limit."""
         return self._generation.has_ended
+
+    @cached_property
+    def _sites(self) -> list[Site]:
+        """Looked for by the first step: an answer that is asked for whole is not stopped, and need not walk the model."""
+        return find_sites(self._question.model)
 
     def stop(self) -> None:
         """Have a step that is at work elsewhere end within a layer, and no other begin; from any thread."""
