@@ -15,13 +15,13 @@ from torch import Tensor
 
 from vila_lab.errors import CaptureError, OptionError
 from vila_lab.hooks.layer_tape import LayerTape
+from vila_lab.hooks.recorded import NOT_YET, Recorded, indices
 
 FORMAT = 2
 READABLE = (1, 2)  # the first could hold several towers
-NOT_YET = "the capture has not ended yet; ask after the with block"
 
 
-class Tape:
+class Tape(Recorded[LayerTape]):
     """The recorded rows of one decoder; weights are exact and computed when asked for.
 
     A tape comes from `Capture` or an engine. It holds references to the keys of the cache (no copy), so its memory is that of
@@ -44,26 +44,21 @@ class Tape:
         length: int,
         mass_rows: Sequence[tuple[int, int]] = (),
     ) -> None:
-        self._layers = dict(layers)
+        super().__init__(layers)
         self.positions = torch.tensor(positions, dtype=torch.int64)
         self.length = length
         self.mass_rows = torch.tensor(mass_rows, dtype=torch.int64).reshape(-1, 2)
-        self._lost = ""
 
     @classmethod
     def pending(cls) -> Tape:
         """A tape without content, until `fill`."""
         tape = cls({}, (), 0)
-        tape._lost = NOT_YET
+        tape.fail(NOT_YET)
         return tape
 
     def fill(self, other: Tape) -> None:
         """Take over what another one holds; for who gave out a tape before the model ran."""
         self.__dict__.update(other.__dict__)
-
-    def fail(self, why: str) -> None:
-        """Let go of everything; later questions are answered with this reason."""
-        self._layers, self._lost = {}, why
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -71,12 +66,6 @@ class Tape:
     def n_layers(self) -> int:
         self._check()
         return len(self._layers)
-
-    @property
-    def layers(self) -> list[int]:
-        """Recorded layers, in order."""
-        self._check()
-        return list(self._layers)
 
     @property
     def n_heads(self) -> int:
@@ -193,10 +182,6 @@ class Tape:
         self._layers = {layer: elsewhere(data) for layer, data in self._layers.items()}
         return self
 
-    def release(self) -> None:
-        """Let go of all tensors; positions stay, weights can no longer be asked for."""
-        self.fail("the tape was released; capture again")
-
     def export(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A JSON-ready header and named tensors on the CPU, those that layers share once; `restore` is the way back."""
         self._check()
@@ -243,19 +228,6 @@ class Tape:
             layers[int(layer)].check(len(entry["positions"]), entry["length"])
         return cls(layers, entry["positions"], entry["length"], [(first, stop) for first, stop in entry["mass_rows"]])
 
-    def _check(self) -> None:
-        if self._lost:
-            raise CaptureError(f"{self._lost}.")
-
-    def layer(self, layer: int) -> LayerTape:
-        """What one layer left behind; negative counts from the last."""
-        self._check()
-        names = list(self._layers)
-        wanted = names[layer] if -len(names) <= layer < 0 else layer
-        if wanted not in self._layers:
-            raise OptionError(f"layer {layer} was not recorded; layers are {_short(names)}.")
-        return self._layers[wanted]
-
     def _first_layer(self) -> LayerTape:
         self._check()
         return next(iter(self._layers.values()))
@@ -277,19 +249,3 @@ class Tape:
 def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
     """One tensor per storage."""
     return list({value.untyped_storage().data_ptr(): value for value in tensors}.values())
-
-
-def indices(wanted: int | Sequence[int] | None, count: int, what: str) -> Tensor:
-    """Indices as a checked, non-negative tensor."""
-    if wanted is None:
-        return torch.arange(count)
-    values = [int(value) for value in wanted] if isinstance(wanted, Iterable) else [int(wanted)]
-    for value in values:
-        if not -count <= value < count:
-            raise OptionError(f"{what} {value} does not exist; there are {count}.")
-    return torch.tensor([value % count for value in values], dtype=torch.int64)
-
-
-def _short(values: Sequence[int]) -> str:
-    shown = ", ".join(str(value) for value in values[:4])
-    return f"[{shown}]" if len(values) <= 4 else f"[{shown}, ... {len(values)} in all]"

@@ -15,11 +15,11 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from vila_lab.errors import CaptureError, OptionError
+from vila_lab.errors import CaptureError
 from vila_lab.hooks.call import AttentionCall, acting_on
+from vila_lab.hooks.recorded import NOT_YET, Recorded, indices
 from vila_lab.hooks.rows import attention_rows, expand_mask
 from vila_lab.hooks.sites import Site
-from vila_lab.hooks.tape import NOT_YET, indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,37 +77,23 @@ class TowerItem:
         return attention_rows(query[heads][:, index], key, scaling=call.scaling, mask=mask).transpose(0, 1)
 
 
-class TowerTape:
+class TowerTape(Recorded[list[TowerItem]]):
     """What a vision tower's layers were asked; weights are exact and computed when asked for.
 
     It comes from `Capture`, as `Capture.vision`.
     """
 
     def __init__(self) -> None:
-        self._layers: dict[int, list[TowerItem]] = {}
-        self._lost = NOT_YET
+        super().__init__({})
+        self.fail(NOT_YET)
 
     def fill(self, layers: dict[int, list[TowerItem]]) -> None:
         """Take over what was recorded."""
         self._layers, self._lost = layers, ""
 
-    def fail(self, why: str) -> None:
-        """Let go of everything; later questions are answered with this reason."""
-        self._layers, self._lost = {}, why
-
-    def release(self) -> None:
-        """Let go of all tensors."""
-        self.fail("the tape was released; capture again")
-
-    @property
-    def layers(self) -> list[int]:
-        """Recorded layers, in order."""
-        self._check()
-        return list(self._layers)
-
     def lengths(self, layer: int) -> list[int]:
         """How many patches each item of a layer has; layers with windows have more items than others."""
-        return [len(item) for item in self._items(layer)]
+        return [len(item) for item in self.layer(layer)]
 
     def weights(
         self,
@@ -140,21 +126,9 @@ class TowerTape:
         OptionError
             If the layer, a row, a head or the item does not exist.
         """
-        items = self._items(layer)
+        items = self.layer(layer)
         one = items[int(indices(item, len(items), "item")[0])]
         return one.weights(indices(rows, len(one), "row"), indices(heads, one.call.query.shape[1], "head"))
-
-    def _items(self, layer: int) -> list[TowerItem]:
-        self._check()
-        names = list(self._layers)
-        wanted = names[layer] if -len(names) <= layer < 0 else layer
-        if wanted not in self._layers:
-            raise OptionError(f"layer {layer} of the vision tower was not recorded; layers are {names}.")
-        return self._layers[wanted]
-
-    def _check(self) -> None:
-        if self._lost:
-            raise CaptureError(f"{self._lost}.")
 
 
 class TowerRecorder:
