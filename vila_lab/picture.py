@@ -7,6 +7,7 @@ a person would see, the picture's notes say so. Nothing that only a note needs (
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -54,6 +55,9 @@ NOT_PICTURES = (
 )
 """First bytes of what is no picture, and what it is."""
 
+DIGEST = "_vila_lab_digest"
+"""Attribute of an image whose digest was taken."""
+
 
 @dataclass(frozen=True, repr=False)
 class Picture:
@@ -76,6 +80,17 @@ class Picture:
     def __repr__(self) -> str:
         notes = "".join(f", {note}" for note in self.notes)
         return f"Picture({self.source}, {self.image.width}x{self.image.height}{notes})"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of size and pixels: what tells this picture's content from any other's. Taken once.
+
+        >>> import numpy as np
+        >>> one, other = (Picture.of(np.full((2, 3), grey, np.uint8)) for grey in (7, 7))
+        >>> one.digest == other.digest, len(one.digest)
+        (True, 64)
+        """
+        return digest_of(self.image)
 
     @classmethod
     def of(cls, source: PictureSource, *, apply_exif: bool = False) -> Picture:
@@ -241,6 +256,17 @@ def _decode_heif(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
         return _to_rgb(image, source, apply_exif)
     except PictureError as error:
         raise PictureError(f"{error} (read by pillow-heif)") from error
+
+
+def digest_of(image: Image.Image) -> str:
+    """See `Picture.digest`. It stays with the image object, until somebody draws on it."""
+    known = vars(image).get(DIGEST)
+    if known is None or not image.readonly:
+        # Pillow copies read-only pixels before anything is drawn on them, and then says that they are read-only no more.
+        image.readonly = 1
+        content = f"{image.mode} {image.size} ".encode() + image.tobytes()
+        known = vars(image)[DIGEST] = hashlib.sha256(content).hexdigest()
+    return str(known)
 
 
 # -- pixels --------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedLayer, StaticLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, QuantizedLayer, StaticLayer
 from transformers.generation.utils import GenerationMixin
 
 from .errors import UpstreamChanged
@@ -28,6 +28,7 @@ __all__ = [
     "CACHE_NAMES",
     "attention_function",
     "attention_name",
+    "cache_bytes",
     "cache_of",
     "calls_attention_function",
     "can_return_tuple",
@@ -35,12 +36,15 @@ __all__ = [
     "compilable_check",
     "config_with_attention",
     "first_keys",
+    "foreign_hooks",
+    "fork",
     "from_config",
     "fused_kernel",
     "has_adapter",
     "has_flash_attention",
     "imported",
     "is_buffer",
+    "is_out_of_memory",
     "is_quantized",
     "keeps_keys",
     "layer_of",
@@ -50,6 +54,8 @@ __all__ = [
     "offloaded_state",
     "overrides",
     "render_jinja_template",
+    "shortened",
+    "state_of",
     "times_written",
     "with_cache",
 ]
@@ -172,6 +178,41 @@ def changes_later(cache: Cache) -> bool:
 
 def _is_quantized(layer: CacheLayerMixin) -> bool:
     return isinstance(layer, QuantizedLayer) or "_quantized_keys" in vars(layer)
+
+
+def fork(cache: Cache) -> Cache:
+    """A cache that goes on from here by itself. Nothing is copied: the layers append by making new tensors."""
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in read(cache, "layers")]
+    return branch
+
+
+def shortened(cache: Cache, length: int) -> Cache | None:
+    """A fork of a cache that ends earlier, or where it does; None where a layer has not kept all positions up to there.
+
+    Layers are told by their type: buffers, quantised and offloaded ones are left alone, and a sliding window as soon as it has
+    let go of something. What is cut off is counted from the end, which means the same in every version.
+    """
+    if read(cache, "offloading"):
+        return None
+    branch = fork(cache)
+    for layer in branch.layers:
+        seen = int(layer.get_seq_length()) if isinstance(layer, DynamicLayer) else 0
+        window = vars(layer).get("sliding_window")
+        if seen < length or not seen or _is_quantized(layer) or (window is not None and seen >= window):
+            return None
+        if seen > length:
+            layer.crop(length - seen)
+    return branch
+
+
+def cache_bytes(cache: Cache) -> int:
+    """Bytes of memory that a cache's keys and values lie in, which a shortened one shares with the whole."""
+    tensors = [
+        vars(layer)[name] for layer in read(cache, "layers") for name in ("keys", "values") if name in vars(layer)
+    ]
+    storages = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 # -- attention functions -------------------------------------------------------------------------------------------------
@@ -298,4 +339,28 @@ def fused_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
 
 def times_written(tensor: Tensor) -> int:
     """How often a tensor was changed in place."""
-    return int(read(tensor, "_version"))
+    return 0 if tensor.is_inference() else int(read(tensor, "_version"))
+
+
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    """Tells a model before from after its weights were changed in place, exchanged, converted or moved.
+
+    What is written past torch's count (``weight.data.mul_(2)``) cannot be told.
+    """
+    weights = [*model.parameters(), *model.buffers()]
+    places = sum(weight.data_ptr() for weight in weights if weight.device.type != "meta")
+    return len(weights), sum(map(times_written, weights)), places, {(w.dtype, w.device) for w in weights}
+
+
+def foreign_hooks(model: nn.Module) -> bool:
+    """Whether somebody's hooks are in a model; those by which transformers hands out hidden states are nobody's."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    hooks = [hook for module in model.modules() for kind in kinds for hook in read(module, kind).values()]
+    return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator gave up: CUDA has an exception of its own, the CPU's says so in words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )

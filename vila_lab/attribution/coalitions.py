@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..engine.replay import Replay, fork
+from ..engine.replay import Replay
 from ..engine.target import Target
 from ..families.base import Embedded
 from ..progress import progress
+from ..upstream import fork
 
 # Shorter stretches are computed again in each branch: a pass of its own costs more than a few more positions in another.
 # Measured on the embedded model, whose passes are mostly overhead (20 positions take 7 ms, 173 take 17 ms): exact Shapley over
@@ -91,7 +92,7 @@ def evaluate(
                 bar.update(len(members))
                 continue
             is_long = sum(run.stop - run.start for run in pieces) >= WORTH_A_PASS
-            if is_long and not _cuts_a_block(replay.embedded, runs[last].start):
+            if is_long and not replay.embedded.has_block_over(runs[last].start):
                 cache = replay.decode(_stretch(replay, features, pieces, members[0]), cache, keep=[0])[1]
                 first = last
             for group in _split(runs[last].feature, members):
@@ -150,14 +151,6 @@ def _split(feature: int, members: Sequence[Choice]) -> list[list[Choice]]:
     for member in members:
         groups.setdefault(member[feature], []).append(member)
     return list(groups.values())
-
-
-def _cuts_a_block(embedded: Embedded, place: int) -> bool:
-    """Whether the positions before and at a place see each other both ways, so that one cannot be computed before the other."""
-    if embedded.blocks is None:
-        return False
-    before, at = embedded.blocks[place - 1 : place + 1].tolist()
-    return bool(before == at >= 0)
 
 
 def _in_view(features: Sequence[Feature], runs: Sequence[Run], choice: Choice) -> list[Run]:

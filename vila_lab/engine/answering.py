@@ -68,7 +68,13 @@ class Answering:
             self._proof = Proof(self._question, request.edits, engine.clean)
             may_break = bool(self._proof.labels) and not request.sampling.do_sample  # drawing from NaN is impossible
             self._generation = Generation(
-                self._question, config, request.sampling, limit, self._proof.edits, may_break=may_break
+                self._question,
+                config,
+                request.sampling,
+                limit,
+                self._proof.edits,
+                may_break=may_break,
+                reuse=engine.usable,
             )
 
     @property
@@ -101,7 +107,7 @@ class Answering:
         NotANumber
             If the model's logits are NaN and no edit is there to blame.
         """
-        with self._engine.turn(), self._stoppable(), self._generation.in_the_model():
+        with self._engine.turn(), self._generation.in_the_model(), self._stoppable():
             return self._generation.step()
 
     @keeps_gradients

@@ -5,17 +5,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ..errors import ContextTooLong, OptionError
 from ..families.base import Family, Prepared
+from ..hooks.call import is_acted_on
 from ..interrupts import check_finished
 from ..tokens import Token
+from ..upstream import foreign_hooks, state_of
 from .answering import Answering
 from .inputs import Inputs
 from .lock import ModelLock
 from .proof import CleanLogits
 from .record import HeadSets, Record
 from .request import Request
+from .reuse import Reuse
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -40,6 +44,8 @@ class Engine:
         They may be added to at any time.
     clean : CleanLogits
         What is known of the last prompts without edits.
+    reuse : Reuse
+        Features of pictures and beginnings of prompts, to be asked for by `usable`.
 
     Examples
     --------
@@ -60,6 +66,8 @@ class Engine:
         self.lock = ModelLock()
         self.head_sets: dict[str, Sequence[tuple[int, int]]] = dict(head_sets or {})
         self.clean = CleanLogits()
+        self.reuse = Reuse()
+        self._state: tuple[Any, ...] = ()
         self._inputs: weakref.WeakKeyDictionary[Record, Inputs] = weakref.WeakKeyDictionary()
 
     def run(self, request: Request) -> Generator[Token, None, Record]:
@@ -117,6 +125,20 @@ class Engine:
         with self.lock:
             check_finished(self.family.model, "the model")
             yield
+
+    def usable(self) -> Reuse | None:
+        """What was computed before; None while somebody else's hooks are in the model, who are to see all that it does.
+
+        What the model computed with other weights is let go of first.
+        """
+        model = self.family.model
+        if foreign_hooks(model) or is_acted_on(model):
+            return None
+        state = state_of(model)
+        if state != self._state:
+            self.reuse.clear()
+            self._state = state
+        return self.reuse
 
     def room(self, prepared: Prepared, wanted: int | None) -> int:
         """How many tokens an answer may have.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,7 +20,9 @@ from ..hooks.sinks import ResidualNorms
 from ..hooks.sites import select_sites
 from ..tokens import Spelling, Token
 from ..upstream import logits_processors
+from .prefill import read_prompt
 from .question import Question
+from .reuse import Reuse
 from .sampling import Sampling
 from .scores import Scores
 
@@ -40,6 +42,9 @@ class Generation:
         Under which it is answered.
     may_break : bool
         Let logits of NaN pass, as an edit may be meant to do that.
+    reuse : callable
+        Gives what is kept of pictures and of beginnings of prompts, or None; asked once, before anything of this run is in the
+        model.
 
     Attributes
     ----------
@@ -60,6 +65,7 @@ class Generation:
         edits: Sequence[Edit] = (),
         *,
         may_break: bool = False,
+        reuse: Callable[[], Reuse | None] = lambda: None,
     ) -> None:
         family = question.family
         layers = family.decoder_layers
@@ -70,8 +76,11 @@ class Generation:
         self._question = question
         self._limit = limit
         self._may_break = may_break
+        self._usable = reuse
+        self._reuse: Reuse | None = None
         self._stops = _stops(config)
         self._editing = Editing(family.model, edits)
+        self._is_watched = bool(edits)
         self._recorder = DecoderRecorder(select_sites(family.model, ("text",))["text"])
         self._cache = family.new_cache()
         self._ids = question.prepared.inputs["input_ids"]  # (1, T), what was said included
@@ -87,6 +96,8 @@ class Generation:
     @contextmanager
     def in_the_model(self) -> Iterator[None]:
         """What records and edits is in the model inside; the block may be entered again for the tokens to come."""
+        if not self.tokens:
+            self._reuse = self._question.known = self._usable()
         with torch.no_grad(), self._editing, self._recorder.watching(), self.norms:
             yield
 
@@ -127,15 +138,20 @@ class Generation:
 
     def tape(self) -> Tape:
         """Queries and keys of the answer; a step that was interrupted left none."""
-        self._recorder.keep(len(self.tokens))
-        return tape_of(self._recorder, len(self._question.token_map))
+        length = len(self._question.token_map)
+        self._recorder.keep(length + len(self.tokens) - 1)
+        return tape_of(self._recorder, length)
 
     def _forward(self) -> Tensor:
         """The logits behind all that was said so far.  # (1, V)"""
-        family, prompt = self._question.family, self._question.embedded
-        place = prompt.next_position + len(self.tokens) - 1
-        stretch = family.embed_ids([self.tokens[-1].id], place) if self.tokens else prompt
-        logits, self._cache = family.decode(stretch, self._cache, keep=[len(stretch) - 1])
+        if self.tokens:
+            place = self._question.embedded.next_position + len(self.tokens) - 1
+            row = self._question.family.embed_ids([self.tokens[-1].id], place)
+            logits, self._cache = self._question.family.decode(row, self._cache)
+        else:
+            # An edited beginning is another beginning, and hooks are to see all of it.
+            kept = None if self._is_watched else self._reuse
+            logits, self._cache = read_prompt(self._question, self._cache, self.norms, kept)
         return logits.to(self._ids.device)
 
     def _check(self, scores: Scores) -> None:

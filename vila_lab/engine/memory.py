@@ -6,7 +6,6 @@ was when somebody looks. Pictures are kept once by content.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 import time
@@ -18,7 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..hooks import Tape
-from ..prompt import Picture, Prompt
+from ..picture import Picture, digest_of
+from ..prompt import Prompt
 from ..wire import reading, write
 from .inputs import Inputs
 
@@ -65,18 +65,17 @@ class Pictures:
     """One image object per content, for as long as somebody holds it."""
 
     def __init__(self) -> None:
-        self._images: weakref.WeakValueDictionary[tuple[tuple[int, int], bytes], Image.Image] = (
-            weakref.WeakValueDictionary()
-        )
+        self._images: weakref.WeakValueDictionary[str, Image.Image] = weakref.WeakValueDictionary()
 
     def shared(self, prompt: Prompt) -> Prompt:
         """The same prompt, with the image objects that were kept before where the content is the same."""
         return Prompt(tuple(self._shared(part) if isinstance(part, Picture) else part for part in prompt.parts))
 
     def _shared(self, picture: Picture) -> Picture:
-        image = picture.image
-        key = image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-        return replace(picture, image=self._images.setdefault(key, image))
+        kept = self._images.setdefault(picture.digest, picture.image)
+        if digest_of(kept) != picture.digest:  # somebody drew on it
+            self._images[picture.digest] = kept = picture.image
+        return replace(picture, image=kept)
 
 
 KEY = "vila_lab_tape"

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..families.base import Embedded, Family, Prepared
+from ..families.base import Embedded, Family, KnownFeatures, Prepared
 from ..hooks.editing import Editing
 from ..hooks.edits import Edit
 from ..tokenmap import TokenMap
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Question:
     """A prompt about to be answered.
 
@@ -26,10 +26,13 @@ class Question:
         The loaded model.
     prepared
         What it will be given.
+    known
+        Features of pictures that need not be computed again.
     """
 
     family: Family
     prepared: Prepared
+    known: KnownFeatures | None = None
 
     @property
     def model(self) -> Any:
@@ -43,7 +46,7 @@ class Question:
     def embedded(self) -> Embedded:
         """What the decoder is given of the prompt."""
         with torch.no_grad():
-            return self.family.embed(self.prepared)
+            return self.family.embed(self.prepared, self.known)
 
     def followed(self, ids: Sequence[int]) -> Embedded:
         """The prompt with generated tokens behind it."""

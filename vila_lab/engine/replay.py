@@ -5,7 +5,6 @@ All passes are teacher-forced: prompt and answer go through the model at once, r
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -163,11 +162,11 @@ class Replay:
             In the order of ``token_map.positions("image_k")``.
         """
         with torch.no_grad():
-            return self.family.pictures_features(images, self.prepared)
+            return self.family.pictures_features(images, self.prepared, self.engine.usable())
 
     def _embed(self, prepared: Prepared) -> Embedded:
         with torch.no_grad():
-            return self.family.embed(prepared)
+            return self.family.embed(prepared, self.engine.usable())
 
     # -- passes ----------------------------------------------------------------------------------------------------
 
@@ -189,13 +188,6 @@ class Replay:
         """`Family.decode`, counted."""
         self.meter.positions += len(embedded)
         return self.family.decode(embedded, cache, keep)
-
-
-def fork(cache: Any) -> Any:
-    """A cache that goes on from here by itself. Nothing is copied: the layers append by making new tensors."""
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from PIL import Image
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..tokenmap import TokenMap
 from .decoder import Components, Decoder
 from .embedded import Embedded
 
-__all__ = ["Components", "Embedded", "Family", "Prepared"]
+__all__ = ["Components", "Embedded", "Family", "KnownFeatures", "Prepared"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,26 @@ class Prepared:
         What each of the ``inputs["input_ids"].shape[1]`` positions is.
     options
         The family's own options of a prompt, everything automatic in them decided.
+    contents : tuple of str
+        For each picture what its features follow from, given the weights: its pixels, and how it is cut.
     """
 
     inputs: dict[str, Tensor]
     token_map: TokenMap
     options: Any
+    contents: tuple[str, ...]
+
+
+class KnownFeatures(Protocol):
+    """Features of pictures that were computed before, by `Prepared.contents`."""
+
+    def features(self, content: str) -> Tensor | None:
+        """(n, F), or None where they are not known."""
+        ...
+
+    def keep_features(self, content: str, features: Tensor) -> None:
+        """Know them from now on; a tensor of its own, not part of another."""
+        ...
 
 
 class Family(Decoder, ABC):
@@ -100,11 +115,16 @@ class Family(Decoder, ABC):
         """Inputs of the model's own forward, and the map of their positions; by default with the default options."""
 
     @abstractmethod
-    def embed(self, prepared: Prepared) -> Embedded:
-        """What the decoder is given of a prompt, each picture embedded by itself; gradients reach the pixels."""
+    def embed(self, prepared: Prepared, known: KnownFeatures | None = None) -> Embedded:
+        """What the decoder is given of a prompt, each picture embedded by itself.
+
+        Gradients reach the pixels, unless features are taken from, and given to, what is known.
+        """
 
     @abstractmethod
-    def pictures_features(self, pictures: Sequence[Image.Image], context: Prepared) -> list[Tensor]:
+    def pictures_features(
+        self, pictures: Sequence[Image.Image], context: Prepared, known: KnownFeatures | None = None
+    ) -> list[Tensor]:
         """`picture_features` of several pictures, embedded together where the family can."""
 
     def picture_features(self, picture: Image.Image, context: Prepared) -> Tensor:

@@ -89,6 +89,13 @@ class Embedded:
         """The position of what comes behind the stretch."""
         return int(self.positions.max()) + 1 if len(self) else 0
 
+    def has_block_over(self, place: int) -> bool:
+        """Whether the positions before and at a place see each other both ways, so that one cannot be computed before the other."""
+        if self.blocks is None:
+            return False
+        before, at = self.blocks[place - 1 : place + 1].tolist()
+        return bool(before == at >= 0)
+
     @property
     def features(self) -> Tensor:
         """All that a position's content gives the decoder, side by side.  # (n, (1 + deep) * H)"""

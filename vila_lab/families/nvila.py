@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,22 @@ from ..nvila.processing_nvila import NVILAProcessor
 from ..nvila.prompt_options import NVILAOptions
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
-from .base import Components, Embedded, Family, Prepared
+from .base import Components, Embedded, Family, KnownFeatures, Prepared
 
 AT_ONCE = 8  # pictures that are embedded together
+
+
+@dataclass(frozen=True)
+class NVILAPrepared(Prepared):
+    """One prompt, ready for the model.
+
+    Attributes
+    ----------
+    blocks : tuple of int
+        How many of the ``block_sizes`` each picture has.
+    """
+
+    blocks: tuple[int, ...] = ()
 
 
 class NVILAFamily(Family):
@@ -53,7 +67,7 @@ class NVILAFamily(Family):
     def context_length(self) -> int:
         return min(int(self.tokenizer.model_max_length), int(self.model.config.text_config.max_position_embeddings))
 
-    def prepare(self, prompt: Prompt, options: NVILAOptions | None = None) -> Prepared:
+    def prepare(self, prompt: Prompt, options: NVILAOptions | None = None) -> NVILAPrepared:
         options = options or NVILAOptions()
         parts = [part.image if isinstance(part, Picture) else part for part in prompt.parts]
         features, layout = self.processor.prepare(
@@ -63,14 +77,55 @@ class NVILAFamily(Family):
         inputs = {name: value.to(device) for name, value in features.items()}
         token_map = token_map_of(layout, [image.size for image in prompt.images])
         mode = self.processor.resolve_conv_mode(options.conv_mode)
-        return Prepared(inputs, token_map, replace(options, conv_mode=mode))
+        how = f"{'tiled' if options.tile_all_images or len(prompt.images) == 1 else 'whole'} {self.processor.image_processor.options}"
+        contents = tuple(f"{picture.digest} {how}" for picture in prompt.pictures)
+        counts = Counter(block.picture for block in layout.blocks)
+        blocks = tuple(counts[picture] for picture in range(len(contents)))
+        return NVILAPrepared(inputs, token_map, replace(options, conv_mode=mode), contents, blocks)
 
-    def embed(self, prepared: Prepared) -> Embedded:
+    def embed(self, prepared: NVILAPrepared, known: KnownFeatures | None = None) -> Embedded:  # type: ignore[override]
         inputs = prepared.inputs
-        vectors = self.model.embed(inputs["input_ids"], inputs.get(self.pixels), inputs.get("block_sizes"))[0]
+        if known is None or not prepared.contents:
+            vectors = self.model.embed(inputs["input_ids"], inputs.get(self.pixels), inputs.get("block_sizes"))[0]
+        else:
+            features = self._features(prepared, known)
+            vectors = self.model.embed_features(inputs["input_ids"], [features[key] for key in prepared.contents])[0]
         return Embedded(vectors, torch.arange(len(vectors), device=vectors.device))
 
-    def pictures_features(self, pictures: Sequence[Image.Image], context: Prepared) -> list[Tensor]:
+    def _features(self, prepared: NVILAPrepared, known: KnownFeatures) -> dict[str, Tensor]:
+        """Each content's visual tokens, (n, H), computed where they are not known."""
+        found = {content: known.features(content) for content in prepared.contents}
+        unknown = [content for content, features in found.items() if features is None]
+        # Alone or among others a picture's features are the same to the bit; measured for float32 on the CPU only.
+        is_exact = self.model.dtype == torch.float32 and self.model.device.type == "cpu"
+        at_once = AT_ONCE if is_exact else 1
+        for first in range(0, len(unknown), at_once):
+            some = unknown[first : first + at_once]
+            for content, features in zip(some, self._computed(prepared, some), strict=True):
+                known.keep_features(content, features)
+                found[content] = features
+        return {content: features for content, features in found.items() if features is not None}
+
+    def _computed(self, prepared: NVILAPrepared, contents: Sequence[str]) -> list[Tensor]:
+        """Visual tokens of some of a prompt's pictures, each a tensor of its own."""
+        sizes: list[list[int]] = prepared.inputs["block_sizes"].tolist()
+        ends = np.cumsum([0, *(self.model.tiles_in_block(*size) for size in sizes)])  # tiles before each block
+        starts = np.cumsum([0, *prepared.blocks])  # blocks before each picture
+        pictures = [prepared.contents.index(content) for content in contents]
+        chosen = [list(range(starts[picture], starts[picture + 1])) for picture in pictures]
+        pixels = torch.cat(
+            [prepared.inputs[self.pixels][ends[mine[0]] : ends[mine[-1] + 1]] for mine in chosen]
+        )  # (tiles, 3, S, S)
+        blocks = iter(
+            self.model.get_image_features(
+                pixels, [sizes[block] for mine in chosen for block in mine], return_dict=True
+            ).pooler_output
+        )
+        return [torch.cat([next(blocks) for _ in mine]) for mine in chosen]
+
+    def pictures_features(
+        self, pictures: Sequence[Image.Image], context: Prepared, known: KnownFeatures | None = None
+    ) -> list[Tensor]:
         """Stands on this: every picture is embedded by itself, and cut alike in every prompt of several pictures."""
         tiled = context.options.tile_all_images or context.token_map.n_pictures == 1
         options = replace(context.options, tile_all_images=tiled)
@@ -79,7 +134,7 @@ class NVILAFamily(Family):
             some = list(pictures[first : first + AT_ONCE])
             padded = some if len(some) > 1 else some * 2  # a picture alone would be cut into tiles
             prepared = self.prepare(Prompt(tuple(map(Picture.of, padded))), options)
-            features = self.embed(prepared).features
+            features = self.embed(prepared, known).features
             found += [features[prepared.token_map.positions(f"image_{k + 1}")] for k in range(len(some))]
         return found
 

@@ -237,6 +237,11 @@ def acting_on(
         _put_back(before)
 
 
+def is_acted_on(model: nn.Module) -> bool:
+    """Whether somebody captures or edits any attention module of a model."""
+    return any(ACTING in module.__dict__ for module in model.modules())
+
+
 def _joined(site: Site, editor: Editor | None, recorder: Recorder | None) -> tuple[Acting | None, Acting]:
     """Who acts on a module, and who will."""
     was: Acting | None = site.module.__dict__.get(ACTING)

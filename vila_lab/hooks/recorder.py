@@ -138,8 +138,9 @@ class DecoderRecorder:
             stack.enter_context(acting_on(self.sites, recorder=self))
             yield
 
-    def keep(self, count: int) -> None:
-        """Forget the forwards behind the first `count`, and one that did not end."""
+    def keep(self, length: int) -> None:
+        """Forget the forwards that reach behind the first `length` positions, and one that did not end."""
+        count = sum(step.stop <= length for step in self.steps)
         self.steps = self.steps[:count]
         self.seen = self.steps[-1].stop if self.steps else 0
         masses = sum(self._wants_mass(step) for step in self.steps)

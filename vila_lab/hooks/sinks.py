@@ -45,11 +45,17 @@ class ResidualNorms(ExitStack[bool | None]):
         hidden = output[0] if isinstance(output, tuple) else output
         self._steps.append(torch.linalg.vector_norm(hidden[0].float(), dim=-1))  # (rows,)
 
+    def begin_with(self, norms: Tensor) -> None:
+        """What another run recorded of the first positions, which this one does not compute.  # (n,)"""
+        self._steps = [norms]
+
+    def tensor(self) -> Tensor:
+        """The norms in order of position, on the model's device.  # (T,)"""
+        return torch.cat([step.detach() for step in self._steps]) if self._steps else torch.zeros(0)
+
     def values(self) -> NDArray[np.float32]:
         """The norms in order of position.  # (T,)"""
-        if not self._steps:
-            return np.zeros(0, np.float32)
-        return torch.cat([step.detach() for step in self._steps]).cpu().numpy().astype(np.float32)
+        return self.tensor().cpu().numpy().astype(np.float32)
 
 
 def sink_positions(norms: NDArray[np.float32], massive: float = MASSIVE) -> NDArray[np.int64]:

@@ -195,12 +195,13 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         sizes = [(0, 0)] * len(features) if block_sizes is None else [(int(r), int(c)) for r, c in block_sizes]
         blocks = []
         for rows, columns in sizes:
-            count = self._tiles_in_block(rows, columns)
+            count = self.tiles_in_block(rows, columns)
             blocks.append(self._multiscale_tokens(features[:count], rows, columns))
             features = features[count:]
         return blocks
 
-    def _tiles_in_block(self, rows: int, columns: int) -> int:
+    def tiles_in_block(self, rows: int, columns: int) -> int:
+        """How many of the ``pixel_values`` a block of these ``block_sizes`` has."""
         if rows == 0:
             return 1
         options = self.config.tiling
@@ -254,6 +255,10 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         """
         return self._with_pictures(input_ids, pixel_values, block_sizes)[0]
 
+    def embed_features(self, input_ids: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """`embed` with visual tokens that were computed before, (n_tokens, H) each, in order.  # (B, T) -> (B, T, H)"""
+        return self._placed(input_ids, self._token_embeddings(input_ids), features)
+
     def _with_pictures(
         self, input_ids: Tensor, pixel_values: Tensor | None, block_sizes: Tensor | Sequence[Sequence[int]] | None
     ) -> tuple[Tensor, BaseModelOutputWithPooling | None]:
@@ -262,10 +267,13 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             self._check_places(input_ids, 0)
             return embeddings, None
         seen: BaseModelOutputWithPooling = self.get_image_features(pixel_values, block_sizes, return_dict=True)
-        features = torch.cat(list(seen.pooler_output or ())).to(embeddings.device, embeddings.dtype)
+        return self._placed(input_ids, embeddings, list(seen.pooler_output or ())), seen
+
+    def _placed(self, input_ids: Tensor, embeddings: Tensor, blocks: Sequence[Tensor]) -> Tensor:  # (B, T, H)
+        features = torch.cat([*blocks]).to(embeddings.device, embeddings.dtype)
         self._check_places(input_ids, len(features))
         places = torch.eq(input_ids, self._image_token_id).to(embeddings.device).unsqueeze(-1).expand_as(embeddings)
-        return embeddings.masked_scatter(places, features), seen
+        return embeddings.masked_scatter(places, features)
 
     def _check_places(self, input_ids: Tensor, count: int) -> None:
         places = torch.eq(input_ids, self._image_token_id).sum()

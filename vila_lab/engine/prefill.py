@@ -1,0 +1,85 @@
+"""Reading a prompt before the answer: stretch by stretch, behind what is kept of its beginning. Knows no token of the answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..families.base import Prepared
+from ..hooks.sinks import ResidualNorms
+from ..upstream import shortened
+from .cuts import cuts
+from .question import Question
+from .reuse import Prefix, Reuse
+
+
+def read_prompt(question: Question, cache: Any, norms: ResidualNorms, reuse: Reuse | None) -> tuple[Tensor, Any]:
+    """Put a prompt through the decoder.
+
+    Parameters
+    ----------
+    question
+    cache
+        An empty one.
+    norms
+        At work in the model; what was recorded of reused positions is put before what it records.
+    reuse
+        Where beginnings of prompts are kept; None to compute everything and keep nothing.
+
+    Returns
+    -------
+    (Tensor (1, V), cache)
+        Logits of the prompt's last row, and the cache behind the prompt.
+    """
+    prompt = question.embedded
+    places = tuple(cut for cut in cuts(question.token_map) if not prompt.has_block_over(cut))
+    keys = () if reuse is None else prefix_keys(question.prepared, places)
+    start, kept = 0, _kept(reuse, keys)
+    if kept is not None:
+        start, cache = kept.cuts[-1], kept.cache
+        norms.begin_with(kept.norms)
+    for stop in (*places, len(prompt)):
+        if stop <= start:
+            continue
+        logits, cache = question.family.decode(prompt[start:stop], cache, keep=[stop - start - 1])
+        start = stop
+        if reuse is not None and places and stop == places[-1]:
+            _keep(reuse, keys, places, cache, norms)
+    return logits, cache
+
+
+def _kept(reuse: Reuse | None, keys: Sequence[str]) -> Prefix | None:
+    """The longest beginning of a prompt that is kept, ending where the prompt is cut."""
+    found = None if reuse is None else reuse.longest(keys)
+    if found is None:
+        return None
+    prefix, count = found
+    cache = shortened(prefix.cache, prefix.cuts[count - 1])
+    if cache is None:
+        return None
+    length = prefix.cuts[count - 1]
+    return Prefix(prefix.keys[:count], prefix.cuts[:count], cache, prefix.norms[:length])
+
+
+def _keep(reuse: Reuse, keys: tuple[str, ...], places: tuple[int, ...], cache: Any, norms: ResidualNorms) -> None:
+    branch = shortened(cache, places[-1])
+    if branch is not None:
+        reuse.put(Prefix(keys, places, branch, norms.tensor()))
+
+
+def prefix_keys(prepared: Prepared, places: Sequence[int]) -> tuple[str, ...]:
+    """For each cut of a prompt a hash of all that stands before it, and of the cuts themselves."""
+    ids = prepared.inputs["input_ids"][0].cpu().numpy()
+    pictures = prepared.token_map.picture
+    so_far, start, keys = hashlib.sha256(repr(prepared.options).encode()), 0, []
+    for stop in places:
+        so_far.update(ids[start:stop].tobytes())
+        for picture in sorted({int(number) for number in pictures[start:stop] if number >= 0}):
+            so_far.update(prepared.contents[picture].encode())
+        so_far.update(f"| {stop} |".encode())
+        keys.append(f"prompt {so_far.hexdigest()}")
+        start = stop
+    return tuple(keys)
