@@ -121,7 +121,7 @@ def test_what_is_embedded_for_one_experiment_serves_the_next(lab, answers, monke
     answer.release()
     counted = []
     embed = lab.family.embed
-    monkeypatch.setattr(lab.family, "embed", lambda prepared: counted.append(1) or embed(prepared))
+    monkeypatch.setattr(lab.family, "embed", lambda *given: counted.append(1) or embed(*given))
     answer.flow(0)
     first = len(counted)
     assert first >= 1

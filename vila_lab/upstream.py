@@ -352,11 +352,11 @@ def state_of(model: nn.Module) -> tuple[Any, ...]:
     return len(weights), sum(map(times_written, weights)), places, {(w.dtype, w.device) for w in weights}
 
 
-def foreign_hooks(model: nn.Module) -> bool:
-    """Whether somebody's hooks are in a model; those by which transformers hands out hidden states are nobody's."""
+def foreign_hooks(model: nn.Module, ours: str) -> bool:
+    """Whether somebody's hooks are in a model: not this package's, nor those by which transformers hands out hidden states."""
     kinds = ("_forward_hooks", "_forward_pre_hooks")
     hooks = [hook for module in model.modules() for kind in kinds for hook in read(module, kind).values()]
-    return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+    return any(not str(getattr(hook, "__module__", "")).startswith(("transformers.", f"{ours}.")) for hook in hooks)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

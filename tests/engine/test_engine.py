@@ -204,7 +204,7 @@ def test_what_a_familys_generation_config_asks_is_done_as_generate_does_it(engin
 def test_pictures_are_embedded_once_for_an_answer_and_its_proof(engine, prompt, monkeypatch):
     counted = []
     embed = engine.family.embed
-    monkeypatch.setattr(engine.family, "embed", lambda prepared: counted.append(1) or embed(prepared))
+    monkeypatch.setattr(engine.family, "embed", lambda *given: counted.append(1) or embed(*given))
     engine.clean.clear()
     engine.answer(Request(prompt, max_new_tokens=2, edits=(CUT,)))
     assert len(counted) == 1

@@ -107,7 +107,7 @@ class Answering:
         NotANumber
             If the model's logits are NaN and no edit is there to blame.
         """
-        with self._engine.turn(), self._generation.in_the_model(), self._stoppable():
+        with self._engine.turn(), self._stoppable(), self._generation.in_the_model():
             return self._generation.step()
 
     @keeps_gradients

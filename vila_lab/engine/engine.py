@@ -22,6 +22,7 @@ from .request import Request
 from .reuse import Reuse
 
 DEFAULT_NEW_TOKENS = 256
+PACKAGE = __name__.partition(".")[0]
 
 
 class Engine:
@@ -127,12 +128,12 @@ class Engine:
             yield
 
     def usable(self) -> Reuse | None:
-        """What was computed before; None while somebody else's hooks are in the model, who are to see all that it does.
+        """What was computed before; None while somebody else's hooks are in the model, who are to see all that it does, at once.
 
         What the model computed with other weights is let go of first.
         """
         model = self.family.model
-        if foreign_hooks(model) or is_acted_on(model):
+        if foreign_hooks(model, PACKAGE) or is_acted_on(model):
             return None
         state = state_of(model)
         if state != self._state:

@@ -13,14 +13,14 @@ from transformers import GenerationConfig
 from ..errors import NotANumber
 from ..hooks import Tape
 from ..hooks.editing import Editing
-from ..hooks.edits import Edit
+from ..hooks.edits import Edit, is_look, looks_before
 from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
 from ..hooks.sites import select_sites
 from ..tokens import Spelling, Token
 from ..upstream import logits_processors
-from .prefill import read_prompt
+from .prefill import read_prompt, stretches_of
 from .question import Question
 from .reuse import Reuse
 from .sampling import Sampling
@@ -78,9 +78,10 @@ class Generation:
         self._may_break = may_break
         self._usable = reuse
         self._reuse: Reuse | None = None
+        self._cuts: tuple[int, ...] = ()
         self._stops = _stops(config)
+        self._edits = tuple(edits)
         self._editing = Editing(family.model, edits)
-        self._is_watched = bool(edits)
         self._recorder = DecoderRecorder(select_sites(family.model, ("text",))["text"])
         self._cache = family.new_cache()
         self._ids = question.prepared.inputs["input_ids"]  # (1, T), what was said included
@@ -96,8 +97,9 @@ class Generation:
     @contextmanager
     def in_the_model(self) -> Iterator[None]:
         """What records and edits is in the model inside; the block may be entered again for the tokens to come."""
-        if not self.tokens:
-            self._reuse = self._question.known = self._usable()
+        with torch.no_grad():
+            if not self.tokens:
+                self._begin()
         with torch.no_grad(), self._editing, self._recorder.watching(), self.norms:
             yield
 
@@ -142,6 +144,23 @@ class Generation:
         self._recorder.keep(length + len(self.tokens) - 1)
         return tape_of(self._recorder, length)
 
+    def _begin(self) -> None:
+        """Decide how the prompt is read.
+
+        Under edits, and where others have hooks in the model, it is read in one go and nothing is reused: an edited beginning is
+        another beginning. Those who only look must not change a bit of the answer either, and yet see a prompt in one go: so if
+        they look at what comes before the last cut, they are shown it in a pass of its own.
+        """
+        question = self._question
+        usable = question.known = self._usable()
+        if usable is None or not all(map(is_look, self._edits)):
+            return
+        self._reuse, self._cuts = usable, stretches_of(question)
+        if self._cuts and any(looks_before(edit, self._cuts[-1]) for edit in self._edits):
+            with Editing(question.model, self._edits):
+                question.family.decode(question.embedded, question.family.new_cache(), keep=[len(question.embedded) - 1])
+            self._editing = Editing(question.model, self._edits, looks_from=len(question.embedded))
+
     def _forward(self) -> Tensor:
         """The logits behind all that was said so far.  # (1, V)"""
         if self.tokens:
@@ -149,9 +168,7 @@ class Generation:
             row = self._question.family.embed_ids([self.tokens[-1].id], place)
             logits, self._cache = self._question.family.decode(row, self._cache)
         else:
-            # An edited beginning is another beginning, and hooks are to see all of it.
-            kept = None if self._is_watched else self._reuse
-            logits, self._cache = read_prompt(self._question, self._cache, self.norms, kept)
+            logits, self._cache = read_prompt(self._question, self._cuts, self._cache, self.norms, self._reuse)
         return logits.to(self._ids.device)
 
     def _check(self, scores: Scores) -> None:

@@ -16,12 +16,21 @@ from .question import Question
 from .reuse import Prefix, Reuse
 
 
-def read_prompt(question: Question, cache: Any, norms: ResidualNorms, reuse: Reuse | None) -> tuple[Tensor, Any]:
+def stretches_of(question: Question) -> tuple[int, ...]:
+    """Where a prompt is cut while it is read; see `vila_lab.engine.cuts`."""
+    return tuple(cut for cut in cuts(question.token_map) if not question.embedded.has_block_over(cut))
+
+
+def read_prompt(
+    question: Question, places: tuple[int, ...], cache: Any, norms: ResidualNorms, reuse: Reuse | None
+) -> tuple[Tensor, Any]:
     """Put a prompt through the decoder.
 
     Parameters
     ----------
     question
+    places
+        Where it is cut.
     cache
         An empty one.
     norms
@@ -35,7 +44,6 @@ def read_prompt(question: Question, cache: Any, norms: ResidualNorms, reuse: Reu
         Logits of the prompt's last row, and the cache behind the prompt.
     """
     prompt = question.embedded
-    places = tuple(cut for cut in cuts(question.token_map) if not prompt.has_block_over(cut))
     keys = () if reuse is None else prefix_keys(question.prepared, places)
     start, kept = 0, _kept(reuse, keys)
     if kept is not None:

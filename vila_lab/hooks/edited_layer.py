@@ -59,10 +59,11 @@ class EditedLayer:
             output, weights = call.plain(call.query, call.key, call.value, call.mask)
         for edit in self.heads:
             output = _heads_changed(edit, self.layer, output, start)
-        for output_look in self.outputs:
-            output_look.function(self.layer, output)
-        for look in self.looks:
-            self._show(look, view)
+        if self.editing.is_shown:
+            for output_look in self.outputs:
+                output_look.function(self.layer, output)
+            for look in self.looks:
+                self._show(look, view)
         return output, weights
 
     def _in_chunks(self, view: _View, touched: NDArray[np.bool_]) -> Answered:

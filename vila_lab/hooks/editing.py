@@ -41,6 +41,8 @@ class Editing(ExitStack[bool | None]):
         Any decoder, or model with a decoder, whose attention goes through transformers' `AttentionInterface`.
     edits
         In order; see `vila_lab.hooks.edits`. None of them: the model is not touched.
+    looks_from : int
+        Forwards that begin before this position are shown to nobody.
 
     Raises
     ------
@@ -70,12 +72,13 @@ class Editing(ExitStack[bool | None]):
     (True, False)
     """
 
-    def __init__(self, model: PreTrainedModel, edits: Sequence[Edit]) -> None:
+    def __init__(self, model: PreTrainedModel, edits: Sequence[Edit], looks_from: int = 0) -> None:
         super().__init__()
         self._model = model
         self._edits = tuple(edits)
         self.thread = threading.get_ident()
         self.start = 0
+        self._looks_from = looks_from
         self._sites: list[Site] = []  # looked up once: a block is entered for every token
         self._layers: dict[int, EditedLayer] = {}
         self._masks: dict[Any, tuple[Tensor | None, Tensor]] = {}
@@ -145,6 +148,8 @@ class Editing(ExitStack[bool | None]):
     def _state(self, edit: StatePatch | StateLook, layer: int, vectors: Tensor) -> Tensor:
         stop = self.start + vectors.shape[1]
         if isinstance(edit, StateLook):
+            if not self.is_shown:
+                return vectors
             rows = np.flatnonzero(edit.positions.inside(self.start, stop))
             if rows.size:
                 edit.function(layer, rows + self.start, vectors[:, rows])
@@ -158,6 +163,11 @@ class Editing(ExitStack[bool | None]):
         items = slice(None) if edit.items is None else torch.tensor([edit.items[k] for k in here])
         changed[items, torch.from_numpy(rows)] = values
         return changed
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether this forward is shown to those who look."""
+        return self.start >= self._looks_from
 
     def shared_mask(self, key: Any) -> Tensor | None:
         """A mask that another layer made in this forward."""

@@ -136,6 +136,21 @@ class StateLook:
 Edit: TypeAlias = "EdgeBias | HeadScale | HeadConstant | StatePatch | AttentionLook | HeadOutputLook | StateLook"
 
 
+def is_look(edit: Edit) -> bool:
+    """Whether it only watches."""
+    return isinstance(edit, AttentionLook | HeadOutputLook | StateLook)
+
+
+def looks_before(edit: Edit, place: int) -> bool:
+    """Whether it watches a position before this one."""
+    if isinstance(edit, HeadOutputLook):
+        return place > 0
+    if not isinstance(edit, AttentionLook | StateLook):
+        return False
+    first = (edit.rows if isinstance(edit, AttentionLook) else edit.positions).first
+    return first is not None and first < place
+
+
 def closed_before(edit: Edit, earlier: Sequence[Edit]) -> bool:
     """Whether every edge of a bias is closed already by ONE earlier knock-out."""
     if not isinstance(edit, EdgeBias):
