@@ -13,6 +13,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from vila_lab.errors import PictureError, PictureNotFound, PromptError, VilaLabError
 from vila_lab.inputs import sources
@@ -655,3 +656,15 @@ def test_one_limit_of_pixels_for_every_kind_of_source(
         return
     with pytest.raises(PictureError, match="has more than 760 pixels"):
         Picture.of(value)
+
+
+def test_a_picture_is_told_by_what_it_shows() -> None:
+    """Neither by its name nor by the object; what was drawn on is another."""
+    one, other = (Picture.of(np.full((4, 6, 3), 9, np.uint8)) for _ in range(2))
+    turned = Picture.of(np.full((6, 4, 3), 9, np.uint8))
+    assert one.digest == other.digest != turned.digest
+    assert replace(one, source="elsewhere", notes=("a note",)).digest == one.digest
+    before = one.digest
+    ImageDraw.Draw(one.image).point((0, 0), fill="red")
+    assert one.digest != before
+    assert other.digest == before

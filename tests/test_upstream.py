@@ -110,6 +110,80 @@ def test_a_plain_cache_keeps_its_keys_and_sliding_or_quantised_ones_do_not():
     assert not upstream.keeps_keys(plain, 0)
 
 
+def test_a_cache_is_cut_behind_so_many_positions_and_the_whole_stays(model):
+    whole = filled(DynamicCache(), 5)
+    keys = whole.layers[0].keys
+    for length in (5, 3, 1):
+        cut = upstream.shortened(whole, length)
+        assert [layer.keys.shape[2] for layer in cut.layers] == [length] * 2
+        filled(cut, 2)
+        assert cut.get_seq_length() == length + 2
+    assert whole.layers[0].keys is keys
+    assert whole.get_seq_length() == 5
+    assert upstream.shortened(whole, 6) is None
+    assert upstream.shortened(DynamicCache(), 1) is None
+
+
+def test_only_caches_that_hold_every_position_are_cut():
+    settings = config()
+    settings.use_sliding_window, settings.sliding_window, settings.max_window_layers = True, 8, 0
+    settings.layer_types = ["sliding_attention"] * 2
+    inside, past = (filled(DynamicCache(config=settings), length) for length in (6, 9))
+    assert [layer.is_sliding for layer in inside.layers] == [True] * 2
+    cut = upstream.shortened(inside, 4)
+    assert [layer.keys.shape[2] for layer in cut.layers] == [4] * 2
+    assert upstream.shortened(past, 4) is None
+    assert upstream.shortened(past, 9) is None
+    assert upstream.shortened(filled(StaticCache(config=config(), max_cache_len=8)), 2) is None
+    whole = filled(DynamicCache())
+    whole.layers[1].__class__ = type("Quantized", (DynamicLayer,), {})  # as QuantizedLayer, whose backends are not here
+    assert upstream.shortened(whole, 2) is None
+
+
+def test_the_bytes_of_a_cache_are_those_of_its_storage():
+    whole = filled(DynamicCache(), 5)
+    assert upstream.cache_bytes(whole) == sum(2 * layer.keys.nbytes for layer in whole.layers)
+    assert upstream.cache_bytes(upstream.shortened(whole, 2)) == upstream.cache_bytes(whole)
+    assert upstream.cache_bytes(DynamicCache()) == 0
+
+
+def test_a_model_is_told_from_itself_before(model):
+    before = upstream.state_of(model)
+    assert upstream.state_of(model) == before
+    weight = model.lm_head.weight
+    with torch.no_grad():
+        weight.mul_(1)
+    changed = upstream.state_of(model)
+    assert changed != before
+    weight.data = weight.data.clone()
+    assert upstream.state_of(model) != changed
+
+
+def test_hooks_are_foreign_unless_they_are_ours_or_transformers_own(model):
+    assert not upstream.foreign_hooks(model, "vila_lab")
+    model(torch.arange(4)[None], output_hidden_states=True)  # transformers leaves its own behind
+    assert not upstream.foreign_hooks(model, "vila_lab")
+    handle = model.model.layers[1].mlp.register_forward_pre_hook(lambda *given: None)
+    assert upstream.foreign_hooks(model, "vila_lab")
+    assert not upstream.foreign_hooks(model, __name__.partition(".")[0])
+    handle.remove()
+    assert not upstream.foreign_hooks(model, "vila_lab")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_so"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("DefaultCPUAllocator"), False),
+    ],
+)
+def test_an_allocator_that_gave_up_is_told(error, is_so):
+    assert upstream.is_out_of_memory(error) is is_so
+
+
 def test_a_reordering_that_waits_is_seen():
     cache = filled(DynamicCache())
     assert not upstream.changes_later(cache)

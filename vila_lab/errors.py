@@ -67,6 +67,10 @@ class MissingExtra(VilaLabError, ImportError):
     """An optional package is needed; the message holds the exact pip line."""
 
 
+class OutOfMemory(VilaLabError, MemoryError):
+    """The device or the machine has no room for it, also after everything was let go of that can be computed again."""
+
+
 class UpstreamChanged(VilaLabError, RuntimeError):
     """A name of transformers or torch on which vila_lab stands is gone in the installed version."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .engine.reuse import CACHE_BYTES
 from .errors import OptionError
 from .families.loading import load_family
 from .options import check_range, check_types
@@ -36,6 +37,7 @@ def load(
     attn_implementation: str | None = None,
     revision: str | None = None,
     capture_budget: int = CAPTURE_BUDGET,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Session:
     """Load a model and keep it resident. The same call again gives the same session.
 
@@ -50,7 +52,7 @@ def load(
         "float32", "float16", "bfloat16" or "auto" (as stored); by default float32 on the CPU and as stored elsewhere.
     device_map, quantization, attn_implementation, revision
         Passed on; see `vila_lab.families.loading.load_family`.
-    capture_budget
+    capture_budget, cache_bytes
         See `Session`.
 
     Raises
@@ -67,9 +69,10 @@ def load(
     check_types(
         load,
         {"quantization": quantization, "attn_implementation": attn_implementation, "revision": revision}
-        | {"capture_budget": capture_budget},
+        | {"capture_budget": capture_budget, "cache_bytes": cache_bytes},
     )
     check_range("capture_budget", capture_budget, least=0)
+    check_range("cache_bytes", cache_bytes, least=0)
     if isinstance(device, torch.device):
         device = str(device)
     if source is not None and not isinstance(source, str | Path):
@@ -104,6 +107,8 @@ def load(
                 _sessions[key].head_sets.update(_shipped_heads())
         session = _sessions[key]
         session.capture_budget = capture_budget
+        if session.cache_bytes != cache_bytes:
+            session.cache_bytes = cache_bytes
     warn_if_unverified()
     return session
 

@@ -22,6 +22,7 @@ from .engine.memory import Disk, Holding, Memory, Pictures, image_bytes, keep_wi
 from .engine.record import Record
 from .engine.replay import NO_MODEL, Replay
 from .engine.request import Request
+from .engine.reuse import CACHE_BYTES, Features, Prefix
 from .engine.sampling import Sampling
 from .errors import CaptureError, OptionError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
@@ -56,14 +57,19 @@ class Session(Interventions):
         Bytes of queries, keys and prepared inputs that answers may keep on the device, and as many in the host's memory;
         beyond it the answers that were looked at least recently move theirs to the host, and from there to files, and
         read them back when somebody looks. Pictures are kept once by content and are not counted here; see `memory`.
+    cache_bytes : int
+        Bytes of what is kept for the next question about the same pictures, or that begins like one before.
     head_sets : dict
         (layer, head) pairs by name; what ``heads="routing"`` means. The embedded model brings its own, `rank_heads`
         finds them for any other.
     """
 
-    def __init__(self, family: Family, name: str, *, capture_budget: int = CAPTURE_BUDGET) -> None:
+    def __init__(
+        self, family: Family, name: str, *, capture_budget: int = CAPTURE_BUDGET, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         super().__init__()
         self._engine: Engine | None = Engine(family, name)
+        self.cache_bytes = cache_bytes
         self.name = name
         self.capture_budget = capture_budget
         self._records: weakref.WeakSet[Record] = weakref.WeakSet()
@@ -76,6 +82,16 @@ class Session(Interventions):
         if self._engine is None:
             raise OptionError(f"this session of {self.name} was unloaded: vila_lab.load(...) gives a new one")
         return self._engine
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that features of pictures and beginnings of prompts may have together; 0 keeps none."""
+        return self.engine.reuse.limit
+
+    @cache_bytes.setter
+    def cache_bytes(self, value: int) -> None:
+        with self.engine.lock:
+            self.engine.reuse.limit = value
 
     @property
     def is_loaded(self) -> bool:
@@ -255,7 +271,7 @@ class Session(Interventions):
         >>> lab.experiment(record, "leakage").dims
         ('layer', 'reader', 'source')
         """
-        found = experiment(self.replay(record), name, **options)
+        found = self.engine.with_room(lambda: experiment(self.replay(record), name, **options))
         self._keep_budget()
         return found
 
@@ -396,8 +412,22 @@ class Session(Interventions):
         after = self._answer(self._kept(found.after))
         return Redirection(answer, after, found.image, found.share_before, found.share_after)
 
+    def forget(self) -> None:
+        """Let go of everything that can be computed again: features of pictures, beginnings of prompts, inputs of experiments.
+
+        Answers keep their tapes. Weights that were changed past torch's own count (``weight.data.mul_(2)``) need it; any other
+        change is noticed.
+
+        >>> import vila_lab
+        >>> lab = vila_lab.load()
+        >>> lab.forget()
+        >>> lab.memory().prefix, lab.memory().features
+        (0, 0)
+        """
+        self.engine.forget()
+
     def memory(self) -> Memory:
-        """Bytes of weights, tapes, pictures and caches that this session and its answers hold.
+        """Bytes that this session and its answers hold, and which of them may be dropped.
 
         >>> import vila_lab
         >>> vila_lab.load().memory().weights > 0
@@ -410,14 +440,19 @@ class Session(Interventions):
         }
         records, holdings = list(self._records), self._holdings()
         caches = sum(holding.inputs.nbytes for holding in holdings)
+        kept = list(self.engine.reuse)
         return Memory(
             weights=sum(value.nbytes for value in tensors.values()),
+            prefix=sum(each.nbytes for each in kept if isinstance(each, Prefix)),
+            features=sum(each.nbytes for each in kept if isinstance(each, Features)),
             tapes=sum(holding.device_bytes + holding.host_bytes for holding in holdings) - caches,
             pictures=image_bytes(image for record in records for image in record.images),
             caches=caches,
             disk=0 if self._disk is None else self._disk.nbytes,
             answers=len(records),
             budget=self.capture_budget,
+            cache_bytes=self.cache_bytes,
+            note=self.engine.reuse.note,
         )
 
     def _holdings(self) -> list[Holding]:

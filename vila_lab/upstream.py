@@ -17,7 +17,14 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, QuantizedLayer, StaticLayer
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    QuantizedLayer,
+    StaticLayer,
+)
 from transformers.generation.utils import GenerationMixin
 
 from .errors import UpstreamChanged
@@ -190,16 +197,19 @@ def fork(cache: Cache) -> Cache:
 def shortened(cache: Cache, length: int) -> Cache | None:
     """A fork of a cache that ends earlier, or where it does; None where a layer has not kept all positions up to there.
 
-    Layers are told by their type: buffers, quantised and offloaded ones are left alone, and a sliding window as soon as it has
-    let go of something. What is cut off is counted from the end, which means the same in every version.
+    Layers are told by their very type: buffers, quantised and offloaded ones and those with states of another kind are left alone,
+    and a sliding window as soon as it has let go of something. What is cut off is counted from the end, which means the same in
+    every version.
     """
-    if read(cache, "offloading"):
-        return None
     branch = fork(cache)
-    for layer in branch.layers:
-        seen = int(layer.get_seq_length()) if isinstance(layer, DynamicLayer) else 0
-        window = vars(layer).get("sliding_window")
-        if seen < length or not seen or _is_quantized(layer) or (window is not None and seen >= window):
+    layers: list[Any] = branch.layers
+    if read(cache, "offloading") or not layers:
+        return None
+    for layer in layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            return None
+        seen, window = int(layer.get_seq_length()), vars(layer).get("sliding_window")
+        if seen < length or (window is not None and seen >= window):
             return None
         if seen > length:
             layer.crop(length - seen)

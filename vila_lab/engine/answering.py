@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import CaptureError
 from ..hooks.sites import Site, find_sites
@@ -21,6 +21,9 @@ from .request import Request
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -66,16 +69,10 @@ class Answering:
             config.max_length = len(prepared.token_map) + limit
             self._question = Question(family, prepared)
             self._proof = Proof(self._question, request.edits, engine.clean)
-            may_break = bool(self._proof.labels) and not request.sampling.do_sample  # drawing from NaN is impossible
-            self._generation = Generation(
-                self._question,
-                config,
-                request.sampling,
-                limit,
-                self._proof.edits,
-                may_break=may_break,
-                reuse=engine.usable,
-            )
+            self._config, self._limit = config, limit
+            # Of a seed that nobody gave, so that an answer which is begun again goes on as it was.
+            self._sampling = request.sampling.with_seed()
+            self._generation = self._new_generation()
 
     @property
     def tokens(self) -> tuple[Token, ...]:
@@ -92,6 +89,19 @@ class Answering:
         """Looked for by the first step: an answer that is asked for whole is not stopped, and need not walk the model."""
         return find_sites(self._question.model)
 
+    def _new_generation(self) -> Generation:
+        may_break = bool(self._proof.labels) and not self._sampling.do_sample  # drawing from NaN is impossible
+        edits = self._proof.edits
+        return Generation(
+            self._question,
+            self._config,
+            self._sampling,
+            self._limit,
+            edits,
+            may_break=may_break,
+            reuse=self._engine.usable,
+        )
+
     def stop(self) -> None:
         """Have a step that is at work elsewhere end within a layer, and no other begin; from any thread."""
         self._stop.set()
@@ -107,15 +117,35 @@ class Answering:
         NotANumber
             If the model's logits are NaN and no edit is there to blame.
         """
+        return self._with_room(self._step)
+
+    def _step(self) -> Token:
         with self._engine.turn(), self._stoppable(), self._generation.in_the_model():
             return self._generation.step()
 
     @keeps_gradients
     def rest(self) -> None:
         """All tokens that are left, the engine held throughout: nobody else's come between, and hooks are put in once."""
+        self._with_room(self._rest)
+
+    def _rest(self) -> None:
         with self._engine.turn(), self._generation.in_the_model():
             while not self.has_ended:
                 self._generation.step()
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Where memory ran out the answer is begun again, and comes to the same words; hooks are not called twice."""
+        if any(not spec.is_edit for spec in self._request.edits):
+            return work()
+        said = len(self._generation.tokens)
+
+        def again() -> T:
+            self._generation = self._new_generation()
+            for _ in range(said):
+                self._step()
+            return work()
+
+        return self._engine.with_room(work, again)
 
     @keeps_gradients
     def record(self) -> Record:
@@ -128,6 +158,9 @@ class Answering:
         CaptureError
             If nothing was said.
         """
+        return self._engine.with_room(self._record)
+
+    def _record(self) -> Record:
         generation, prompt = self._generation, self._request.prompt
         if generation.first is None or not generation.tokens:
             raise CaptureError("the answer was interrupted before its first token, so nothing is left of it: ask again")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from ..errors import ContextTooLong, OptionError
+import torch
+
+from ..errors import ContextTooLong, OptionError, OutOfMemory
 from ..families.base import Family, Prepared
 from ..hooks.call import is_acted_on
 from ..interrupts import check_finished
 from ..tokens import Token
-from ..upstream import foreign_hooks, state_of
+from ..upstream import foreign_hooks, is_out_of_memory, state_of
 from .answering import Answering
 from .inputs import Inputs
 from .lock import ModelLock
@@ -23,6 +26,8 @@ from .reuse import Reuse
 
 DEFAULT_NEW_TOKENS = 256
 PACKAGE = __name__.partition(".")[0]
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -117,6 +122,42 @@ class Engine:
             raise OptionError(
                 f"this answer is of another model: {record.model} gave it, and {self.name} reads its prompt or its words otherwise"
             )
+
+    def forget(self) -> None:
+        """Let go of everything that can be computed again; not from inside a question."""
+        with self.lock:
+            self.reuse.clear()
+            self.clean.clear()
+            for inputs in list(self._inputs.values()):
+                inputs.release()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def with_room(self, work: Callable[[], T], again: Callable[[], T] | None = None) -> T:
+        """Do something; where memory runs out, `forget` and try once more, by `again` if that is something else.
+
+        Raises
+        ------
+        OutOfMemory
+            If there is no room then either.
+        """
+        try:
+            return work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        self.forget()  # here, where the error and its frames are gone: they hold what there was no room for
+        try:
+            return (again or work)()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:120]
+        raise OutOfMemory(
+            f"{self.name} has no room for this, also after its caches were dropped ({reason}): ask with fewer or smaller pictures or "
+            "fewer tokens, let go of answers, or load it in a smaller type"
+        )
 
     # -- what an answer under way asks of it ---------------------------------------------------------------------------
 

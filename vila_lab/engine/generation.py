@@ -65,7 +65,7 @@ class Generation:
         edits: Sequence[Edit] = (),
         *,
         may_break: bool = False,
-        reuse: Callable[[], Reuse | None] = lambda: None,
+        reuse: Callable[[], Reuse | None],
     ) -> None:
         family = question.family
         layers = family.decoder_layers
@@ -158,7 +158,9 @@ class Generation:
         self._reuse, self._cuts = usable, stretches_of(question)
         if self._cuts and any(looks_before(edit, self._cuts[-1]) for edit in self._edits):
             with Editing(question.model, self._edits):
-                question.family.decode(question.embedded, question.family.new_cache(), keep=[len(question.embedded) - 1])
+                question.family.decode(
+                    question.embedded, question.family.new_cache(), keep=[len(question.embedded) - 1]
+                )
             self._editing = Editing(question.model, self._edits, looks_from=len(question.embedded))
 
     def _forward(self) -> Tensor:

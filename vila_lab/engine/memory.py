@@ -33,6 +33,11 @@ class Memory:
     ----------
     weights : int
         The model's parameters and buffers.
+    prefix : int
+        Keys and values of prompts' beginnings, for the next question that begins alike. This and `features` go with
+        ``lab.forget()``, and by themselves, what was not used for longest first, beyond the session's ``cache_bytes``.
+    features : int
+        What pictures give the decoder, for the next question about them.
     tapes : int
         Queries and keys that answers keep in memory; what the budget bounds, together with `caches`.
     pictures : int
@@ -45,20 +50,32 @@ class Memory:
         How many answers are alive.
     budget : int
         The session's ``capture_budget``.
+    cache_bytes : int
+        What `prefix` and `features` may have together.
+    note : str
+        Why nothing is kept of prompts, where that is so.
     """
 
     weights: int
+    prefix: int
+    features: int
     tapes: int
     pictures: int
     caches: int
     disk: int
     answers: int
     budget: int
+    cache_bytes: int
+    note: str = ""
 
     def __str__(self) -> str:
-        sizes = ("weights", "tapes", "pictures", "caches", "disk")
+        sizes = ("weights", "prefix", "features", "tapes", "pictures", "caches", "disk")
         held = ", ".join(f"{name} {getattr(self, name) / 2**20:.1f} MiB" for name in sizes)
-        return f"{held}; {self.answers} answers, budget {self.budget / 2**20:.0f} MiB"
+        told = f"{held}; {self.answers} answers, budget {self.budget / 2**20:.0f} MiB; "
+        dropped = (
+            f"lab.forget() drops prefix, features and caches, the first two have {self.cache_bytes / 2**20:.0f} MiB"
+        )
+        return told + dropped + (f"; {self.note}" if self.note else "")
 
 
 class Pictures:

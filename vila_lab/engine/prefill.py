@@ -15,6 +15,8 @@ from .cuts import cuts
 from .question import Question
 from .reuse import Prefix, Reuse
 
+NOT_KEPT = "nothing is kept of prompts: this model's cache is quantised or offloaded, or its sliding window had let go of their beginning"
+
 
 def stretches_of(question: Question) -> tuple[int, ...]:
     """Where a prompt is cut while it is read; see `vila_lab.engine.cuts`."""
@@ -74,8 +76,10 @@ def _kept(reuse: Reuse | None, keys: Sequence[str]) -> Prefix | None:
 
 def _keep(reuse: Reuse, keys: tuple[str, ...], places: tuple[int, ...], cache: Any, norms: ResidualNorms) -> None:
     branch = shortened(cache, places[-1])
-    if branch is not None:
-        reuse.put(Prefix(keys, places, branch, norms.tensor()))
+    if branch is None:
+        reuse.note = NOT_KEPT
+        return
+    reuse.put(Prefix(keys, places, branch, norms.tensor()))
 
 
 def prefix_keys(prepared: Prepared, places: Sequence[int]) -> tuple[str, ...]:

@@ -79,6 +79,11 @@ class Reuse:
     limit : int
         Bytes that everything together may have.
 
+    Attributes
+    ----------
+    note : str
+        Why nothing could be kept of a prompt, where that was so.
+
     Examples
     --------
     >>> import torch
@@ -94,6 +99,7 @@ class Reuse:
         self._kept: OrderedDict[str, Kept] = OrderedDict()  # by the last key; what was used last stands last
         self._by_key: dict[str, list[Kept]] = {}
         self._nbytes = 0
+        self.note = ""
 
     def __iter__(self) -> Iterator[Kept]:
         return iter(list(self._kept.values()))

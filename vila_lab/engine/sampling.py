@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import secrets
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +62,11 @@ class Sampling:
             raise OptionError(
                 f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer"
             )
+
+    def with_seed(self) -> Sampling:
+        """The same with a seed from the system where none was given, so that it can be done again."""
+        is_open = self.do_sample and self.seed is None
+        return replace(self, seed=secrets.randbits(63)) if is_open else self
 
     def chooser(self, config: GenerationConfig) -> Chooser:
         """What chooses the tokens of one answer, with what is not given here from the model's own config."""

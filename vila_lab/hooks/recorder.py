@@ -162,6 +162,7 @@ class DecoderRecorder:
             self._check_continues(cache)
         elif cache is not None:
             self.seen = int(cache.get_seq_length())
+            self._check_whole()
         self._cache = cache
         self._step = None
         self._step_masks = []
@@ -180,6 +181,15 @@ class DecoderRecorder:
         if self._cache is None:
             self._cache = made_cache(output)
         self._watched = self._watch()
+
+    def _check_whole(self) -> None:
+        """Queries of positions that the cache holds already are not computed again."""
+        if self.seen and (self.rows == "all" or self.indicator is not None):
+            what = "rows='all'" if self.rows == "all" else "groups="
+            raise CaptureError(
+                f"{what} asks for every row of the prompt, but the cache that this run goes on from holds its first {self.seen} "
+                "positions already; run it without that cache, or leave rows= and groups= out for the answer's rows alone."
+            )
 
     def _watch(self) -> weakref.ref[Tensor] | None:
         """The tensor of the first layer's keys. Beam search and assisted decoding replace it between two forwards."""
