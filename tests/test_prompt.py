@@ -330,6 +330,32 @@ def test_messages_with_the_picture_itself() -> None:
         assert Prompt.of([{"role": "user", "content": [part]}]).images[0].size == (6, 4)
 
 
+def test_the_last_message_is_asked_and_the_others_were_said_before() -> None:
+    prompt = Prompt.of(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": ["First:", {"type": "image", "url": "a.png"}]},
+            {"role": "assistant", "content": "An A."},
+            {"role": "user", "content": [{"type": "image", "url": "b.png"}, "And this?"]},
+        ]
+    )
+    assert [turn.role for turn in prompt.history] == ["system", "user", "assistant"]
+    assert prompt.history[2].parts == ("An A.",)
+    assert kinds(prompt) == ["<b.png>", "And this?"]
+    assert [picture.source for picture in prompt.pictures] == ["a.png", "b.png"]
+    assert prompt.text == "And this?"
+    turned = prompt.with_pictures(lambda number, picture: prompt.pictures[1 - number])
+    assert [picture.source for picture in turned.pictures] == ["b.png", "a.png"]
+    assert "3 messages before" in repr(prompt)
+
+
+def test_pictures_are_counted_through_the_messages() -> None:
+    shown = {"role": "user", "content": [{"type": "image", "url": "a.png"}, "x"]}
+    lost = {"role": "user", "content": [{"type": "image", "url": "lost.png"}, "x"]}
+    with pytest.raises(PictureNotFound, match=r"picture 2 of 2: there is no file"):
+        Prompt.of([shown, {"role": "assistant", "content": "y"}, lost])
+
+
 def test_a_message_of_text_alone() -> None:
     assert Prompt.of([{"role": "user", "content": QUESTION}]).parts == (QUESTION,)
 
@@ -341,9 +367,28 @@ def test_pictures_may_stand_beside_a_message_of_text() -> None:
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}], "one message.*system, user"),
-        ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "one message.*user, assistant"),
-        ([{"role": "assistant", "content": "x"}], "one message of the user"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "system", "content": "Be brief."}],
+            "message 2 of 2.* only come first",
+        ),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+            "the last message is the assistant's",
+        ),
+        ([{"role": "assistant", "content": "x"}], "the last message is the assistant's"),
+        ([{"role": "tool", "content": "x"}], "the role 'tool'; known are system, user, assistant"),
+        (
+            [{"role": "system", "content": [{"type": "image", "url": "a.png"}]}, {"role": "user", "content": "x"}],
+            "message 1 of 2 is the system's and holds a picture",
+        ),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant"}, {"role": "user", "content": "y"}],
+            "message 2 of 3 has no content",
+        ),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": " "}],
+            "nothing to ask",
+        ),
         ([{"role": "user"}], "no content"),
         ([{"role": "user", "content": 3}], "no content"),
         ([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}], "part 1 of 1 .*'video'; known"),

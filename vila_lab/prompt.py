@@ -5,21 +5,40 @@ Text stays exactly as typed: joining, stripping and media tokens are the family'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from PIL import Image
 
 from .errors import PromptError, VilaLabError
-from .inputs.messages import Source, is_messages, parts_of_messages
+from .inputs.messages import Source, is_messages, messages_of, parts_of_messages
 from .inputs.naming import Text, names_picture
 from .inputs.sources import shorten
 from .picture import Picture, PictureSource, is_picture_type, type_name
 
-__all__ = ["Part", "Picture", "Prompt", "Text"]
+__all__ = ["Part", "Picture", "Prompt", "Text", "Turn"]
 
 Part: TypeAlias = "str | PictureSource"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message that was said before.
+
+    Attributes
+    ----------
+    role : str
+        "system", "user" or "assistant".
+    parts : tuple of str or Picture
+        Only the user shows pictures.
+    ids : tuple of int
+        Of an answer: its tokens as they were generated, without the one that ended it. Empty: the text is tokenised.
+    """
+
+    role: str
+    parts: tuple[str | Picture, ...]
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,14 +48,24 @@ class Prompt:
     Attributes
     ----------
     parts : tuple of str or Picture
-        Text and pictures in the order in which the model meets them; at least one picture or one text with a word.
+        Text and pictures of the question in the order in which the model meets them; at least one picture or one text with a
+        word.
+    history : tuple of Turn
+        What was said before it, in a conversation.
     """
 
     parts: tuple[str | Picture, ...]
+    history: tuple[Turn, ...] = ()
+
+    def __repr__(self) -> str:
+        before = f", {len(self.history)} messages before" if self.history else ""
+        return f"Prompt(parts={self.parts!r}{before})"
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        return tuple(part for part in self.parts if isinstance(part, Picture))
+        """All of the conversation's, in order."""
+        parts = [*(part for turn in self.history for part in turn.parts), *self.parts]
+        return tuple(part for part in parts if isinstance(part, Picture))
 
     @property
     def images(self) -> list[Image.Image]:
@@ -44,8 +73,18 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The text parts joined without a separator, as the model's own prompt joins them."""
+        """The question's text parts joined without a separator, as the model's own prompt joins them."""
         return "".join(part for part in self.parts if isinstance(part, str))
+
+    def with_pictures(self, pictures: Callable[[int, Picture], Picture]) -> Prompt:
+        """The same words with other pictures: each is given with its number, from 0."""
+        count = iter(range(len(self.pictures)))
+
+        def changed(parts: Sequence[str | Picture]) -> tuple[str | Picture, ...]:
+            return tuple(pictures(next(count), part) if isinstance(part, Picture) else part for part in parts)
+
+        history = tuple(replace(turn, parts=changed(turn.parts)) for turn in self.history)
+        return Prompt(changed(self.parts), history)
 
     @classmethod
     def of(
@@ -63,7 +102,7 @@ class Prompt:
             A picture is a path object, a PIL image, an array or tensor, bytes, an open file, a `Picture`, or a string that
             is an address (``http(s)://``, ``file://``, ``data:``), names a file or folder that is there, or looks like the
             name of one (see `vila_lab.inputs.naming.names_picture`). Every other string is text, and so is every `Text`. A list
-            of messages as chat services take them is accepted too.
+            of messages as chat services take them is a conversation, whose last message is the question.
         images : picture, or list or tuple of pictures, optional
             Pictures that all come before `parts`, which must then be text only. Here every string is a picture.
         apply_exif : bool
@@ -90,44 +129,48 @@ class Prompt:
             if images is not None:
                 raise PromptError("images= cannot be added to a Prompt; give its text and the images instead")
             return parts
-        found = _sorted(parts)
+        *earlier, (_, found) = _sorted(parts)
         if images is not None:
-            if any(isinstance(part, Source) for part in found):
+            if any(isinstance(part, Source) for _, some in (*earlier, ("user", found)) for part in some):
                 raise PromptError("pictures stand both in the parts and in images=; choose one of the two")
             found = [*(Source(image) for image in _listed(images)), *found]
-        return cls(_read(found, apply_exif))
+        *history, question = _read([*(some for _, some in earlier), found], apply_exif)
+        if not any(isinstance(part, Picture) or part.strip() for part in question):
+            raise PromptError("there is nothing to ask; give a question, a picture, or a list of both")
+        return cls(question, tuple(Turn(role, said) for (role, _), said in zip(earlier, history, strict=True)))
 
 
-def _sorted(parts: Any) -> list[str | Source]:
+def _sorted(parts: Any) -> list[tuple[str, list[str | Source]]]:
+    """The messages, by role; what is asked comes last."""
     if is_messages(parts):
         return [
-            part if isinstance(part, Source) else _checked(part, "the message") for part in parts_of_messages(parts)
+            (role, [part if isinstance(part, Source) else _checked(part, "the message") for part in said])
+            for role, said in messages_of(parts)
         ]
     listed = _listed(parts)
-    return [_text_or_source(part, f"part {k} of {len(listed)}") for k, part in enumerate(listed, start=1)]
+    return [("user", [_text_or_source(part, f"part {k} of {len(listed)}") for k, part in enumerate(listed, start=1)])]
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _read(found: list[str | Source], apply_exif: bool) -> tuple[str | Picture, ...]:
-    total = sum(isinstance(part, Source) for part in found)
-    parts: list[str | Picture] = []
-    number = 0
-    for part in found:
+def _read(messages: list[list[str | Source]], apply_exif: bool) -> list[tuple[str | Picture, ...]]:
+    """The messages with their pictures, which are counted through."""
+    total = sum(isinstance(part, Source) for found in messages for part in found)
+    count = iter(range(1, total + 1))
+
+    def read(part: str | Source) -> str | Picture:
         if isinstance(part, str):
-            parts.append(part)
-            continue
-        number += 1
+            return part
+        number = next(count)
         try:
-            parts.append(Picture.of(part.value, apply_exif=apply_exif))
+            return Picture.of(part.value, apply_exif=apply_exif)
         except VilaLabError as error:
             way = f"; if it is meant as text, write vila_lab.Text({shorten(part.value, 30)!r})" if part.guessed else ""
             raise type(error)(f"picture {number} of {total}: {error}{way}") from error
-    if total == 0 and not "".join(part for part in parts if isinstance(part, str)).strip():
-        raise PromptError("there is nothing to ask; give a question, a picture, or a list of both")
-    return tuple(parts)
+
+    return [tuple(map(read, found)) for found in messages]
 
 
 def _text_or_source(part: Part, where: str) -> str | Source:

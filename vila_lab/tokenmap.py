@@ -32,6 +32,7 @@ class Kind(IntEnum):
     IMAGE = 2  # a visual token
     SEPARATOR = 3  # a row that the model puts around a picture's visual tokens
     ANSWER = 4  # a generated token
+    REPLY = 5  # what the model said earlier in the conversation, with the token that ended it
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,25 @@ class TokenMap:
         """Number of positions before the first generated token."""
         return int((self.kind != Kind.ANSWER).sum())
 
+    @cached_property
+    def turn(self) -> NDArray[np.int32]:
+        """Which turn of the conversation each position belongs to, from 0: question, pictures and reply; -1 elsewhere.  # (T,)"""
+        is_reply = self.kind == Kind.REPLY
+        ended = np.zeros(len(self), np.int32)
+        ended[1:] = np.cumsum(is_reply[:-1] & ~is_reply[1:])
+        return np.where(np.isin(self.kind, (Kind.TEMPLATE, Kind.ANSWER)), -1, ended).astype(np.int32)
+
+    @cached_property
+    def reply_starts(self) -> NDArray[np.int64]:
+        """Where the replies to earlier turns begin, which is where the prompts of those turns ended."""
+        is_reply = self.kind == Kind.REPLY
+        return np.flatnonzero(is_reply & ~np.concatenate([[False], is_reply[:-1]]))
+
+    @property
+    def n_turns(self) -> int:
+        """Turns of the conversation, the question itself included."""
+        return len(self.reply_starts) + 1
+
     def with_answer(self, count: int) -> TokenMap:
         """The same map with ``count`` generated positions behind the prompt (replacing any that are there)."""
         prompt = self.prompt_length
@@ -158,7 +178,8 @@ class TokenMap:
         ----------
         group
             ``image_k`` (visual tokens of picture k, counted from 1), ``images``, ``prompt`` (everything before the
-            answer that is no visual token), ``text`` (what the user wrote), ``template``, ``separators``, ``answer``, ``all``.
+            answer that is no visual token), ``text`` (what the user wrote), ``template``, ``separators``, ``answer``, ``all``;
+            in a conversation ``turn_k`` (question, pictures and reply of turn k, counted from 1) and ``replies``.
 
         Raises
         ------
@@ -173,6 +194,11 @@ class TokenMap:
                     f"there is no {group}: the prompt has {self.n_pictures} pictures, image_1 to image_{self.n_pictures}"
                 )
             return np.flatnonzero((self.kind == Kind.IMAGE) & (self.picture == index))
+        if found := re.fullmatch(r"turn_(\d+)", group):
+            index = int(found[1]) - 1
+            if not 0 <= index < self.n_turns:
+                raise OptionError(f"there is no {group}: the conversation has {self.n_turns} turns, counted from 1")
+            return np.flatnonzero(self.turn == index)
         masks = {
             "images": self.kind == Kind.IMAGE,
             "prompt": (self.kind != Kind.IMAGE) & (self.kind != Kind.ANSWER),
@@ -180,6 +206,7 @@ class TokenMap:
             "template": self.kind == Kind.TEMPLATE,
             "separators": self.kind == Kind.SEPARATOR,
             "answer": self.kind == Kind.ANSWER,
+            "replies": self.kind == Kind.REPLY,
             "all": np.ones(len(self), bool),
         }
         if group not in masks:

@@ -16,7 +16,10 @@ WORTH_A_CUT = 128
 
 
 def cuts(token_map: TokenMap) -> tuple[int, ...]:
-    """Positions before which a prompt is cut: the end of its last picture, and of others once enough rows have gathered.
+    """Positions before which a prompt is cut.
+
+    These are the end of its last picture, and of others once enough rows have gathered; in a conversation those of every
+    turn's prompt, and its end.
 
     Examples
     --------
@@ -28,13 +31,14 @@ def cuts(token_map: TokenMap) -> tuple[int, ...]:
     """
     length = token_map.prompt_length
     ends = [_end_of_picture(token_map, k) for k in range(token_map.n_pictures)]
-    found: list[int] = []
-    for end in ends:
-        gathered = end - (found[-1] if found else 0)
-        if gathered >= WORTH_A_CUT or (gathered > 0 and end == ends[-1]):
-            found.append(end)
-    # A row is left to choose the first token.
-    return tuple(cut for cut in found if cut < length)
+    found = [0]
+    for stop in (*token_map.reply_starts.tolist(), length):
+        mine = [end for end in ends if found[-1] < end < stop]  # a row is left to choose the first token
+        for end in mine:
+            if end - found[-1] >= WORTH_A_CUT or end == mine[-1]:
+                found.append(end)
+        found.append(stop)
+    return tuple(found[1:-1])
 
 
 def _end_of_picture(token_map: TokenMap, picture: int) -> int:

@@ -86,7 +86,7 @@ class Pictures:
 
     def shared(self, prompt: Prompt) -> Prompt:
         """The same prompt, with the image objects that were kept before where the content is the same."""
-        return Prompt(tuple(self._shared(part) if isinstance(part, Picture) else part for part in prompt.parts))
+        return prompt.with_pictures(lambda number, picture: self._shared(picture))
 
     def _shared(self, picture: Picture) -> Picture:
         kept = self._images.setdefault(picture.digest, picture.image)

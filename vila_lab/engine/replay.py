@@ -146,12 +146,8 @@ class Replay:
 
     def prepare_with(self, images: Mapping[int, Image.Image]) -> Prepared:
         """Model inputs of the prompt with some pictures replaced by others of the same size."""
-        parts: list[str | Picture] = []
-        for part in self.prompt.parts:
-            number = sum(isinstance(p, Picture) for p in parts)
-            is_replaced = isinstance(part, Picture) and number in images
-            parts.append(Picture.of(images[number]) if is_replaced else part)
-        return self.family.prepare(Prompt(tuple(parts)), self.options)
+        prompt = self.prompt.with_pictures(lambda k, picture: Picture.of(images[k]) if k in images else picture)
+        return self.family.prepare(prompt, self.options)
 
     def variants(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """`Embedded.features` of pictures of one size, each as if it stood in this prompt.

@@ -13,7 +13,9 @@ from ..errors import PromptError
 from .naming import Text, is_address
 from .sources import from_base64
 
-__all__ = ["Source", "is_messages", "parts_of_messages"]
+__all__ = ["Source", "is_messages", "messages_of", "parts_of_messages"]
+
+ROLES = ("system", "user", "assistant")
 
 TEXTS = ("text", "input_text")
 IMAGES = ("image", "image_url", "input_image", "image_pil")
@@ -40,12 +42,12 @@ def is_messages(value: Any) -> bool:
 
 
 def parts_of_messages(value: Any) -> list[Text | Source]:
-    """The parts of the one message in order.
+    """The parts of one message in order.
 
     Raises
     ------
     PromptError
-        Several turns or another role than the user's; a part of an unknown kind, or without its content.
+        Several messages; a part of an unknown kind, or without its content.
 
     Examples
     --------
@@ -53,29 +55,61 @@ def parts_of_messages(value: Any) -> list[Text | Source]:
     ...     {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, {"type": "text", "text": "What is it?"}]}])
     [Source(value='https://example.org/a.png', guessed=False), 'What is it?']
     """
+    found = messages_of(value)
+    if len(found) > 1:
+        raise PromptError(f"one message is needed here, and this list holds {len(found)}")
+    return found[0][1]
+
+
+def messages_of(value: Any) -> list[tuple[str, list[Text | Source]]]:
+    """The messages of a conversation as pairs of role and parts; a list of parts without a role is one of the user's.
+
+    Raises
+    ------
+    PromptError
+        A role that is not known; a system message behind others; a picture in a message that is not the user's; no message
+        of the user at the end; a part of an unknown kind, or without its content.
+
+    Examples
+    --------
+    >>> messages_of([{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", "content": "2"},
+    ...              {"role": "user", "content": "And 1 more?"}])
+    [('user', ['What is 1 + 1?']), ('assistant', ['2']), ('user', ['And 1 more?'])]
+    """
     listed = [value] if isinstance(value, Mapping) else list(value)
-    if any("role" in each for each in listed):
-        listed = _content(listed)
-    return [_part(each, number, len(listed)) for number, each in enumerate(listed, 1)]
+    if not any("role" in each for each in listed):
+        return [("user", _parts(listed, "the message"))]
+    found = []
+    for number, message in enumerate(listed, 1):
+        where = "the message" if len(listed) == 1 else f"message {number} of {len(listed)}"
+        role = str(message.get("role"))
+        if role not in ROLES:
+            raise PromptError(f"{where} has the role {role!r}; known are {', '.join(ROLES)}")
+        if role == "system" and number > 1:
+            raise PromptError(f"{where} is the system's, which can only come first")
+        parts = _parts(_content(message, where), where)
+        if role != "user" and any(isinstance(part, Source) for part in parts):
+            raise PromptError(f"{where} is the {role}'s and holds a picture; only the user shows pictures")
+        found.append((role, parts))
+    if found[-1][0] != "user":
+        raise PromptError(f"the last message is the {found[-1][0]}'s; ask answers a message of the user")
+    return found
 
 
-def _content(messages: list[Mapping[str, Any]]) -> list[Any]:
-    roles = [str(message.get("role")) for message in messages]
-    if roles != ["user"]:
-        raise PromptError(
-            f"ask answers one message of the user, and this list holds {', '.join(roles)}: write what else the model must know "
-            "into the user's message"
-        )
-    content = messages[0].get("content")
+def _content(message: Mapping[str, Any], where: str) -> list[Any]:
+    content = message.get("content")
     if isinstance(content, str | Mapping):
         return [content]
     if not isinstance(content, Sequence) or isinstance(content, bytes):
-        raise PromptError("the message has no content; give it a text or a list of parts")
+        raise PromptError(f"{where} has no content; give it a text or a list of parts")
     return list(content)
 
 
-def _part(part: Any, number: int, total: int) -> Text | Source:
-    where = f"part {number} of {total} of the message"
+def _parts(listed: Sequence[Any], where: str) -> list[Text | Source]:
+    return [_part(each, f"part {number} of {len(listed)} of {where}") for number, each in enumerate(listed, 1)]
+
+
+def _part(part: Any, where: str) -> Text | Source:
     if isinstance(part, str):
         return Text(part)
     if not isinstance(part, Mapping):

@@ -216,7 +216,7 @@ def _words(record: Record) -> tuple[tuple[str | int, ...], Array]:
     tokens = record.token_map
     pieces: list[tuple[str | int, list[int]]] = []
     end = -1
-    for position in np.flatnonzero((tokens.kind == Kind.TEXT) | (tokens.kind == Kind.IMAGE)):
+    for position in np.flatnonzero(np.isin(tokens.kind, (Kind.TEXT, Kind.IMAGE, Kind.REPLY))):
         if tokens.kind[position] == Kind.IMAGE:
             picture = int(tokens.picture[position])
             if not pieces or pieces[-1][0] != picture:
