@@ -17,7 +17,7 @@ from .engine.inputs import Inputs
 from .engine.lab import Lab
 from .engine.memory import Holding, image_bytes
 from .engine.record import HeadSets, Record
-from .engine.record_bytes import KEY, unpacked
+from .engine.record_bytes import KEY
 from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError
 from .evidence import Evidence, MetricCard
@@ -461,4 +461,4 @@ def open_answer(path: str | Path) -> Answer:
         If there is no such file, or it cannot be read.
     """
     with reading(path, KEY, "answer") as (header, tensors):
-        return Answer(Record(**unpacked(header, tensors)))
+        return Answer(Record.restored(header, tensors))

@@ -271,6 +271,7 @@ class Session(Interventions):
         >>> lab.experiment(record, "leakage").dims
         ('layer', 'reader', 'source')
         """
+        self.replay(record)  # which says first why it cannot be
         found = self.engine.with_room(lambda: experiment(self.replay(record), name, **options))
         self._keep_budget()
         return found

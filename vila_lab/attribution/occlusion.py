@@ -170,7 +170,7 @@ def _painted(replay: Replay, picture: int, places: Sequence[Place], baseline: An
     """The picture as one feature with an option for every painted place."""
     asked = replay.prompt.images[picture]
     cover = baseline_picture(asked, baseline)
-    variants = replay.variants([_paint(asked, cover, place.box) for place in places])
+    variants = replay.variants(picture, [_paint(asked, cover, place.box) for place in places])
     mine = replay.token_map.positions(f"image_{picture + 1}")
     return [Feature(f"image_{picture + 1}", mine, (replay.embedded.features[mine], *variants))]
 
@@ -184,7 +184,7 @@ def _paint(image: Image.Image, cover: Image.Image, box: Box) -> Image.Image:
 
 def _tiles(replay: Replay, picture: int, places: Sequence[Place], baseline: Any) -> list[Feature]:
     """Each tile as a feature; a tile is embedded by itself, so its baseline is the same tile of the covered picture."""
-    whole = replay.variants([baseline_picture(replay.prompt.images[picture], baseline)])[0]
+    whole = replay.variants(picture, [baseline_picture(replay.prompt.images[picture], baseline)])[0]
     mine = replay.token_map.positions(f"image_{picture + 1}")
     asked = replay.embedded.features
     return [

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import CaptureError
 from ..hooks.sites import Site, find_sites
 from ..interrupts import keeps_gradients
-from ..prompt import Picture, Prompt
 from ..tokens import Token
 from .generation import Generation
 from .proof import Proof
 from .question import Question
-from .record import Record
+from .record import Record, said_in
 from .request import Request
 
 if TYPE_CHECKING:
@@ -165,6 +164,7 @@ class Answering:
         if generation.first is None or not generation.tokens:
             raise CaptureError("the answer was interrupted before its first token, so nothing is left of it: ask again")
         ids = [token.id for token in generation.tokens]
+        history, parts = said_in(prompt)
         with self._engine.turn():
             self._proof.check(generation.first, ids)
         return Record(
@@ -172,7 +172,8 @@ class Answering:
             tokens=generation.said(),
             images=prompt.images,
             token_map=self._question.token_map.with_answer(len(ids)),
-            parts=_parts(prompt),
+            parts=parts,
+            history=history,
             notes=self._notes(),
             model=self._engine.name,
             norms=generation.norms.values()[: len(self._question.token_map) + len(ids) - 1],
@@ -210,11 +211,3 @@ class Answering:
         elif not generation.tokens[-1].stop:
             notes.append(f"the answer was cut at {count} tokens; max_new_tokens sets the limit")
         return notes
-
-
-def _parts(prompt: Prompt) -> list[str | int]:
-    """The prompt as asked: texts, and where a picture stood its index."""
-    parts: list[str | int] = []
-    for part in prompt.parts:
-        parts.append(sum(isinstance(p, int) for p in parts) if isinstance(part, Picture) else part)
-    return parts

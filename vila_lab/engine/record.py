@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ..errors import CaptureError, OptionError
 from ..hooks import Tape
 from ..hooks.sinks import sink_positions
 from ..options import check_whole
 from ..picture import Picture
-from ..prompt import Prompt
+from ..prompt import Prompt, Turn
 from ..tokenmap import TokenMap
 from ..tokens import Token
 from ..wire import parsing, to_bytes
@@ -30,6 +32,36 @@ ATTENTION_IS_NOT_CAUSE = (
 )
 
 HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message that was said before the question.
+
+    Attributes
+    ----------
+    role : str
+        "system", "user" or "assistant".
+    parts : tuple
+        Texts, and the index of a picture where it stood.
+    ids : tuple of int
+        Of an answer: its own tokens.
+    """
+
+    role: str
+    parts: tuple[str | int, ...]
+    ids: tuple[int, ...] = ()
+
+
+def said_in(prompt: Prompt) -> tuple[list[Said], list[str | int]]:
+    """The messages before a prompt's question, and the question, with the index of a picture where it stood."""
+    count = iter(range(len(prompt.pictures)))
+
+    def listed(parts: Sequence[str | Picture]) -> list[str | int]:
+        return [next(count) if isinstance(part, Picture) else part for part in parts]
+
+    history = [Said(turn.role, tuple(listed(turn.parts)), turn.ids) for turn in prompt.history]
+    return history, listed(prompt.parts)
 
 
 class Record:
@@ -48,7 +80,9 @@ class Record:
     token_map : TokenMap
         What every position of prompt and answer is.
     parts : tuple
-        The prompt as it was asked: texts, and the index of a picture where it stood.
+        The question as it was asked: texts, and the index of a picture where it stood.
+    history : tuple of Said
+        What was said before it, in a conversation.
     notes : tuple of str
         What a reader must know.
     model : str
@@ -81,12 +115,14 @@ class Record:
         options: Mapping[str, Any] | None = None,
         head_sets: HeadSets | None = None,
         layer_means: NDArray[np.float32] | None = None,
+        history: Sequence[Said] = (),
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
         self.images = tuple(images)
         self.token_map = token_map
         self.parts = tuple(parts)
+        self.history = tuple(history)
         self.notes = tuple(notes)
         self.model = model
         self.norms = norms
@@ -115,7 +151,13 @@ class Record:
             If the bytes are something else, or damaged.
         """
         with parsing(data, KEY, "answer", "the bytes") as (header, tensors):
-            return cls(**unpacked(header, tensors))
+            return cls.restored(header, tensors)
+
+    @classmethod
+    def restored(cls, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Record:
+        """A record from what `vila_lab.engine.record_bytes.packed` makes of one."""
+        fields = unpacked(header, tensors)
+        return cls(**{**fields, "history": [Said(**said) for said in fields["history"]]})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record.from_bytes, (self.to_bytes(),)
@@ -123,8 +165,14 @@ class Record:
     @property
     def prompt(self) -> Prompt:
         """The prompt, ready to be asked again."""
-        names = {k: f"picture {k + 1} of an answer" for k in range(len(self.images))}
-        return Prompt(tuple(Picture(self.images[p], names[p]) if isinstance(p, int) else p for p in self.parts))
+
+        def shown(parts: Sequence[str | int]) -> tuple[str | Picture, ...]:
+            return tuple(
+                Picture(self.images[part], f"picture {part + 1} of an answer") if isinstance(part, int) else part
+                for part in parts
+            )
+
+        return Prompt(shown(self.parts), tuple(Turn(said.role, shown(said.parts), said.ids) for said in self.history))
 
     # -- attention ---------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ def packed(record: Record) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "text": record.text,
         "tokens": [asdict(token) for token in record.tokens],
         "parts": record.parts,
+        "history": [asdict(said) for said in record.history],
         "notes": record.notes,
         "model": record.model,
         "edits": record.edits,
@@ -64,6 +65,7 @@ def unpacked(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str,
         "images": images,
         "token_map": token_map,
         "parts": [_part(part, len(images)) for part in header["parts"]],
+        "history": [_said(said, len(images)) for said in header.get("history", ())],
         "notes": [*map(str_of, header["notes"]), *([UNCHECKED] if header["unchecked"] else [])],
         "model": str_of(header["model"]),
         "norms": _checked(arrays["norms"], (None,), "norms"),
@@ -96,6 +98,14 @@ def _part(part: Any, pictures: int) -> str | int:
     if isinstance(part, str) or (type(part) is int and 0 <= part < pictures):
         return part
     raise ValueError(f"the prompt has a part {part!r}")
+
+
+def _said(entry: Mapping[str, Any], pictures: int) -> dict[str, Any]:
+    return {
+        "role": str_of(entry["role"]),
+        "parts": tuple(_part(part, pictures) for part in entry["parts"]),
+        "ids": tuple(int(token) for token in entry["ids"]),
+    }
 
 
 def _token(entry: dict[str, Any], length: int) -> Token:

@@ -149,8 +149,8 @@ class Replay:
         prompt = self.prompt.with_pictures(lambda k, picture: Picture.of(images[k]) if k in images else picture)
         return self.family.prepare(prompt, self.options)
 
-    def variants(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """`Embedded.features` of pictures of one size, each as if it stood in this prompt.
+    def variants(self, picture: int, images: Sequence[Image.Image]) -> list[Tensor]:
+        """`Embedded.features` of pictures of one size, each as if it stood in this prompt in place of one of its own.
 
         Returns
         -------
@@ -158,7 +158,7 @@ class Replay:
             In the order of ``token_map.positions("image_k")``.
         """
         with torch.no_grad():
-            return self.family.pictures_features(images, self.prepared, self.engine.usable())
+            return self.family.pictures_features(images, self.prepared, picture, self.engine.usable())
 
     def _embed(self, prepared: Prepared) -> Embedded:
         with torch.no_grad():

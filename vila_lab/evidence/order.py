@@ -127,6 +127,8 @@ def order_test(
         if not 0 <= picture < count:
             raise OptionError(f"there is no picture {picture} to have a twin: the prompt has {count}, counted from 0")
     first = lab.run(Request(asked, max_new_tokens=max_new_tokens)).text
+    if asked.history:
+        raise OptionError("an order test asks one question; give its parts alone, not a conversation")
     variants = list(_variants(asked, orders, dict(twins or {}), seed))
     rows = []
     with progress(len(variants), "variants") as bar:

@@ -123,11 +123,15 @@ class Family(Decoder, ABC):
 
     @abstractmethod
     def pictures_features(
-        self, pictures: Sequence[Image.Image], context: Prepared, known: KnownFeatures | None = None
+        self,
+        pictures: Sequence[Image.Image],
+        context: Prepared,
+        number: int = 0,
+        known: KnownFeatures | None = None,
     ) -> list[Tensor]:
         """`picture_features` of several pictures, embedded together where the family can."""
 
-    def picture_features(self, picture: Image.Image, context: Prepared) -> Tensor:
+    def picture_features(self, picture: Image.Image, context: Prepared, number: int = 0) -> Tensor:
         """What a picture gives the decoder, by itself: `Embedded.features` at the picture's positions.
 
         Parameters
@@ -135,12 +139,14 @@ class Family(Decoder, ABC):
         picture
         context
             The prompt that it stands in, which decides how it is cut.
+        number
+            Which picture of the prompt it stands for, from 0.
 
         Returns
         -------
         Tensor (n, (1 + deep) * H)
         """
-        return self.pictures_features([picture], context)[0]
+        return self.pictures_features([picture], context, number)[0]
 
     # -- answers -----------------------------------------------------------------------------------------------------
 

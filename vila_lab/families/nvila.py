@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,19 +69,26 @@ class NVILAFamily(Family):
 
     def prepare(self, prompt: Prompt, options: NVILAOptions | None = None) -> NVILAPrepared:
         options = options or NVILAOptions()
-        parts = [part.image if isinstance(part, Picture) else part for part in prompt.parts]
         features, layout = self.processor.prepare(
-            parts, conv_mode=options.conv_mode, tile_all_images=options.tile_all_images
+            _messages(prompt) if prompt.history else _content(prompt.parts),
+            conv_mode=options.conv_mode,
+            tile_all_images=options.tile_all_images,
+            tile_first=options.tile_first,
         )
         device = self.model.get_input_embeddings().weight.device
         inputs = {name: value.to(device) for name, value in features.items()}
         token_map = token_map_of(layout, [image.size for image in prompt.images])
         mode = self.processor.resolve_conv_mode(options.conv_mode)
-        how = f"{'tiled' if options.tile_all_images or len(prompt.images) == 1 else 'whole'} {self.processor.image_processor.options}"
-        contents = tuple(f"{picture.digest} {how}" for picture in prompt.pictures)
+        contents = tuple(self._contents(prompt.pictures, options))
         counts = Counter(block.picture for block in layout.blocks)
         blocks = tuple(counts[picture] for picture in range(len(contents)))
         return NVILAPrepared(inputs, token_map, replace(options, conv_mode=mode), contents, blocks)
+
+    def _contents(self, pictures: Sequence[Picture], options: NVILAOptions) -> Iterator[str]:
+        settings = self.processor.image_processor.options
+        for number, picture in enumerate(pictures):
+            tiled = options.tile_all_images or len(pictures) == 1 or (options.tile_first and number == 0)
+            yield f"{picture.digest} {'tiled' if tiled else 'whole'} {settings}"
 
     def embed(self, prepared: NVILAPrepared, known: KnownFeatures | None = None) -> Embedded:  # type: ignore[override]
         inputs = prepared.inputs
@@ -124,11 +131,16 @@ class NVILAFamily(Family):
         return [torch.cat([next(blocks) for _ in mine]) for mine in chosen]
 
     def pictures_features(
-        self, pictures: Sequence[Image.Image], context: Prepared, known: KnownFeatures | None = None
+        self,
+        pictures: Sequence[Image.Image],
+        context: Prepared,
+        number: int = 0,
+        known: KnownFeatures | None = None,
     ) -> list[Tensor]:
         """Stands on this: every picture is embedded by itself, and cut alike in every prompt of several pictures."""
-        tiled = context.options.tile_all_images or context.token_map.n_pictures == 1
-        options = replace(context.options, tile_all_images=tiled)
+        options = context.options
+        tiled = options.tile_all_images or context.token_map.n_pictures == 1 or (options.tile_first and number == 0)
+        options = replace(options, tile_all_images=tiled, tile_first=False)
         found: list[Tensor] = []
         for first in range(0, len(pictures), AT_ONCE):
             some = list(pictures[first : first + AT_ONCE])
@@ -147,6 +159,16 @@ class NVILAFamily(Family):
         return copy.deepcopy(self._generation[key])
 
 
+def _messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """A conversation as the processor takes it."""
+    earlier = [{"role": turn.role, "content": _content(turn.parts), "ids": turn.ids} for turn in prompt.history]
+    return [*earlier, {"role": "user", "content": _content(prompt.parts)}]
+
+
+def _content(parts: Sequence[str | Picture]) -> list[str | Image.Image]:
+    return [part.image if isinstance(part, Picture) else part for part in parts]
+
+
 def token_map_of(layout: PromptLayout, sizes: Sequence[tuple[int, int]]) -> TokenMap:
     """The token map of a laid-out prompt."""
     length = len(layout.input_ids)
@@ -157,6 +179,8 @@ def token_map_of(layout: PromptLayout, sizes: Sequence[tuple[int, int]]) -> Toke
         overlaps = (layout.offsets[:, 0] < stop) & (layout.offsets[:, 1] > start)
         kind[overlaps] = Kind.TEXT
     kind[layout.separators] = Kind.SEPARATOR
+    for first, last in layout.replies:
+        kind[first:last] = Kind.REPLY
     for block in layout.blocks:
         mine = slice(block.start, block.stop)
         kind[mine], picture[mine], tile[mine], scale[mine], box[mine] = (

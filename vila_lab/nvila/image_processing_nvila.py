@@ -154,7 +154,7 @@ class NVILAImageProcessor(BaseImageProcessor):
         self,
         images: Any,
         *,
-        tiled: bool | None = None,
+        tiled: bool | Sequence[bool] | None = None,
         return_tensors: str | None = None,
         input_data_format: Any = None,
         **settings: Any,
@@ -164,7 +164,7 @@ class NVILAImageProcessor(BaseImageProcessor):
         Parameters
         ----------
         images : PIL image, array, tensor, path, address, or (nested) list of them
-        tiled : bool, optional
+        tiled : bool or one per picture, optional
             Whether to cut; by default only if there is exactly one picture, as the reference does.
         input_data_format : str, optional
             Where arrays have their channels, "channels_first" or "channels_last"; by default that is found out.
@@ -186,10 +186,11 @@ class NVILAImageProcessor(BaseImageProcessor):
                 images, tiled=tiled, return_tensors=return_tensors, input_data_format=input_data_format
             )
         pictures = flatten_pictures(images, input_data_format)
-        cut = len(pictures) == 1 if tiled is None else tiled
+        alone = len(pictures) == 1 if tiled is None else tiled
+        cuts = [alone] * len(pictures) if isinstance(alone, bool) else alone
         tiles: list[np.ndarray] = []
         block_sizes: list[tuple[int, int]] = []
-        for picture in pictures:
+        for picture, cut in zip(pictures, cuts, strict=True):
             new_tiles, new_blocks = self.cut(picture, tiled=cut)
             tiles.extend(new_tiles)
             block_sizes.extend(new_blocks)

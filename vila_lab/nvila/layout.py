@@ -62,6 +62,8 @@ class PromptLayout:
         Positions of the start and end rows around blocks.
     user_spans : list of (int, int)
         Character spans of what the user wrote, without template and markers.
+    replies : list of (int, int)
+        First and one-past-last position of what the model said in earlier turns, with the token that ended it.
     """
 
     text: str
@@ -70,6 +72,7 @@ class PromptLayout:
     blocks: list[ImageBlock]
     separators: np.ndarray
     user_spans: list[tuple[int, int]] = field(default_factory=list)
+    replies: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

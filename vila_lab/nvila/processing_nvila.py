@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -34,10 +35,12 @@ from vila_lab.nvila.options import CallOptions, NVILAProcessorKwargs, TextOption
 from vila_lab.nvila.prompting import (
     IMAGE_TOKEN,
     MEDIA_TOKENS,
+    AssembledTurn,
     LiteralMediaTokenWarning,
     assemble,
     pictures_of,
 )
+from vila_lab.nvila.replies import Reply, tokenised
 from vila_lab.nvila.tokenizer_files import load_tokenizer, named_chat_template, use_older_names
 from vila_lab.nvila.typed import spelled_out
 
@@ -52,7 +55,7 @@ class _Prompt:
 
     layout: PromptLayout
     pictures: Sequence[Image.Image]
-    tiled: bool
+    tiled: Sequence[bool]  # for each picture
     generated: np.ndarray | None = None  # (T,) 1 where a template's generation block is
 
 
@@ -134,18 +137,27 @@ class NVILAProcessor(ProcessorMixin):
     # -- one prompt -----------------------------------------------------------------------------------------------
 
     def prepare(
-        self, parts: Any, conv_mode: str = AUTO, tile_all_images: bool = False, return_tensors: str | None = "pt"
+        self,
+        parts: Any,
+        conv_mode: str = AUTO,
+        tile_all_images: bool = False,
+        return_tensors: str | None = "pt",
+        *,
+        tile_first: bool = False,
     ) -> tuple[BatchFeature, PromptLayout]:
         """Model inputs of one prompt and the map of its positions.
 
         Parameters
         ----------
         parts : list of str and PIL images, or list of messages
-            One user turn in order, or ``{"role", "content"}`` messages whose content is a text or such a list.
+            One user turn in order, or ``{"role", "content"}`` messages whose content is a text or such a list. A message of the
+            assistant may bring the ``ids`` of its own tokens.
         conv_mode : str
             One of `conversation_modes`.
         tile_all_images : bool
             Cut every picture as if it were alone. The reference cuts only a single picture.
+        tile_first : bool
+            Cut the first picture as if it were alone: a conversation that began with it goes on as it was.
 
         Returns
         -------
@@ -156,16 +168,23 @@ class NVILAProcessor(ProcessorMixin):
         ------
         PromptError, OptionError
         """
-        prompt = self._prompt(parts, conv_mode, tile_all_images, self.image_processor)
+        prompt = self._prompt(parts, conv_mode, tile_all_images, self.image_processor, tile_first)
         return self._batch([prompt], CallOptions(TextOptions(), {}, return_tensors)), prompt.layout
 
-    def _prompt(self, parts: Any, conv_mode: str, tile_all_images: bool, cutter: NVILAImageProcessor) -> _Prompt:
+    def _prompt(
+        self,
+        parts: Any,
+        conv_mode: str,
+        tile_all_images: bool,
+        cutter: NVILAImageProcessor,
+        tile_first: bool = False,
+    ) -> _Prompt:
         parts = plain_parts(parts)
         pictures = pictures_of(parts)
-        tiled = tile_all_images or len(pictures) == 1
+        tiled = _tiled(len(pictures), tile_all_images, tile_first)
         geometry = self._geometry(pictures, tiled, cutter)
         counts = [len(blocks) for blocks in geometry]
-        assembled = assemble(parts, lambda picture: self._markers(counts[picture], tiled))
+        assembled = assemble(parts, lambda picture: self._markers(counts[picture], tiled[picture]))
         mode = self.resolve_conv_mode(conv_mode)
         turns = [turn.turn for turn in assembled]
         text = render(self.tokenizer, turns, mode)
@@ -176,17 +195,33 @@ class NVILAProcessor(ProcessorMixin):
             if start >= 0
             for a, b in turn.spans
         ]
-        return _Prompt(self._expand(text, [block for blocks in geometry for block in blocks], spans), pictures, tiled)
+        blocks = [block for blocks in geometry for block in blocks]
+        replies = self._replies(assembled, starts, mode, text)
+        return _Prompt(self._expand(text, blocks, spans, replies=replies), pictures, tiled)
+
+    def _replies(self, assembled: Sequence[AssembledTurn], starts: Sequence[int], mode: str, text: str) -> list[Reply]:
+        """What the model said in earlier turns, each from where the prompt of its turn ended."""
+        turns = [turn.turn for turn in assembled]
+        found = []
+        for number, (turn, start) in enumerate(zip(assembled, starts, strict=True)):
+            if turn.role != "assistant" or start < 0:
+                continue
+            prompt = render(self.tokenizer, turns[:number], mode)
+            begins = len(prompt) if len(prompt) <= start and text.startswith(prompt) else start
+            found.append(Reply(begins, start + len(turn.text), turn.ids))
+        return found
 
     def layout(self, parts: Any, conv_mode: str = AUTO, tile_all_images: bool = False) -> PromptLayout:
         """The map of positions of one prompt; see `prepare`."""
         return self.prepare(parts, conv_mode, tile_all_images, return_tensors=None)[1]
 
     def _geometry(
-        self, pictures: Sequence[Image.Image], tiled: bool, cutter: NVILAImageProcessor
+        self, pictures: Sequence[Image.Image], tiled: Sequence[bool], cutter: NVILAImageProcessor
     ) -> list[list[BlockGeometry]]:
         options = cutter.options
-        return [picture_blocks(k, *picture.size, options, self.grid, tiled=tiled) for k, picture in enumerate(pictures)]
+        return [
+            picture_blocks(k, *picture.size, options, self.grid, tiled=tiled[k]) for k, picture in enumerate(pictures)
+        ]
 
     def _markers(self, blocks: int, tiled: bool) -> str:
         """A cut picture of ``dynamic`` has a newline in the text after each of its tiles; all others have one bare marker."""
@@ -199,9 +234,16 @@ class NVILAProcessor(ProcessorMixin):
         return list(self.tokenizer(text).input_ids) if text else []
 
     def _expand(
-        self, text: str, geometry: Sequence[BlockGeometry], spans: list[tuple[int, int]], special: bool = True
+        self,
+        text: str,
+        geometry: Sequence[BlockGeometry],
+        spans: list[tuple[int, int]],
+        special: bool = True,
+        replies: Sequence[Reply] = (),
     ) -> PromptLayout:
-        ids, offsets = spelled_out(self.tokenizer, *self._tokenise(text, special), text, spans)
+        typed = [*spans, *((reply.start, reply.stop) for reply in replies if not reply.ids)]
+        tokens = tokenised(self._tokenise, text, replies) if replies else self._tokenise(text, special)
+        ids, offsets = spelled_out(self.tokenizer, *tokens, text, typed)
         if (markers := ids.count(self.image_token_id)) != len(geometry):
             raise PromptError(
                 f"The text has {markers} {IMAGE_TOKEN} markers for {len(geometry)} blocks of visual tokens; give one marker per picture."
@@ -222,6 +264,7 @@ class NVILAProcessor(ProcessorMixin):
             new_ids += [*before, *[token] * visual, *after]
             new_offsets += [*[(start, start)] * len(before), *[(start, stop)] * visual, *[(stop, stop)] * len(after)]
             blocks.append(block)
+        begins = [start for start, _ in new_offsets]
         return PromptLayout(
             text=text,
             input_ids=np.array(new_ids, dtype=np.int64),
@@ -229,6 +272,7 @@ class NVILAProcessor(ProcessorMixin):
             blocks=blocks,
             separators=np.array(separators, dtype=np.int64),
             user_spans=spans,
+            replies=[(bisect_left(begins, each.start), bisect_left(begins, each.stop) + 1) for each in replies],
         )
 
     def _tokenise(self, text: str, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -309,10 +353,10 @@ class NVILAProcessor(ProcessorMixin):
 
         `spans` are characters of `text` that a model is to generate, `typed` those that a user wrote.
         """
-        tiled = tile_all_images or len(pictures) == 1
+        tiled = _tiled(len(pictures), tile_all_images)
         geometry = self._geometry(pictures, tiled, cutter)
         pieces = text.split(IMAGE_TOKEN)
-        markers = [self._markers(len(blocks), tiled) for blocks in geometry]
+        markers = [self._markers(len(blocks), cut) for blocks, cut in zip(geometry, tiled, strict=True)]
         full = "".join(piece + marker for piece, marker in zip(pieces, [*markers, ""], strict=True))
         blocks = [block for blocks in geometry for block in blocks]
         layout = self._expand(full, blocks, _moved(typed, pieces, markers), options.add_special_tokens)
@@ -553,6 +597,11 @@ class NVILAProcessor(ProcessorMixin):
         preprocessor = root / "vision_tower" / "preprocessor_config.json"
         write_json(preprocessor, self.image_processor.to_siglip_dict())
         return [*super().save_pretrained(root, **kwargs), *written, str(preprocessor)]
+
+
+def _tiled(count: int, every: bool, first: bool = False) -> list[bool]:
+    """Which pictures are cut into tiles: the reference cuts one that is alone."""
+    return [every or count == 1 or (first and number == 0) for number in range(count)]
 
 
 def _offsets_by_search(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:

@@ -17,6 +17,8 @@ class NVILAOptions:
         Conversation template: auto, vicuna_v1, llama_3, hermes-2 or plain.
     tile_all_images : bool
         Cut every picture into tiles where the model does so for a single one; the reference does not.
+    tile_first : bool
+        Cut the first picture so, and no other: a conversation that began with one picture goes on as it was.
 
     Raises
     ------
@@ -28,6 +30,7 @@ class NVILAOptions:
         default="auto", metadata={"short": "-c", "help": "auto (default), vicuna_v1, llama_3, hermes-2 or plain"}
     )
     tile_all_images: bool = False
+    tile_first: bool = False
 
     def __post_init__(self) -> None:
         check_types(NVILAOptions, vars(self))

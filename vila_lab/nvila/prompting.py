@@ -31,6 +31,7 @@ class AssembledTurn:
 
     role: str
     text: str = ""
+    ids: tuple[int, ...] = ()  # of an answer: its own tokens
     spans: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -87,8 +88,8 @@ def assemble(parts: Any, markers: Callable[[int], str]) -> list[AssembledTurn]:
     """
     turns: list[AssembledTurn] = []
     pictures = 0
-    for role, items in _turns(parts):
-        turn = AssembledTurn(role)
+    for message, (role, items) in zip(_messages(parts), _turns(parts), strict=True):
+        turn = AssembledTurn(role, ids=tuple(message.get("ids") or ()))
         for item in items:
             if isinstance(item, Image.Image):
                 turn.write(markers(pictures), by_user=False)
@@ -117,6 +118,10 @@ def without_media_tokens(text: str) -> str:
             stacklevel=2,
         )
     return text
+
+
+def _messages(parts: Any) -> Sequence[Mapping[str, Any]]:
+    return parts if is_messages(parts) else [{}]
 
 
 def _turns(parts: Any) -> list[tuple[str, list[str | Image.Image]]]:
