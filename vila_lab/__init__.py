@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "answer",
     "Attribution": "attribution",
+    "Chat": "chat",
     "NoEffect": "errors",
     "Prompt": "prompt",
     "Session": "session",
@@ -35,13 +36,14 @@ _HOMES = {
     "load": "resident",
     "loaded": "resident",
     "methods": "attribution",
-    "open": "answer",
+    "open": "chat",
 }
-_RENAMED = {"open": "open_answer"}
+_RENAMED = {"open": "open_saved"}
 
 __all__ = [
     "Answer",
     "Attribution",
+    "Chat",
     "NoEffect",
     "Prompt",
     "Session",
@@ -60,8 +62,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .answer import Answer
-    from .answer import open_answer as open
     from .attribution import Attribution, methods
+    from .chat import Chat
+    from .chat import open_saved as open
     from .errors import NoEffect, VilaLabError
     from .inputs.naming import Text
     from .prompt import Prompt

@@ -6,7 +6,7 @@ Text stays exactly as typed: joining, stripping and media tokens are the family'
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from PIL import Image
@@ -52,10 +52,13 @@ class Prompt:
         word.
     history : tuple of Turn
         What was said before it, in a conversation.
+    goes_on : bool
+        Whether another question is to come, so that all of this prompt is worth keeping.
     """
 
     parts: tuple[str | Picture, ...]
     history: tuple[Turn, ...] = ()
+    goes_on: bool = field(default=False, compare=False)
 
     def __repr__(self) -> str:
         before = f", {len(self.history)} messages before" if self.history else ""
@@ -84,7 +87,7 @@ class Prompt:
             return tuple(pictures(next(count), part) if isinstance(part, Picture) else part for part in parts)
 
         history = tuple(replace(turn, parts=changed(turn.parts)) for turn in self.history)
-        return Prompt(changed(self.parts), history)
+        return replace(self, parts=changed(self.parts), history=history)
 
     @classmethod
     def of(

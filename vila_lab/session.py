@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from .answer import Answer
+from .chat import Chat
 from .edits.redirect import STRENGTH, Redirection
 from .edits.where import Heads
 from .engine.answering import Answering
@@ -38,6 +39,7 @@ from .stream import Stream
 if TYPE_CHECKING:
     import xarray as xr
 
+TILINGS = ("reference", "first")
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
 
 
@@ -227,6 +229,30 @@ class Session(Interventions):
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
         request = self._request(prompt, images, sampling, max_new_tokens, apply_exif, options)
         return Stream(Answering(self.engine, self._under(request)), lambda record: self._answer(self._kept(record)))
+
+    def chat(self, system: str | None = None, *, tiling: str = "reference") -> Chat:
+        """A conversation: each question sees what was shown and said before, and nothing of it is computed again.
+
+        Parameters
+        ----------
+        system
+            What the system says, instead of what the model's template has it say.
+        tiling
+            "reference": in some models a picture is cut into tiles only while it is alone, so that a second one changes how the
+            first is read; a note on the answer says so. "first" keeps the first reading.
+
+        Returns
+        -------
+        Chat
+
+        Raises
+        ------
+        OptionError
+            If the tiling is unknown.
+        """
+        if tiling not in TILINGS:
+            raise OptionError(f"tiling {tiling!r} is unknown; choose one of {', '.join(TILINGS)}")
+        return Chat(self, system, first_reading=self.family.first_reading if tiling == "first" else {})
 
     def _request(
         self,

@@ -41,9 +41,12 @@ class Stream(Iterator[Token]):
         self._answer_of = answer_of
         self._answer: Answer | None = None
         self._is_open = True
+        self._then: list[Callable[[Answer], None]] = []
 
     def __next__(self) -> Token:
         if not self._is_open or self._answering.has_ended:
+            if self._then and self._answering.tokens and self._answer is None:
+                self._finish()
             raise StopIteration
         try:
             return self._answering.step()
@@ -52,6 +55,11 @@ class Stream(Iterator[Token]):
         except BaseException:
             self.close()
             raise
+
+    def then(self, function: Callable[[Answer], None]) -> Stream:
+        """Have a function called with the answer, once there is one: at the stream's end, or when it is asked for."""
+        self._then.append(function)
+        return self
 
     @property
     def text(self) -> str:
@@ -67,10 +75,15 @@ class Stream(Iterator[Token]):
         CaptureError
             If the stream was closed before the first token.
         """
+        for _ in self:
+            pass
+        return self._finish()
+
+    def _finish(self) -> Answer:
         if self._answer is None:
-            for _ in self:
-                pass
             self._answer = self._answer_of(self._answering.record())
+            for function in self._then:
+                function(self._answer)
         return self._answer
 
     def close(self) -> None:
@@ -85,6 +98,8 @@ class Stream(Iterator[Token]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if self._then and self._answering.tokens:
+            self._finish()
 
     def __repr__(self) -> str:
         state = "open" if self._is_open and not self._answering.has_ended else "ended"

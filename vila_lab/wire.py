@@ -126,6 +126,17 @@ def parsing(data: bytes, key: str, what: str, name: str) -> Iterator[tuple[dict[
         raise FileError(f"{name} is damaged, or made by a newer vila_lab ({about}); save the {what} again") from error
 
 
+def key_of(path: str | Path, keys: Sequence[str]) -> str | None:
+    """Under which of some keys a file was written; None where it was under none, or is no such file."""
+    try:
+        with expanded(str(path)).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            metadata = json.loads(file.read(length)).get("__metadata__") if length <= LARGEST_HEADER else None
+    except (OSError, ValueError, RuntimeError, RecursionError, AttributeError):
+        return None
+    return next((key for key in keys if key in (metadata or {})), None)
+
+
 def _hint(what: str) -> str:
     return f"{what}.save(path) writes one"
 

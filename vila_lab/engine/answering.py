@@ -66,7 +66,7 @@ class Answering:
             limit = engine.room(prepared, request.max_new_tokens)
             config = family.generation_config(prepared.options)
             config.max_length = len(prepared.token_map) + limit
-            self._question = Question(family, prepared)
+            self._question = Question(family, prepared, goes_on=request.prompt.goes_on or bool(request.prompt.history))
             self._proof = Proof(self._question, request.edits, engine.clean)
             self._config, self._limit = config, limit
             # Of a seed that nobody gave, so that an answer which is begun again goes on as it was.

@@ -46,8 +46,10 @@ def read_prompt(
         Logits of the prompt's last row, and the cache behind the prompt.
     """
     prompt = question.embedded
-    keys = () if reuse is None else prefix_keys(question.prepared, places)
-    start, kept = 0, _kept(reuse, keys)
+    # The next question of a conversation will repeat this prompt to its end, one about the same pictures only up to them.
+    ends = (*places, len(prompt)) if question.goes_on else places
+    keys = () if reuse is None else prefix_keys(question.prepared, ends)
+    start, kept = 0, _kept(reuse, keys[: len(places)])
     if kept is not None:
         start, cache = kept.cuts[-1], kept.cache
         norms.begin_with(kept.norms)
@@ -56,8 +58,8 @@ def read_prompt(
             continue
         logits, cache = question.family.decode(prompt[start:stop], cache, keep=[stop - start - 1])
         start = stop
-        if reuse is not None and places and stop == places[-1]:
-            _keep(reuse, keys, places, cache, norms)
+        if reuse is not None and ends and stop == ends[-1]:
+            _keep(reuse, keys, ends, cache, norms)
     return logits, cache
 
 

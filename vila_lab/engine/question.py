@@ -28,11 +28,14 @@ class Question:
         What it will be given.
     known
         Features of pictures that need not be computed again.
+    goes_on
+        Whether the prompt is part of a conversation, which the next question will repeat.
     """
 
     family: Family
     prepared: Prepared
     known: KnownFeatures | None = None
+    goes_on: bool = False
 
     @property
     def model(self) -> Any:

@@ -66,6 +66,8 @@ class Family(Decoder, ABC):
     """Which of the model's inputs holds the pictures' pixels."""
     kept_in_full: ClassVar[tuple[str, ...]]
     """Modules that are not quantised: they are small, and visibly worse when they are."""
+    first_reading: ClassVar[Mapping[str, Any]] = {}
+    """Options under which the first picture of several is read as one that is alone, where that makes a difference."""
 
     # -- whose checkpoint it is ------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class NVILAFamily(Family):
     options = NVILAOptions
     components = Components(layers="language_model.model.layers", norm="language_model.model.norm")
     pixels = "pixel_values"
+    first_reading: ClassVar[Mapping[str, Any]] = {"tile_first": True}
     kept_in_full = ("vision_tower", "mm_projector", "lm_head")
 
     def __init__(self, model: NVILAForConditionalGeneration, processor: NVILAProcessor) -> None:

@@ -18,13 +18,13 @@ from ..writing import write_file
 from .html import live, overview_picture, plain, static, whole_page
 from .of_answer import view_of
 from .payload import AnswerView, clean, pack, to_json
+from .pictures import stacked
 from .reading import EXTRA_BUDGET
 
 if TYPE_CHECKING:
     from ..attribution import Attribution
 
 HOST = Path(__file__).with_name("compare.js")
-GAP = 24  # pixels between the answers' static pictures
 
 
 class Shown(Protocol):
@@ -120,7 +120,7 @@ class Comparison:
     def to_html(self, path: str | Path) -> Path:
         """Write the comparison as one self-contained page that works offline."""
         identity, script = live("mountCompare", self._payload(), HOST.read_text(encoding="utf-8"))
-        page = whole_page(" / ".join(self.labels), identity, script, self.plain, self._static())
+        page = whole_page(" / ".join(self.labels), static(identity, self.plain, self._static()), script)
         return write_file(path, page)
 
     def _payload(self) -> str:
@@ -134,15 +134,7 @@ class Comparison:
     def _static(self) -> Image.Image | None:
         """The answers' pictures one below the other; None without matplotlib."""
         found = [picture for picture in map(overview_picture, self.views) if picture is not None]
-        if not found:
-            return None
-        size = max(one.width for one in found), sum(one.height for one in found) + GAP * (len(found) - 1)
-        sheet = Image.new("RGB", size, "white")
-        top = 0
-        for one in found:
-            sheet.paste(one, (0, top))
-            top += one.height + GAP
-        return sheet
+        return stacked(found) if found else None
 
 
 def _labels(answers: Sequence[Record], pictures: Sequence[Sequence[int]]) -> list[str]:

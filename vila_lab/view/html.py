@@ -31,11 +31,12 @@ def fragment(view: AnswerView) -> str:
 def page_text(view: AnswerView) -> str:
     """A whole page that works offline: everything inside, and a policy that forbids every request."""
     identity, script = live("mount", to_json(pack(view)))
-    return whole_page(view.title or view.text or "An answer", identity, script, plain(view), overview_picture(view))
+    body = static(identity, plain(view), overview_picture(view))
+    return whole_page(view.title or view.text or "An answer", body, script)
 
 
-def whole_page(title: str, identity: str, script: str, words: str, picture: Image.Image | None) -> str:
-    """A page around a viewer.
+def whole_page(title: str, body: str, script: str) -> str:
+    """A page around what is shown without scripts, and the script.
 
     Its policy allows exactly one script, by its hash, so that nothing in the answer could ever run.
     """
@@ -47,7 +48,7 @@ def whole_page(title: str, identity: str, script: str, words: str, picture: Imag
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(clean(' '.join(title.split())))}</title>\n</head>\n<body>\n"
-        f'{static(identity, words, picture)}\n<script type="module">{script}</script>\n</body>\n</html>\n'
+        f'{body}\n<script type="module">{script}</script>\n</body>\n</html>\n'
     )
 
 
@@ -89,13 +90,22 @@ def live(function: str, payload: str, more: str = "") -> tuple[str, str]:
     ``more`` is source of a host that needs more than the viewer. The same answer may stand in a notebook twice, with
     the same id, and each copy brings its own script.
     """
-    identity = "vila-" + hashlib.sha256(payload.encode()).hexdigest()[:16]
-    call = (
-        f"const payload = {payload};\nconst css = {to_json(viewer_style())};\n"
+    identity = identity_of(payload)
+    return identity, f"\n{viewer_source()}\n{more}{call(function, identity, payload)}"
+
+
+def identity_of(payload: str) -> str:
+    """The id of the div of a payload."""
+    return "vila-" + hashlib.sha256(payload.encode()).hexdigest()[:16]
+
+
+def call(function: str, identity: str, payload: str) -> str:
+    """The lines that mount a payload; several may stand in one script."""
+    return (
+        f"{{\nconst payload = {payload};\nconst css = {to_json(viewer_style())};\n"
         f"for (const host of document.querySelectorAll('[id=\"{identity}\"]:not([data-alive])')) {{\n"
-        f"  host.dataset.alive = '';\n  await {function}(host, payload, {{ css }});\n}}\n"
+        f"  host.dataset.alive = '';\n  await {function}(host, payload, {{ css }});\n}}\n}}\n"
     )
-    return identity, f"\n{viewer_source()}\n{more}{call}"
 
 
 def static(identity: str, words: str, picture: Image.Image | None) -> str:

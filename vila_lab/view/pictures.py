@@ -14,6 +14,7 @@ from .levels import in_base64
 PICTURE_BUDGET = 96_000  # base64 characters for all pictures
 PICTURE_STEPS = ((384, 80), (320, 72), (256, 66), (224, 50), (192, 30))  # (longest side, WebP quality), best first
 LARGE, TINY = 2048, 8  # pixels of the longest side from which, and up to which, the display's size is worth a note
+GAP = 24  # pixels between pictures that stand one below the other
 SLIMMEST = 24  # a picture that is longer for its breadth is drawn as if it were this long
 
 
@@ -58,3 +59,14 @@ def size_notes(images: Sequence[Image.Image]) -> list[str]:
             size = f"{image.width} × {image.height} {'pixel' if longest == 1 else 'pixels'}"
             notes.append(f"Picture {k} ({size}) is drawn {' and '.join(how)}; the heatmap covers all of it.")
     return notes
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other, on white."""
+    size = max(each.width for each in pictures), sum(each.height for each in pictures) + GAP * (len(pictures) - 1)
+    sheet = Image.new("RGB", size, "white")
+    top = 0
+    for each in pictures:
+        sheet.paste(each, (0, top))
+        top += each.height + GAP
+    return sheet
