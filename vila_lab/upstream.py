@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -53,6 +53,8 @@ __all__ = [
     "is_buffer",
     "is_out_of_memory",
     "is_quantized",
+    "joined",
+    "keeps_everything",
     "keeps_keys",
     "layer_of",
     "leaves_softcap_out",
@@ -214,6 +216,32 @@ def shortened(cache: Cache, length: int) -> Cache | None:
         if seen > length:
             layer.crop(length - seen)
     return branch
+
+
+def keeps_everything(cache: Cache) -> bool:
+    """Whether an empty cache will keep the keys of all positions of all layers as they come."""
+    layers = read(cache, "layers")
+    return not read(cache, "offloading") and bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def joined(caches: Sequence[Cache], whole: Cache) -> Cache:
+    """Caches of several sequences as one batch in an empty one, the shorter padded on the left.
+
+    Every layer of each keeps all of its keys, as one from `shortened` does; a cache may be empty.
+    """
+    held = [
+        [(vars(layer).get("keys"), vars(layer).get("values")) for layer in read(cache, "layers")] for cache in caches
+    ]
+    length = max(int(cache.get_seq_length()) for cache in caches)
+    template = next(layers for cache, layers in zip(caches, held, strict=True) if cache.get_seq_length() == length)
+    for number, like in enumerate(template):
+        sides = []
+        for side, model in enumerate(like):
+            parts = [layers[number][side] if number < len(layers) else None for layers in held]
+            parts = [model[:, :, :0] if part is None or not part.numel() else part for part in parts]
+            sides.append(torch.cat([nn.functional.pad(part, (0, 0, length - part.shape[2], 0)) for part in parts]))
+        whole.update(*sides, number)
+    return whole
 
 
 def cache_bytes(cache: Cache) -> int:

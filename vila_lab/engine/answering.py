@@ -12,10 +12,9 @@ from ..errors import CaptureError
 from ..hooks.sites import Site, find_sites
 from ..interrupts import keeps_gradients
 from ..tokens import Token
+from .asked import Asked
 from .generation import Generation
-from .proof import Proof
-from .question import Question
-from .record import Record, said_in
+from .record import Record
 from .request import Request
 
 if TYPE_CHECKING:
@@ -58,48 +57,29 @@ class Answering:
     @keeps_gradients
     def __init__(self, engine: Engine, request: Request) -> None:
         self._engine = engine
-        self._request = request
         self._stop = threading.Event()
-        family = engine.family
         with engine.turn():
-            prepared = family.prepare(request.prompt, request.options)
-            limit = engine.room(prepared, request.max_new_tokens)
-            config = family.generation_config(prepared.options)
-            config.max_length = len(prepared.token_map) + limit
-            self._question = Question(family, prepared, goes_on=request.prompt.goes_on or bool(request.prompt.history))
-            self._proof = Proof(self._question, request.edits, engine.clean)
-            self._config, self._limit = config, limit
-            # Of a seed that nobody gave, so that an answer which is begun again goes on as it was.
-            self._sampling = request.sampling.with_seed()
-            self._generation = self._new_generation()
+            self._asked = Asked(engine, request)
+        self._generation = self._new_generation()
 
     @property
     def tokens(self) -> tuple[Token, ...]:
         """What was said so far."""
-        return tuple(self._generation.tokens)
+        return tuple(self._generation.saying.tokens)
 
     @property
     def has_ended(self) -> bool:
         """Whether the last token stopped the answer, or reached its limit."""
-        return self._generation.has_ended
+        return self._generation.saying.has_ended
 
     @cached_property
     def _sites(self) -> list[Site]:
         """Looked for by the first step: an answer that is asked for whole is not stopped, and need not walk the model."""
-        return find_sites(self._question.model)
+        return find_sites(self._engine.family.model)
 
     def _new_generation(self) -> Generation:
-        may_break = bool(self._proof.labels) and not self._sampling.do_sample  # drawing from NaN is impossible
-        edits = self._proof.edits
-        return Generation(
-            self._question,
-            self._config,
-            self._sampling,
-            self._limit,
-            edits,
-            may_break=may_break,
-            reuse=self._engine.usable,
-        )
+        asked = self._asked
+        return Generation(asked.question, asked.new_saying(), asked.proof.edits, reuse=self._engine.usable)
 
     def stop(self) -> None:
         """Have a step that is at work elsewhere end within a layer, and no other begin; from any thread."""
@@ -134,9 +114,9 @@ class Answering:
 
     def _with_room(self, work: Callable[[], T]) -> T:
         """Where memory ran out the answer is begun again, and comes to the same words; hooks are not called twice."""
-        if any(not spec.is_edit for spec in self._request.edits):
+        if any(not spec.is_edit for spec in self._asked.request.edits):
             return work()
-        said = len(self._generation.tokens)
+        said = len(self._generation.saying.tokens)
 
         def again() -> T:
             self._generation = self._new_generation()
@@ -160,28 +140,11 @@ class Answering:
         return self._engine.with_room(self._record)
 
     def _record(self) -> Record:
-        generation, prompt = self._generation, self._request.prompt
-        if generation.first is None or not generation.tokens:
+        generation = self._generation
+        if not self.tokens:
             raise CaptureError("the answer was interrupted before its first token, so nothing is left of it: ask again")
-        ids = [token.id for token in generation.tokens]
-        history, parts = said_in(prompt)
         with self._engine.turn():
-            self._proof.check(generation.first, ids)
-        return Record(
-            text=self._question.family.text(ids),
-            tokens=generation.said(),
-            images=prompt.images,
-            token_map=self._question.token_map.with_answer(len(ids)),
-            parts=parts,
-            history=history,
-            notes=self._notes(),
-            model=self._engine.name,
-            norms=generation.norms.values()[: len(self._question.token_map) + len(ids) - 1],
-            tape=generation.tape(),
-            edits=self._proof.labels,
-            options=vars(self._question.prepared.options),
-            head_sets=self._engine.head_sets,
-        )
+            return self._asked.record(generation.saying, generation.norms.values(), generation.tape())
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -197,17 +160,3 @@ class Answering:
             for site in self._sites:
                 stack.callback(site.module.register_forward_pre_hook(check).remove)
             yield
-
-    def _notes(self) -> list[str]:
-        generation, pictures = self._generation, self._request.prompt.pictures
-        notes = [f"picture {k}: {note}" for k, picture in enumerate(pictures, 1) for note in picture.notes]
-        if generation.broken_at is not None:
-            notes.append(
-                f"the logits are no numbers (NaN) from token {generation.broken_at} on: the edits broke the model"
-            )
-        count = len(generation.tokens)
-        if not self.has_ended:
-            notes.append(f"the answer was interrupted after {count} token{'s' * (count > 1)}")
-        elif not generation.tokens[-1].stop:
-            notes.append(f"the answer was cut at {count} tokens; max_new_tokens sets the limit")
-        return notes

@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import ContextTooLong, OptionError, OutOfMemory
+from ..errors import ContextTooLong, OptionError, OutOfMemory, VilaLabError
 from ..families.base import Family, Prepared
 from ..hooks.call import is_acted_on
-from ..interrupts import check_finished
+from ..interrupts import check_finished, keeps_gradients
 from ..tokens import Token
-from ..upstream import foreign_hooks, is_out_of_memory, state_of
+from ..upstream import foreign_hooks, is_out_of_memory, keeps_everything, state_of
 from .answering import Answering
+from .asked import Asked
+from .batch import answer_batch, can_batch
 from .inputs import Inputs
 from .lock import ModelLock
 from .proof import CleanLogits
@@ -25,6 +27,7 @@ from .request import Request
 from .reuse import Reuse
 
 DEFAULT_NEW_TOKENS = 256
+BATCH = 16  # questions side by side, at most, where nobody says how many
 PACKAGE = __name__.partition(".")[0]
 
 T = TypeVar("T")
@@ -101,6 +104,65 @@ class Engine:
         answering = Answering(self, request)
         answering.rest()
         return answering.record()
+
+    def run_many(
+        self, requests: Sequence[Request], batch_size: int | None = None
+    ) -> Generator[Record | VilaLabError, None, None]:
+        """Answer requests side by side: for each, in order, its record, or why it has none.
+
+        Those under edits, and all while somebody's hooks are in the model, are answered one by one.
+
+        Parameters
+        ----------
+        batch_size
+            How many stand side by side; by default as many as there is memory for, and at most `BATCH`.
+        """
+        size, place = batch_size or BATCH, 0
+        while place < len(requests):
+            some = requests[place : place + size]
+            try:
+                yield from self._together(some)
+            except OutOfMemory:
+                if batch_size is not None or len(some) == 1:
+                    raise
+                size = max(1, len(some) // 2)
+                continue
+            place += len(some)
+
+    @keeps_gradients
+    def _together(self, requests: Sequence[Request]) -> list[Record | VilaLabError]:
+        """The records of one batch."""
+        found: dict[int, Record | VilaLabError] = {}
+        batch: dict[int, Asked] = {}
+        with self.turn():
+            reuse = self.usable()
+            for number, request in enumerate(requests):
+                try:
+                    asked = Asked(self, request)
+                    asked.question.known = reuse
+                    if reuse is not None and can_batch(asked):
+                        batch[number] = asked
+                except VilaLabError as error:
+                    found[number] = error
+        if reuse is not None and len(batch) > 1 and keeps_everything(self.family.new_cache()):
+            records = self.with_room(lambda: self._batch(list(batch.values()), reuse))
+            found |= zip(batch, records, strict=True)
+        for number, request in enumerate(requests):
+            if number not in found:
+                found[number] = self._alone(request)
+        return [found[number] for number in range(len(requests))]
+
+    def _batch(self, batch: Sequence[Asked], reuse: Reuse) -> list[Record | VilaLabError]:
+        with self.turn():
+            return answer_batch(self.family, batch, reuse)
+
+    def _alone(self, request: Request) -> Record | VilaLabError:
+        try:
+            return self.answer(request)
+        except OutOfMemory:
+            raise
+        except VilaLabError as error:
+            return error
 
     def inputs(self, record: Record) -> Inputs:
         """What is kept of a record's question for its next experiment."""

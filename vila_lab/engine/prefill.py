@@ -45,22 +45,44 @@ def read_prompt(
     (Tensor (1, V), cache)
         Logits of the prompt's last row, and the cache behind the prompt.
     """
-    prompt = question.embedded
-    # The next question of a conversation will repeat this prompt to its end, one about the same pictures only up to them.
-    ends = (*places, len(prompt)) if question.goes_on else places
-    keys = () if reuse is None else prefix_keys(question.prepared, ends)
-    start, kept = 0, _kept(reuse, keys[: len(places)])
+    cache, start = read_beginning(question, places, cache, norms, reuse)
+    rest = question.embedded[start:]
+    logits, cache = question.family.decode(rest, cache, keep=[len(rest) - 1])
+    if reuse is not None and question.goes_on:
+        # The next question of a conversation will repeat this prompt to its end, one about the same pictures only up to them.
+        ends = (*places, start + len(rest))
+        _keep(reuse, prefix_keys(question.prepared, ends), ends, cache, norms)
+    return logits, cache
+
+
+def read_beginning(
+    question: Question, places: tuple[int, ...], cache: Any, norms: ResidualNorms, reuse: Reuse | None
+) -> tuple[Any, int]:
+    """Put a prompt through the decoder up to its last cut, where that is not kept.
+
+    Parameters
+    ----------
+    question, places, cache, norms, reuse
+        See `read_prompt`.
+
+    Returns
+    -------
+    (cache, int)
+        The cache behind that cut, and where it is.
+    """
+    keys = () if reuse is None else prefix_keys(question.prepared, places)
+    start, kept = 0, _kept(reuse, keys)
     if kept is not None:
         start, cache = kept.cuts[-1], kept.cache
         norms.begin_with(kept.norms)
-    for stop in (*places, len(prompt)):
-        if stop <= start:
-            continue
-        logits, cache = question.family.decode(prompt[start:stop], cache, keep=[stop - start - 1])
-        start = stop
-        if reuse is not None and ends and stop == ends[-1]:
-            _keep(reuse, keys, ends, cache, norms)
-    return logits, cache
+    is_new = False
+    for stop in places:
+        if stop > start:
+            cache = question.family.decode(question.embedded[start:stop], cache, keep=[stop - start - 1])[1]
+            start, is_new = stop, True
+    if reuse is not None and is_new and not question.goes_on:
+        _keep(reuse, keys, places, cache, norms)
+    return cache, start
 
 
 def _kept(reuse: Reuse | None, keys: Sequence[str]) -> Prefix | None:

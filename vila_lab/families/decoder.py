@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -84,6 +85,42 @@ class Decoder:
         rows = torch.arange(len(embedded)) if keep is None else torch.tensor(list(keep), dtype=torch.int64)
         logits, cache = self._run(embedded, copies, cache, rows.to(embedded.vectors.device))
         return logits.to(torch.promote_types(logits.dtype, torch.float32)), cache
+
+    def decode_batch(self, stretches: Sequence[Embedded], cache: Any, shown: Tensor) -> tuple[Tensor, Any, Tensor]:
+        """The next stretch of each of several sequences, padded on the left.
+
+        Parameters
+        ----------
+        stretches
+            One for each sequence, of any lengths, causal and with one position each.
+        cache
+            Keys and values of what stands before, padded alike.
+        shown : Tensor (B, K)
+            Which of the cache's columns are there, True or False.
+
+        Returns
+        -------
+        (Tensor (B, V), cache, Tensor (B, K + n))
+            Logits of each one's last row in float32 or better, the cache that goes on from here, and its columns.
+        """
+        width = max(map(len, stretches))
+        device = stretches[0].vectors.device
+        missing = [width - len(stretch) for stretch in stretches]
+        here = torch.stack([torch.arange(width) >= count for count in missing])
+        shown = torch.cat([shown, here], 1)
+        rows = zip(stretches, missing, strict=True)
+        output = self.model(
+            inputs_embeds=torch.stack([F.pad(stretch.vectors, (0, 0, count, 0)) for stretch, count in rows]),
+            position_ids=torch.stack(
+                [F.pad(stretch.positions, (count, 0)) for stretch, count in zip(stretches, missing, strict=True)]
+            ),
+            attention_mask=shown.to(device, torch.int64),
+            **{CACHE: cache},
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), made_cache(output), shown
 
     def new_cache(self) -> Any:
         """An empty cache to hand to `decode`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -81,6 +81,28 @@ class LayerTape:
         # Rows shorter than L are zero beyond their end; the extra columns take what would fall off the right edge.
         wide = live.new_zeros(*live.shape[:2], columns + width)
         return wide.scatter(-1, index.expand_as(live), live)[..., :columns]
+
+    def of_item(self, item: int, rows: Sequence[int], columns: Sequence[int]) -> LayerTape:
+        """What is kept of one sequence of a padded batch, which no mask but the causal limit cuts.
+
+        Raises
+        ------
+        CaptureError
+            If weights were kept instead of queries and keys.
+        """
+        if self.query is None or self.key is None:
+            raise CaptureError(
+                "this layer's cache drops keys, so its weights cannot be told apart by question; ask one by one"
+            )
+        mine = slice(item, item + 1)
+        query, key = self.query[mine], self.key[mine]
+        return replace(
+            self,
+            query=query[:, :, torch.tensor(rows, device=query.device)],
+            key=key[:, :, torch.tensor(columns, device=key.device)],
+            mask=None,
+            causal=True,
+        )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Name and value of every tensor held."""

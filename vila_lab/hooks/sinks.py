@@ -43,15 +43,19 @@ class ResidualNorms(ExitStack[bool | None]):
 
     def _record(self, module: nn.Module, inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        self._steps.append(torch.linalg.vector_norm(hidden[0].float(), dim=-1))  # (rows,)
+        self._steps.append(torch.linalg.vector_norm(hidden.float(), dim=-1))  # (B, rows)
 
     def begin_with(self, norms: Tensor) -> None:
         """What another run recorded of the first positions, which this one does not compute.  # (n,)"""
-        self._steps = [norms]
+        self._steps = [norms[None]]
 
-    def tensor(self) -> Tensor:
-        """The norms in order of position, on the model's device.  # (T,)"""
-        return torch.cat([step.detach() for step in self._steps]) if self._steps else torch.zeros(0)
+    def add(self, norms: Tensor) -> None:
+        """What was recorded elsewhere of the positions that come next.  # (n,)"""
+        self._steps.append(norms[None])
+
+    def tensor(self, item: int = 0) -> Tensor:
+        """The norms of one sequence in order of position, on the model's device.  # (T,)"""
+        return torch.cat([step[item].detach() for step in self._steps]) if self._steps else torch.zeros(0)
 
     def values(self) -> NDArray[np.float32]:
         """The norms in order of position.  # (T,)"""

@@ -60,6 +60,21 @@ class Tape(Recorded[LayerTape]):
         """Take over what another one holds; for who gave out a tape before the model ran."""
         self.__dict__.update(other.__dict__)
 
+    def of_item(self, item: int, rows: Sequence[int], columns: Sequence[int], positions: Sequence[int]) -> Tape:
+        """The tape of one sequence of a padded batch, as if it had been alone.
+
+        Parameters
+        ----------
+        rows
+            Which of the rows are its own.
+        columns
+            Which of the columns are its own, in order.
+        positions
+            Where its rows stand among these columns.
+        """
+        layers = {layer: self.layer(layer).of_item(item, list(rows), list(columns)) for layer in self.layers}
+        return Tape(layers, positions, len(columns))
+
     # -- what is there ---------------------------------------------------------------------------------------------
 
     @property

@@ -1,0 +1,95 @@
+"""A request made ready to be answered, and the record of what was said to it. Knows no pass of a model but its proof's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..hooks import Tape
+from .proof import Proof
+from .question import Question
+from .record import Record, said_in
+from .request import Request
+from .saying import Saying
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class Asked:
+    """A request made ready: its prompt laid out, its edits resolved.
+
+    Parameters
+    ----------
+    engine
+        Held by the caller.
+    request
+
+    Raises
+    ------
+    ContextTooLong
+        If prompt and answer do not fit.
+    NoEffect
+        If an edit means nothing for this prompt.
+    """
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine = engine
+        self.request = request
+        family, prompt = engine.family, request.prompt
+        prepared = family.prepare(prompt, request.options)
+        self._limit = engine.room(prepared, request.max_new_tokens)
+        self._config = family.generation_config(prepared.options)
+        self._config.max_length = len(prepared.token_map) + self._limit
+        # Of a seed that nobody gave, so that an answer which is begun again goes on as it was.
+        self._sampling = request.sampling.with_seed()
+        self.question = Question(family, prepared, goes_on=prompt.goes_on or bool(prompt.history))
+        self.proof = Proof(self.question, request.edits, engine.clean)
+
+    def new_saying(self) -> Saying:
+        """An answer that begins."""
+        may_break = bool(self.proof.labels) and not self._sampling.do_sample  # drawing from NaN is impossible
+        ids = self.question.prepared.inputs["input_ids"]
+        return Saying(self.question.family, ids, self._config, self._sampling, self._limit, may_break=may_break)
+
+    def record(self, saying: Saying, norms: NDArray[np.float32], tape: Tape) -> Record:
+        """Held by the caller: what is left of an answer of at least a token, once every edit is proven; one that did not end says that it was interrupted.
+
+        Raises
+        ------
+        NoEffect
+            If an edit changed no logit.
+        """
+        assert saying.first is not None
+        question, ids = self.question, [token.id for token in saying.tokens]
+        history, parts = said_in(self.request.prompt)
+        self.proof.check(saying.first, ids)
+        return Record(
+            text=question.family.text(ids),
+            tokens=saying.said(),
+            images=self.request.prompt.images,
+            token_map=question.token_map.with_answer(len(ids)),
+            parts=parts,
+            history=history,
+            notes=self._notes(saying),
+            model=self._engine.name,
+            norms=norms[: len(question.token_map) + len(ids) - 1],
+            tape=tape,
+            edits=self.proof.labels,
+            options=vars(question.prepared.options),
+            head_sets=self._engine.head_sets,
+        )
+
+    def _notes(self, saying: Saying) -> list[str]:
+        pictures = enumerate(self.request.prompt.pictures, 1)
+        notes = [f"picture {k}: {note}" for k, picture in pictures for note in picture.notes]
+        if saying.broken_at is not None:
+            notes.append(f"the logits are no numbers (NaN) from token {saying.broken_at} on: the edits broke the model")
+        count = len(saying.tokens)
+        if not saying.has_ended:
+            notes.append(f"the answer was interrupted after {count} token{'s' * (count > 1)}")
+        elif not saying.tokens[-1].stop:
+            notes.append(f"the answer was cut at {count} tokens; max_new_tokens sets the limit")
+        return notes
