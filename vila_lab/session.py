@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from .answer import Answer
+from .answers import Answers
 from .chat import Chat
 from .edits.redirect import STRENGTH, Redirection
 from .edits.where import Heads
@@ -25,7 +26,7 @@ from .engine.replay import NO_MODEL, Replay
 from .engine.request import Request
 from .engine.reuse import CACHE_BYTES, Features, Prefix
 from .engine.sampling import Sampling
-from .errors import CaptureError, OptionError
+from .errors import CaptureError, OptionError, VilaLabError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
 from .evidence.order import ORDERS
 from .experiments import experiment
@@ -33,6 +34,7 @@ from .families.base import Family
 from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types
+from .progress import progress
 from .prompt import Prompt
 from .stream import Stream
 
@@ -229,6 +231,75 @@ class Session(Interventions):
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
         request = self._request(prompt, images, sampling, max_new_tokens, apply_exif, options)
         return Stream(Answering(self.engine, self._under(request)), lambda record: self._answer(self._kept(record)))
+
+    def ask_many(
+        self,
+        prompts: Iterable[Any],
+        *,
+        batch_size: int | str = "auto",
+        errors: str = "raise",
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> Answers:
+        """Ask many questions, several side by side.
+
+        Parameters
+        ----------
+        prompts
+            Each as `ask` takes it, with any number of pictures.
+        batch_size
+            How many are answered side by side; "auto" takes what there is memory for.
+        errors
+            "raise": the first question that cannot be answered ends it, before any is answered where that is seen at once.
+            "keep": its error stands in its place, and the others are answered.
+        max_new_tokens, do_sample, temperature, top_p, top_k, seed, apply_exif, options
+            As in `ask`, for every question.
+
+        Returns
+        -------
+        Answers
+            In order; each is what `ask` gives, to the rounding of a batch.
+
+        Raises
+        ------
+        VilaLabError
+            As `ask`; the message begins "question 3 of 100".
+        """
+        check_types(Session.ask_many, {"batch_size": batch_size, "errors": errors})
+        if isinstance(batch_size, str) and batch_size != "auto":
+            raise OptionError(f'batch_size is a number or "auto", not {batch_size!r}')
+        check_range("batch_size", None if isinstance(batch_size, str) else batch_size, least=1)
+        if errors not in ("raise", "keep"):
+            raise OptionError(f'errors is "raise" or "keep", not {errors!r}')
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
+        listed = list(prompts)
+        found: list[Answer | VilaLabError | None] = [None] * len(listed)
+        requests: dict[int, Request] = {}
+        for number, prompt in enumerate(listed):
+            try:
+                requests[number] = self._request(prompt, None, sampling, max_new_tokens, apply_exif, options)
+            except VilaLabError as error:
+                found[number] = _failed(error, number, len(listed), errors)
+        under = [self._under(request) for request in requests.values()]
+        size = None if isinstance(batch_size, str) else batch_size
+        with progress(len(under), "questions") as bar:
+            for number, record in zip(requests, self.engine.run_many(under, size), strict=True):
+                found[number] = (
+                    _failed(record, number, len(listed), errors)
+                    if isinstance(record, VilaLabError)
+                    else self._answer(self._kept(record))
+                )
+                bar.update()
+        return Answers(
+            [each for each in found if each is not None],
+            [requests[k].prompt.text if k in requests else str(prompt) for k, prompt in enumerate(listed)],
+        )
 
     def chat(self, system: str | None = None, *, tiling: str = "reference") -> Chat:
         """A conversation: each question sees what was shown and said before, and nothing of it is computed again.
@@ -500,3 +571,12 @@ class Session(Interventions):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _failed(error: VilaLabError, number: int, total: int, errors: str) -> VilaLabError:
+    """The error of one of many questions, raised or kept."""
+    named = type(error)(f"question {number + 1} of {total}: {error}")
+    named.__cause__ = error
+    if errors == "raise":
+        raise named
+    return named

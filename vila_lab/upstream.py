@@ -229,19 +229,22 @@ def joined(caches: Sequence[Cache], whole: Cache) -> Cache:
 
     Every layer of each keeps all of its keys, as one from `shortened` does; a cache may be empty.
     """
-    held = [
-        [(vars(layer).get("keys"), vars(layer).get("values")) for layer in read(cache, "layers")] for cache in caches
-    ]
     length = max(int(cache.get_seq_length()) for cache in caches)
-    template = next(layers for cache, layers in zip(caches, held, strict=True) if cache.get_seq_length() == length)
-    for number, like in enumerate(template):
+    template = next(cache for cache in caches if cache.get_seq_length() == length)
+    for number, like in enumerate(read(template, "layers")):
         sides = []
-        for side, model in enumerate(like):
-            parts = [layers[number][side] if number < len(layers) else None for layers in held]
-            parts = [model[:, :, :0] if part is None or not part.numel() else part for part in parts]
+        for side in ("keys", "values"):
+            parts = [_held(cache, number, side, like) for cache in caches]
             sides.append(torch.cat([nn.functional.pad(part, (0, 0, length - part.shape[2], 0)) for part in parts]))
-        whole.update(*sides, number)
+        whole.update(sides[0], sides[1], number)
     return whole
+
+
+def _held(cache: Cache, number: int, side: str, like: Any) -> Tensor:
+    """What a layer of a cache holds, nothing of the shape of another where it is empty.  # (1, Hkv, K, D)"""
+    found = vars(layer_of(cache, number)).get(side) if cache.get_seq_length() else None
+    empty: Tensor = vars(like)[side][:, :, :0]
+    return found if isinstance(found, Tensor) else empty
 
 
 def cache_bytes(cache: Cache) -> int:
