@@ -58,6 +58,8 @@ class Answer:
         The prompt as it was asked: texts, and the index of a picture where it stood.
     notes : tuple of str
         What a reader must know: a first frame taken, an orientation ignored, an answer cut at its limit.
+    choices : dict
+        Where the answer was one of some choices (``response_format``), how probable each was among them.
     model : str
         Name of the model that answered.
     edits : tuple of str
@@ -119,6 +121,10 @@ class Answer:
     @property
     def notes(self) -> tuple[str, ...]:
         return self.record.notes
+
+    @property
+    def choices(self) -> dict[str, float]:
+        return self.record.choices
 
     @property
     def model(self) -> str:

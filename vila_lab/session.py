@@ -6,9 +6,9 @@ import gc
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 
@@ -19,6 +19,7 @@ from .edits.redirect import STRENGTH, Redirection
 from .edits.where import Heads
 from .engine.answering import Answering
 from .engine.engine import Engine
+from .engine.form import Form
 from .engine.inputs import Inputs
 from .engine.memory import Disk, Holding, Memory, Pictures, image_bytes, keep_within
 from .engine.record import Record
@@ -26,6 +27,7 @@ from .engine.replay import NO_MODEL, Replay
 from .engine.request import Request
 from .engine.reuse import CACHE_BYTES, Features, Prefix
 from .engine.sampling import Sampling
+from .engine.scores import BEST
 from .errors import CaptureError, OptionError, VilaLabError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
 from .evidence.order import ORDERS
@@ -43,6 +45,23 @@ if TYPE_CHECKING:
 
 TILINGS = ("reference", "first")
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an answer may be, as a caller says it."""
+
+    max_new_tokens: int | None
+    stop: str | Sequence[str] | None
+    logprobs: int | None
+    response_format: Any
+
+    def request(self, prompt: Prompt, options: Any, sampling: Sampling) -> Request:
+        """A request under these limits, checked."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        form = Form.of(self.response_format)
+        kept = BEST if self.logprobs is None else self.logprobs
+        return Request(prompt, options, sampling, self.max_new_tokens, stop=stop, logprobs=kept, form=form)
 
 
 class Session(Interventions):
@@ -138,21 +157,66 @@ class Session(Interventions):
         size = sum(p.numel() for p in self.model.parameters())
         return f"Session({self.name!r}, {size / 1e6:.1f} M parameters on {self.device})"
 
+    @overload
+    def ask(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        n: None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> Answer: ...
+    @overload
+    def ask(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        n: int,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> list[Answer]: ...
     @keeps_gradients
     def ask(
         self,
         prompt: Any,
         images: Any = None,
         *,
+        n: int | None = None,
         max_new_tokens: int | None = None,
         do_sample: bool = False,
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
+        min_p: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
         apply_exif: bool = False,
         **options: Any,
-    ) -> Answer:
+    ) -> Answer | list[Answer]:
         """Ask about pictures, and keep what is needed to see where the answer came from.
 
         Parameters
@@ -163,10 +227,20 @@ class Session(Interventions):
             looks as if it should. Every other string is text, and every `vila_lab.Text`. See `vila_lab.Prompt.of`.
         images
             Pictures to put before the text, as ``vila-infer`` does; then ``prompt`` is text only.
+        n
+            So many answers, side by side: the first is what ``seed`` gives, the next what ``seed + 1`` gives, and so on.
         max_new_tokens
             Longest answer; by default 256 or what the context still holds.
-        do_sample, temperature, top_p, top_k, seed
-            Sampling instead of the reference's greedy decoding.
+        do_sample, temperature, top_p, top_k, min_p, seed
+            Sampling instead of the reference's greedy decoding, with random numbers of the answer's own.
+        stop
+            Texts that end the answer, and are no part of it.
+        logprobs
+            Alternatives to keep of every token; by default 5.
+        response_format
+            What the answer has to look like: ``{"type": "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema":
+            ...}}`` or a pydantic class, written compactly; or a list of texts, of which the answer is one, and
+            ``answer.choices`` says how probable each was. Scores of tokens stay the model's own.
         apply_exif
             Turn pictures as their EXIF data says; the reference ignores it.
         options
@@ -174,7 +248,7 @@ class Session(Interventions):
 
         Returns
         -------
-        Answer
+        Answer, or with `n` a list of Answer
 
         Raises
         ------
@@ -183,7 +257,9 @@ class Session(Interventions):
         ContextTooLong
             If prompt and answer do not fit, before anything is computed.
         OptionError
-            If an option is unknown.
+            If an option is unknown, or a schema has something that cannot be followed.
+        MissingExtra
+            For JSON without the extra ``structured``.
 
         Examples
         --------
@@ -193,9 +269,24 @@ class Session(Interventions):
         >>> answer.text
         'Microsoft.'
         """
-        sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
-        request = self._request(prompt, images, sampling, max_new_tokens, apply_exif, options)
-        return self._answer(self.run(request))
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
+        limits = Limits(max_new_tokens, stop, logprobs, response_format)
+        request = self._request(prompt, images, sampling, limits, apply_exif, options)
+        if n is None:
+            return self._answer(self.run(request))
+        check_types(Session.ask, {"n": n})
+        check_range("n", n, least=1)
+        if n > 1 and not do_sample:
+            raise OptionError("n answers without sampling are n times the same one: add do_sample=True")
+        return self._several([replace(request, sampling=sampling.other(number)) for number in range(n)])
+
+    def _several(self, requests: Sequence[Request]) -> list[Answer]:
+        found = []
+        for record in self.engine.run_many([self._under(request) for request in requests]):
+            if isinstance(record, VilaLabError):
+                raise record
+            found.append(self._answer(self._kept(record)))
+        return found
 
     def stream(
         self,
@@ -207,7 +298,11 @@ class Session(Interventions):
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
+        min_p: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
         apply_exif: bool = False,
         **options: Any,
     ) -> Stream:
@@ -215,7 +310,7 @@ class Session(Interventions):
 
         Parameters
         ----------
-        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, seed, apply_exif, options
+        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, options
             As in `ask`.
 
         Returns
@@ -228,8 +323,9 @@ class Session(Interventions):
         VilaLabError
             As `ask`, before anything is computed.
         """
-        sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
-        request = self._request(prompt, images, sampling, max_new_tokens, apply_exif, options)
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
+        limits = Limits(max_new_tokens, stop, logprobs, response_format)
+        request = self._request(prompt, images, sampling, limits, apply_exif, options)
         return Stream(Answering(self.engine, self._under(request)), lambda record: self._answer(self._kept(record)))
 
     def ask_many(
@@ -243,7 +339,11 @@ class Session(Interventions):
         temperature: float | None = None,
         top_p: float | None = None,
         top_k: int | None = None,
+        min_p: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
         apply_exif: bool = False,
         **options: Any,
     ) -> Answers:
@@ -258,7 +358,7 @@ class Session(Interventions):
         errors
             "raise": the first question that cannot be answered ends it, before any is answered where that is seen at once.
             "keep": its error stands in its place, and the others are answered.
-        max_new_tokens, do_sample, temperature, top_p, top_k, seed, apply_exif, options
+        max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, options
             As in `ask`, for every question.
 
         Returns
@@ -277,13 +377,16 @@ class Session(Interventions):
         check_range("batch_size", None if isinstance(batch_size, str) else batch_size, least=1)
         if errors not in ("raise", "keep"):
             raise OptionError(f'errors is "raise" or "keep", not {errors!r}')
-        sampling = Sampling(do_sample, temperature, top_p, top_k, seed)
+        if isinstance(prompts, str):
+            raise OptionError("ask_many takes a list of questions, and this is one text; ask takes that")
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
+        limits = Limits(max_new_tokens, stop, logprobs, response_format)
         listed = list(prompts)
         found: list[Answer | VilaLabError | None] = [None] * len(listed)
         requests: dict[int, Request] = {}
         for number, prompt in enumerate(listed):
             try:
-                requests[number] = self._request(prompt, None, sampling, max_new_tokens, apply_exif, options)
+                requests[number] = self._request(prompt, None, sampling, limits, apply_exif, options)
             except VilaLabError as error:
                 found[number] = _failed(error, number, len(listed), errors)
         under = [self._under(request) for request in requests.values()]
@@ -330,15 +433,14 @@ class Session(Interventions):
         prompt: Any,
         images: Any,
         sampling: Sampling,
-        max_new_tokens: Any,
+        limits: Limits,
         apply_exif: Any,
         options: dict[str, Any],
     ) -> Request:
-        check_types(Session.ask, {"max_new_tokens": max_new_tokens, "apply_exif": apply_exif})
-        check_range("max_new_tokens", max_new_tokens, least=1)
+        check_types(Session.ask, {"apply_exif": apply_exif})
         chosen = self.family.options_of(options)
         parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
-        return Request(parts, chosen, sampling, max_new_tokens)
+        return limits.request(parts, chosen, sampling)
 
     def _under(self, request: Request) -> Request:
         """The request under the hooks and edits that act here, and under its own."""

@@ -78,8 +78,7 @@ class Answering:
         return find_sites(self._engine.family.model)
 
     def _new_generation(self) -> Generation:
-        asked = self._asked
-        return Generation(asked.question, asked.new_saying(), asked.proof.edits, reuse=self._engine.usable)
+        return Generation(self._asked, reuse=self._engine.usable)
 
     def stop(self) -> None:
         """Have a step that is at work elsewhere end within a layer, and no other begin; from any thread."""

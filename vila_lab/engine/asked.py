@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..hooks import Tape
+from ..hooks.edits import is_look
+from .choices import log_probabilities
+from .guide import Script
 from .proof import Proof
 from .question import Question
 from .record import Record, said_in
 from .request import Request
-from .saying import Saying
+from .reuse import Reuse
+from .saying import Saying, stops_of
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -45,6 +50,7 @@ class Asked:
         self._config.max_length = len(prepared.token_map) + self._limit
         # Of a seed that nobody gave, so that an answer which is begun again goes on as it was.
         self._sampling = request.sampling.with_seed()
+        self.choices: dict[str, float] = {}
         self.question = Question(family, prepared, goes_on=prompt.goes_on or bool(prompt.history))
         self.proof = Proof(self.question, request.edits, engine.clean)
 
@@ -52,7 +58,33 @@ class Asked:
         """An answer that begins."""
         may_break = bool(self.proof.labels) and not self._sampling.do_sample  # drawing from NaN is impossible
         ids = self.question.prepared.inputs["input_ids"]
-        return Saying(self.question.family, ids, self._config, self._sampling, self._limit, may_break=may_break)
+        request, form = self.request, self.request.form
+        return Saying(
+            self.question.family,
+            ids,
+            self._config,
+            self._sampling,
+            self._limit,
+            may_break=may_break,
+            stop=request.stop,
+            logprobs=request.logprobs,
+            guide=None if form is None or form.choices else self._engine.guides.of(form, stops_of(self._config)),
+        )
+
+    def settle(self, saying: Saying, places: tuple[int, ...], reuse: Reuse | None) -> None:
+        """Held by the caller, before the first token: of choices one is taken, the most probable or a drawn one."""
+        if self.request.form is None or not self.request.form.choices or saying.text is not None:
+            return
+        choices, tokenizer = self.request.form.choices, self.question.family.tokenizer
+        ids = [tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
+        edits = [edit for edit in self.proof.edits if not is_look(edit)]
+        found = log_probabilities(self.question, ids, saying.stops, edits, places, reuse)
+        logprobs = torch.tensor([[logprob for logprob, _ in found]])  # (1, choices)
+        probabilities = logprobs.double().softmax(-1)[0].tolist()
+        self.choices = dict(zip(choices, probabilities, strict=True))
+        taken = int(self._sampling.chooser(self._config)(torch.zeros(1, 0, dtype=torch.int64), logprobs))
+        saying.text = choices[taken]
+        saying.guide = Script([*ids[taken], found[taken][1]])
 
     def record(self, saying: Saying, norms: NDArray[np.float32], tape: Tape) -> Record:
         """Held by the caller: what is left of an answer of at least a token, once every edit is proven; one that did not end says that it was interrupted.
@@ -67,7 +99,7 @@ class Asked:
         history, parts = said_in(self.request.prompt)
         self.proof.check(saying.first, ids)
         return Record(
-            text=question.family.text(ids),
+            text=question.family.text(ids) if saying.text is None else saying.text,
             tokens=saying.said(),
             images=self.request.prompt.images,
             token_map=question.token_map.with_answer(len(ids)),
@@ -80,6 +112,7 @@ class Asked:
             edits=self.proof.labels,
             options=vars(question.prepared.options),
             head_sets=self._engine.head_sets,
+            choices=self.choices,
         )
 
     def _notes(self, saying: Saying) -> list[str]:
@@ -90,6 +123,8 @@ class Asked:
         count = len(saying.tokens)
         if not saying.has_ended:
             notes.append(f"the answer was interrupted after {count} token{'s' * (count > 1)}")
+        elif saying.stopped_at is not None:
+            notes.append(f"the answer ended before {saying.stopped_at!r}")
         elif not saying.tokens[-1].stop:
             notes.append(f"the answer was cut at {count} tokens; max_new_tokens sets the limit")
         return notes

@@ -61,8 +61,9 @@ class Row:
 
 
 def can_batch(asked: Asked) -> bool:
-    """Whether a question may stand beside others: no edits, and a decoder that only looks backwards."""
-    if asked.request.edits:
+    """Whether a question may stand beside others: no edits, no choices, a decoder that only looks backwards."""
+    form = asked.request.form
+    if asked.request.edits or (form is not None and form.choices):
         return False
     embedded = asked.question.embedded
     return embedded.blocks is None and not embedded.deep and embedded.positions.ndim == 1

@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from ..upstream import foreign_hooks, is_out_of_memory, keeps_everything, state_
 from .answering import Answering
 from .asked import Asked
 from .batch import answer_batch, can_batch
+from .guide import Guides
 from .inputs import Inputs
 from .lock import ModelLock
 from .proof import CleanLogits
@@ -220,6 +222,12 @@ class Engine:
             f"{self.name} has no room for this, also after its caches were dropped ({reason}): ask with fewer or smaller pictures or "
             "fewer tokens, let go of answers, or load it in a smaller type"
         )
+
+    @cached_property
+    def guides(self) -> Guides:
+        """What keeps answers in a form."""
+        head = self.family.model.get_output_embeddings()
+        return Guides(self.family.tokenizer, int(head.weight.shape[0]))
 
     # -- what an answer under way asks of it ---------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,16 +10,15 @@ from torch import Tensor
 
 from ..hooks import Tape
 from ..hooks.editing import Editing
-from ..hooks.edits import Edit, is_look, looks_before
+from ..hooks.edits import is_look, looks_before
 from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
 from ..hooks.sites import select_sites
 from ..tokens import Token
+from .asked import Asked
 from .prefill import read_prompt, stretches_of
-from .question import Question
 from .reuse import Reuse
-from .saying import Saying
 
 
 class Generation:
@@ -27,11 +26,8 @@ class Generation:
 
     Parameters
     ----------
-    question
-    saying
-        Chooses the tokens.
-    edits
-        Under which it is answered.
+    asked
+        The question, and the edits under which it is answered.
     reuse : callable
         Gives what is kept of pictures and of beginnings of prompts, or None; asked once, before anything of this run is in the
         model.
@@ -42,12 +38,12 @@ class Generation:
         The answer so far.
     """
 
-    def __init__(
-        self, question: Question, saying: Saying, edits: Sequence[Edit], *, reuse: Callable[[], Reuse | None]
-    ) -> None:
+    def __init__(self, asked: Asked, *, reuse: Callable[[], Reuse | None]) -> None:
+        question, edits = asked.question, asked.proof.edits
         family = question.family
         layers = family.decoder_layers
-        self.saying = saying
+        self.saying = asked.new_saying()
+        self._asked = asked
         self.norms = ResidualNorms(layers[len(layers) // 2])
         self._question = question
         self._usable = reuse
@@ -93,8 +89,10 @@ class Generation:
         question = self._question
         usable = question.known = self._usable()
         if usable is None or not all(map(is_look, self._edits)):
+            self._asked.settle(self.saying, (), None)
             return
         self._reuse, self._cuts = usable, stretches_of(question)
+        self._asked.settle(self.saying, self._cuts, self._reuse)
         if self._cuts and any(looks_before(edit, self._cuts[-1]) for edit in self._edits):
             with Editing(question.model, self._edits):
                 question.family.decode(

@@ -83,6 +83,8 @@ class Record:
         The question as it was asked: texts, and the index of a picture where it stood.
     history : tuple of Said
         What was said before it, in a conversation.
+    choices : dict
+        Where the answer was one of some choices, how probable each was.
     notes : tuple of str
         What a reader must know.
     model : str
@@ -116,6 +118,7 @@ class Record:
         head_sets: HeadSets | None = None,
         layer_means: NDArray[np.float32] | None = None,
         history: Sequence[Said] = (),
+        choices: Mapping[str, float] | None = None,
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
@@ -123,6 +126,7 @@ class Record:
         self.token_map = token_map
         self.parts = tuple(parts)
         self.history = tuple(history)
+        self.choices = dict(choices or {})
         self.notes = tuple(notes)
         self.model = model
         self.norms = norms

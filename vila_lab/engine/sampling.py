@@ -11,6 +11,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -28,7 +29,7 @@ class Sampling:
     ----------
     do_sample : bool
         False takes the most likely token every time, and then nothing else may be given.
-    temperature, top_p, top_k
+    temperature, top_p, top_k, min_p
         As transformers has them; by default what the model's own generation config says.
     seed : int, optional
         The same seed draws the same tokens; None draws others every time. The process's own random state is neither
@@ -50,12 +51,14 @@ class Sampling:
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
+    min_p: float | None = None
 
     def __post_init__(self) -> None:
         check_types(Sampling, vars(self))
         check_range("temperature", self.temperature, above=0)
         check_range("top_p", self.top_p, above=0, most=1)
         check_range("top_k", self.top_k, least=1)
+        check_range("min_p", self.min_p, least=0, most=1)
         check_range("seed", self.seed, least=0, most=2**64 - 1)
         given = [each.name for each in fields(self)[1:] if getattr(self, each.name) is not None]
         if given and not self.do_sample:
@@ -68,6 +71,10 @@ class Sampling:
         is_open = self.do_sample and self.seed is None
         return replace(self, seed=secrets.randbits(63)) if is_open else self
 
+    def other(self, number: int) -> Sampling:
+        """The same with another seed, for the next of several answers."""
+        return self if self.seed is None else replace(self, seed=(int(self.seed) + number) % 2**64)
+
     def chooser(self, config: GenerationConfig) -> Chooser:
         """What chooses the tokens of one answer, with what is not given here from the model's own config."""
         if not self.do_sample:
@@ -75,6 +82,7 @@ class Sampling:
         temperature = config.temperature if self.temperature is None else float(self.temperature)
         top_k = config.top_k if self.top_k is None else int(self.top_k)
         top_p = config.top_p if self.top_p is None else float(self.top_p)
+        min_p = config.min_p if self.min_p is None else float(self.min_p)
         warpers: list[LogitsProcessor] = []  # in transformers' order
         if temperature not in (None, 1.0):
             warpers.append(TemperatureLogitsWarper(temperature))
@@ -82,6 +90,8 @@ class Sampling:
             warpers.append(TopKLogitsWarper(top_k))
         if top_p is not None and top_p < 1:
             warpers.append(TopPLogitsWarper(top_p))
+        if min_p:
+            warpers.append(MinPLogitsWarper(min_p))
         return Chooser(LogitsProcessorList(warpers), Draw(self.seed))
 
 
