@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
@@ -64,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--html", metavar="PAGE", default=page, help="write the answer as one self-contained page")
         command.add_argument("--json", action="store_true", help="print answer, tokens and ledger as JSON")
     infer.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: 256 or what fits)")
+    form = infer.add_mutually_exclusive_group()
+    form.add_argument("--json-mode", action="store_true", help="the answer is a JSON object")
+    form.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of the schema in this file")
     infer.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
     infer.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
     return parser
@@ -87,10 +91,28 @@ def _infer(options: argparse.Namespace) -> int:
 
     # A misspelt file is told before a model is loaded.
     prompt = Prompt.of(Text(options.text or ""), images=options.media or None)
+    form = _response_format(options)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
     given = {each.name: getattr(options, each.name) for each in _family_options() if hasattr(options, each.name)}
-    answer = _session(options).ask(prompt, max_new_tokens=options.max_new_tokens, **given)
+    answer = _session(options).ask(
+        prompt, max_new_tokens=options.max_new_tokens, response_format=form, **given
+    )
     return _show(answer, options)
+
+
+def _response_format(options: argparse.Namespace) -> dict[str, Any] | None:
+    """What the answer has to look like."""
+    if options.json_mode:
+        return {"type": "json_object"}
+    if options.json_schema is None:
+        return None
+    try:
+        schema = json.loads(Path(options.json_schema).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"--json-schema {options.json_schema}: it cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise OptionError(f"--json-schema {options.json_schema}: it is no JSON ({error})") from error
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
 def _demo(options: argparse.Namespace) -> int:
