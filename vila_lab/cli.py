@@ -94,9 +94,7 @@ def _infer(options: argparse.Namespace) -> int:
     form = _response_format(options)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
     given = {each.name: getattr(options, each.name) for each in _family_options() if hasattr(options, each.name)}
-    answer = _session(options).ask(
-        prompt, max_new_tokens=options.max_new_tokens, response_format=form, **given
-    )
+    answer = _session(options).ask(prompt, max_new_tokens=options.max_new_tokens, response_format=form, **given)
     return _show(answer, options)
 
 

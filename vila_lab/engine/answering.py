@@ -12,7 +12,6 @@ from ..errors import CaptureError
 from ..hooks.sites import Site, find_sites
 from ..interrupts import keeps_gradients
 from ..tokens import Token
-from .asked import Asked
 from .generation import Generation
 from .record import Record
 from .request import Request
@@ -58,8 +57,7 @@ class Answering:
     def __init__(self, engine: Engine, request: Request) -> None:
         self._engine = engine
         self._stop = threading.Event()
-        with engine.turn():
-            self._asked = Asked(engine, request)
+        self._asked = engine.with_room(lambda: engine.asked(request))
         self._generation = self._new_generation()
 
     @property

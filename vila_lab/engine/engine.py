@@ -6,7 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
@@ -135,28 +135,32 @@ class Engine:
     def _together(self, requests: Sequence[Request]) -> list[Record | VilaLabError]:
         """The records of one batch."""
         found: dict[int, Record | VilaLabError] = {}
-        batch: dict[int, Asked] = {}
-        with self.turn():
-            reuse = self.usable()
-            for number, request in enumerate(requests):
-                try:
-                    asked = Asked(self, request)
-                    asked.question.known = reuse
-                    if reuse is not None and can_batch(asked):
-                        batch[number] = asked
-                except VilaLabError as error:
-                    found[number] = error
-        if reuse is not None and len(batch) > 1 and keeps_everything(self.family.new_cache()):
-            records = self.with_room(lambda: self._batch(list(batch.values()), reuse))
-            found |= zip(batch, records, strict=True)
+        ready: dict[int, Asked] = {}
+        for number, request in enumerate(requests):
+            try:
+                ready[number] = self.with_room(partial(self.asked, request))
+            except OutOfMemory:
+                raise
+            except VilaLabError as error:
+                found[number] = error
+        found |= self.with_room(lambda: self._batch(ready))
         for number, request in enumerate(requests):
             if number not in found:
                 found[number] = self._alone(request)
         return [found[number] for number in range(len(requests))]
 
-    def _batch(self, batch: Sequence[Asked], reuse: Reuse) -> list[Record | VilaLabError]:
+    def _batch(self, ready: dict[int, Asked]) -> dict[int, Record | VilaLabError]:
+        """The records of those that can stand side by side, if there is more than one."""
         with self.turn():
-            return answer_batch(self.family, batch, reuse)
+            reuse = self.usable()
+            if reuse is None or not keeps_everything(self.family.new_cache()):
+                return {}
+            for asked in ready.values():
+                asked.question.known = reuse
+            batch = {number: asked for number, asked in ready.items() if can_batch(asked)}
+            if len(batch) < 2:
+                return {}
+            return dict(zip(batch, answer_batch(self.family, list(batch.values()), reuse), strict=True))
 
     def _alone(self, request: Request) -> Record | VilaLabError:
         try:
@@ -230,6 +234,11 @@ class Engine:
         return Guides(self.family.tokenizer, int(head.weight.shape[0]))
 
     # -- what an answer under way asks of it ---------------------------------------------------------------------------
+
+    def asked(self, request: Request) -> Asked:
+        """A request made ready."""
+        with self.turn():
+            return Asked(self, request)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
