@@ -129,7 +129,10 @@ def parsing(data: bytes, key: str, what: str, name: str) -> Iterator[tuple[dict[
 def key_of(path: str | Path, keys: Sequence[str]) -> str | None:
     """Under which of some keys a file was written; None where it was under none, or is no such file."""
     try:
-        with expanded(str(path)).open("rb") as file:
+        place = expanded(str(path))
+        if not place.is_file():  # a pipe would wait for who writes it
+            return None
+        with place.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             metadata = json.loads(file.read(length)).get("__metadata__") if length <= LARGEST_HEADER else None
     except (OSError, ValueError, RuntimeError, RecursionError, AttributeError):
