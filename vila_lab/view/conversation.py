@@ -13,15 +13,12 @@ from .payload import AnswerView, clean, pack, to_json
 from .pictures import stacked
 from .reading import EXTRA_BUDGET
 
-TITLE = 'style="margin:1.2em 0 .4em;font:600 14px system-ui,sans-serif;white-space:pre-wrap"'
-SYSTEM = 'style="margin:.4em 0;font:italic 13px system-ui,sans-serif;opacity:.75;white-space:pre-wrap"'
-
 
 def mimebundle(views: Sequence[AnswerView], system: str | None = None) -> dict[str, str]:
     """A cell's display of a conversation: text/html, image/png (base64) and text/plain."""
     words = plain_text(views, system)
     if not views:
-        return {"text/html": f"<p {SYSTEM}>{escape(words)}</p>", "text/plain": words}
+        return {"text/html": f"<p><i>{escape(words)}</i></p>", "text/plain": words}
     pictures = [overview_picture(view) for view in views]
     body, script = _parts(views, system, pictures)
     bundle = {"text/html": f'{body}\n<script type="module">{script}</script>', "text/plain": words}
@@ -47,12 +44,12 @@ def plain_text(views: Sequence[AnswerView], system: str | None = None) -> str:
 
 def _parts(views: Sequence[AnswerView], system: str | None, pictures: Sequence[Image.Image | None]) -> tuple[str, str]:
     """What stands where scripts are stripped, and the one script that revives all viewers."""
-    body = [f"<p {SYSTEM}>{escape(clean(system))}</p>"] if system else []
+    body = [f"<p><i>{escape(clean(system))}</i></p>"] if system else []
     calls = []
     for number, (view, picture) in enumerate(zip(views, pictures, strict=True), 1):
         payload = to_json(pack(view, EXTRA_BUDGET // len(views)))
         identity = identity_of(payload)
-        body += [f"<p {TITLE}>{number}. {escape(_asked(view))}</p>", static(identity, plain(view), picture)]
+        body += [f"<h4>{number}. {escape(_asked(view))}</h4>", static(identity, plain(view), picture)]
         calls.append(call("mount", identity, payload))
     return "\n".join(body), f"\n{viewer_source()}\n{''.join(calls)}"
 

@@ -212,8 +212,13 @@ def _mean(rows: Array) -> Array:
 
 
 def _words(record: Record) -> tuple[tuple[str | int, ...], Array]:
-    """The question's words, with a picture's index where it stood, and which positions each word is made of.  # (T, words)"""
+    """What was asked in words, with a picture's index where it stood, and which positions each word is made of.  # (T, words)
+
+    In a conversation earlier questions come first, each with its reply in quotes.
+    """
     tokens = record.token_map
+    ends = set((np.flatnonzero(np.diff((tokens.kind == Kind.REPLY).astype(int)) == -1)).tolist())
+    opens = set(tokens.reply_starts.tolist())
     pieces: list[tuple[str | int, list[int]]] = []
     end = -1
     for position in np.flatnonzero(np.isin(tokens.kind, (Kind.TEXT, Kind.IMAGE, Kind.REPLY))):
@@ -225,6 +230,10 @@ def _words(record: Record) -> tuple[tuple[str | int, ...], Array]:
         a, b = tokens.span[position]
         text = tokens.text[max(a, end) : b]  # tokens that share a character: it stands at the first
         end = max(end, b)
+        if position in ends:  # the token that ended a reply says nothing
+            text = "” " if position not in opens else ""
+        elif position in opens:
+            text = f" “{text.lstrip()}"
         before = pieces[-1][0] if pieces else 0
         if isinstance(before, str) and (not text or (re.search(r"[^\W_]$", before) and _goes_on(text))):
             pieces[-1] = before + text, [*pieces[-1][1], int(position)]
