@@ -500,6 +500,58 @@ def prefill(bench: Bench) -> Iterator[Row]:
         }
 
 
+def reuse(bench: Bench) -> Iterator[Row]:
+    """A second question about the same pictures: how much sooner it answers, and whether its bits are those of a first one."""
+    lab = bench.lab
+    for count in bench.shape.pictures:
+        parts = question(bench.shape, count)
+        lab.ask([*parts, "Warm up?"], max_new_tokens=1)
+        rounds: list[tuple[float, float]] = []
+        for _ in range(bench.shape.rounds):
+            lab.forget()
+            fresh, first = first_token(bench, parts)
+            lab.forget()
+            lab.ask([*parts[:-1], "Something else?"], max_new_tokens=1)
+            again, second = first_token(bench, parts)
+            rounds.append((first, second))
+        lab.forget()
+        once_more, _ = first_token(bench, parts)
+        inputs = lab.family.prepare(Prompt.of(parts)).inputs
+        sizes = inputs["block_sizes"].tolist()
+        with torch.no_grad():
+            together = lab.model.get_image_features(inputs["pixel_values"], sizes).pooler_output
+            tiles = len(inputs["pixel_values"]) // len(sizes)
+            alone = lab.model.get_image_features(inputs["pixel_values"][:tiles], sizes[:1]).pooler_output
+        yield {
+            "pictures": count,
+            "first ms": 1e3 * statistics.median(first for first, _ in rounds),
+            "second ms": 1e3 * statistics.median(second for _, second in rounds),
+            "ratio": statistics.median(second / first for first, second in rounds),
+            "a first question again": same_scores(fresh, once_more),
+            "behind what is kept": same_scores(fresh, again),
+            "features alone": same_bits(together[0], alone[0]),
+            "kept MB": lab.engine.reuse.nbytes / 1e6,
+        }
+
+
+def first_token(bench: Bench, parts: list[Any]) -> tuple[Any, float]:
+    """An answer of one token, and the seconds it took."""
+    if bench.device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    answer = bench.lab.ask(parts, max_new_tokens=1)
+    return answer, time.perf_counter() - start
+
+
+def same_scores(one: Any, other: Any) -> str:
+    """Of the best tokens, and of every weight of attention."""
+    found, wanted = (np.array([score for _, _, score in answer.tokens[0].alternatives]) for answer in (one, other))
+    weights = np.array_equal(one.attention().values, other.attention().values)
+    if np.array_equal(found, wanted) and weights:
+        return "same bits"
+    return f"scores differ by {np.abs(found - wanted).max():.2g}, weights {'do not' if weights else 'do'}"
+
+
 def last_row(model: Any, inputs: Row, around: Any) -> torch.Tensor:
     """The logits behind a prompt."""
     with torch.no_grad(), around:
@@ -695,9 +747,12 @@ def built(bench: Bench) -> Iterator[Row]:
     yield {"parameters": size, "type": ", ".join(kinds), "s": time.perf_counter() - start}
 
 
-def run(bench: Bench) -> None:
-    """All sections, those that matter most first."""
+def run(bench: Bench, only: str | None) -> None:
+    """All sections, those that matter most first; or one."""
     report, counts = bench.report, bench.shape.pictures
+    if only is not None:
+        report.section(only, partial(globals()[only], bench))
+        return
     report.section("checks", partial(checks, bench.device))
     report.section("model", partial(built, bench))
     if "failed" in report.data["sections"].get("model", {}):
@@ -706,7 +761,7 @@ def run(bench: Bench) -> None:
         report.section(f"speed, pictures: {count}", partial(speed, bench, count))
     for count in counts:
         report.section(f"attribution, pictures: {count}", partial(attribution, bench, count))
-    for work in (prefill, budget, implementations, static):
+    for work in (prefill, reuse, budget, implementations, static):
         report.section(work.__name__, partial(work, bench))
 
 
@@ -715,6 +770,9 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="two layers in float32 on the CPU; nothing is written")
     parser.add_argument("--minutes", type=float, default=9.0, help="after these, what is left is skipped and named")
     parser.add_argument("--json", type=Path, help=f"where to write; by default {RESULTS.name} of the results")
+    parser.add_argument(
+        "--only", choices=("prefill", "reuse", "budget", "implementations", "static"), help="one section"
+    )
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
         print("There is no CUDA device that this torch can use; --dry-run walks all paths on the CPU.")
@@ -724,7 +782,7 @@ def main() -> int:
     path = options.json or (None if options.dry_run else RESULTS)
     report = Report(about(shape, device, options.minutes), path, options.minutes)
     print(", ".join(f"{name} {value}" for name, value in report.data.items() if isinstance(value, str | float)))
-    run(Bench(shape, device, report))
+    run(Bench(shape, device, report), options.only)
     print(f"\n{'something FAILED, see above' if report.has_failed else 'nothing failed'}")
     return int(report.has_failed)
 

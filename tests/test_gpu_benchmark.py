@@ -17,7 +17,7 @@ from benchmarks import gpu
 ROOT = Path(__file__).parent.parent
 SECTIONS = [
     "checks", "model", "speed, pictures: 1", "speed, pictures: 2", "attribution, pictures: 1", "attribution, pictures: 2",
-    "prefill", "budget", "implementations", "static",
+    "prefill", "reuse", "budget", "implementations", "static",
 ]  # fmt: skip
 VARIANTS = {
     "speed": ["plain", "tape", "live", "masses", "ask", "ask, hook in one layer", "ask, knock-out"],
