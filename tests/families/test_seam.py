@@ -179,3 +179,24 @@ def test_features_come_back_as_they_were():
     assert all(map(torch.equal, again.deep, whole.deep))
     some = whole.with_features(torch.zeros(1, 12), [1])
     assert some.features.abs().sum(-1).gt(0).tolist() == [True, False, True]
+
+
+def test_pixels_are_made_when_somebody_takes_them(golden_session, golden_image, monkeypatch):
+    family = golden_session("nvila-lite").family
+    cut, made = family.processor.image_processor.cut, []
+    monkeypatch.setattr(family.processor.image_processor, "cut", lambda *a, **b: made.append(1) or cut(*a, **b))
+    prompt = Prompt.of([golden_image("a_land.png"), golden_image("b_port.png"), "Hi?"])
+    prepared = family.prepare(prompt)
+    assert made == []
+    assert list(prepared.inputs) == ["input_ids", "attention_mask", "pixel_values", "block_sizes"]
+    before = prepared.nbytes
+    whole = dict(prepared.inputs)
+    assert len(made) == 2
+    assert prepared.nbytes == before + whole["pixel_values"].nbytes + whole["block_sizes"].nbytes
+    other = family.prepare(prompt).inputs
+    other["pixel_values"] = torch.zeros(1)
+    assert len(other["pixel_values"]) == 1
+    assert torch.equal(other["block_sizes"], whole["block_sizes"])
+    del other["pixel_values"]
+    assert "pixel_values" not in other
+    assert "pixel_values" not in family.prepare(Prompt.of("Hi?")).inputs

@@ -14,7 +14,7 @@ class Inputs:
 
     @property
     def nbytes(self) -> int:
-        held = 0 if self.prepared is None else sum(value.nbytes for value in self.prepared.inputs.values())
+        held = 0 if self.prepared is None else self.prepared.nbytes
         return held + (0 if self.embedded is None else self.embedded.nbytes)
 
     def release(self) -> None:

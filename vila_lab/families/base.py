@@ -6,7 +6,7 @@ A new family is one file here that implements `Family`, one line in `families.FA
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
@@ -20,7 +20,62 @@ from ..tokenmap import TokenMap
 from .decoder import Components, Decoder
 from .embedded import Embedded
 
-__all__ = ["Components", "Embedded", "Family", "KnownFeatures", "Prepared"]
+__all__ = ["Components", "Embedded", "Family", "KnownFeatures", "LateInputs", "Prepared"]
+
+
+class LateInputs(MutableMapping[str, Tensor]):
+    """Model inputs, some of which are made when somebody takes one of them: pixels that nobody may need.
+
+    Parameters
+    ----------
+    ready
+        Those that are there.
+    names
+        Of the others.
+    make
+        Makes all the others.
+
+    Examples
+    --------
+    >>> import torch
+    >>> inputs = LateInputs({"input_ids": torch.arange(3)}, ("pixel_values",), lambda: {"pixel_values": torch.zeros(2)})
+    >>> inputs.nbytes, len(inputs["pixel_values"]), inputs.nbytes
+    (24, 2, 32)
+    """
+
+    def __init__(
+        self, ready: Mapping[str, Tensor], names: Sequence[str], make: Callable[[], Mapping[str, Tensor]]
+    ) -> None:
+        self._ready = dict(ready)
+        self._names = [*ready, *names]
+        self._make = make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._ready and name in self._names:
+            self._ready |= self._make()
+        return self._ready[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        if name not in self._names:
+            self._names.append(name)
+        else:
+            self[name]  # made first, so that it is not made later over what is put in its place
+        self._ready[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        self._ready.pop(name, None)
+        self._names.remove(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of those that are there."""
+        return sum(value.nbytes for value in self._ready.values())
 
 
 @dataclass(frozen=True)
@@ -39,10 +94,17 @@ class Prepared:
         For each picture what its features follow from, given the weights: its pixels, and how it is cut.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: MutableMapping[str, Tensor]
     token_map: TokenMap
     options: Any
     contents: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inputs that are there."""
+        if isinstance(self.inputs, LateInputs):
+            return self.inputs.nbytes
+        return sum(value.nbytes for value in self.inputs.values())
 
 
 class KnownFeatures(Protocol):

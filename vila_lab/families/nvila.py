@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from ..nvila.processing_nvila import NVILAProcessor
 from ..nvila.prompt_options import NVILAOptions
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
-from .base import Components, Embedded, Family, KnownFeatures, Prepared
+from .base import Components, Embedded, Family, KnownFeatures, LateInputs, Prepared
 
 AT_ONCE = 8  # pictures that are embedded together
 
@@ -35,10 +36,15 @@ class NVILAPrepared(Prepared):
 
     Attributes
     ----------
+    pictures : tuple of PIL images
+    tiled : tuple of bool
+        Which of them are cut into tiles.
     blocks : tuple of int
-        How many of the ``block_sizes`` each picture has.
+        How many ``<image>`` blocks each has.
     """
 
+    pictures: tuple[Image.Image, ...] = ()
+    tiled: tuple[bool, ...] = ()
     blocks: tuple[int, ...] = ()
 
 
@@ -75,21 +81,37 @@ class NVILAFamily(Family):
             conv_mode=options.conv_mode,
             tile_all_images=options.tile_all_images,
             tile_first=options.tile_first,
+            pixels=False,
         )
+        pictures = tuple(prompt.images)
+        tiled = tuple(_is_tiled(number, len(pictures), options) for number in range(len(pictures)))
         device = self.model.get_input_embeddings().weight.device
-        inputs = {name: value.to(device) for name, value in features.items()}
-        token_map = token_map_of(layout, [image.size for image in prompt.images])
-        mode = self.processor.resolve_conv_mode(options.conv_mode)
-        contents = tuple(self._contents(prompt.pictures, options))
+        late = (self.pixels, "block_sizes") if pictures else ()
+        inputs = LateInputs(
+            {name: value.to(device) for name, value in features.items()}, late, partial(self._cut, pictures, tiled)
+        )
         counts = Counter(block.picture for block in layout.blocks)
-        blocks = tuple(counts[picture] for picture in range(len(contents)))
-        return NVILAPrepared(inputs, token_map, replace(options, conv_mode=mode), contents, blocks)
+        mode = self.processor.resolve_conv_mode(options.conv_mode)
+        return NVILAPrepared(
+            inputs,
+            token_map_of(layout, [image.size for image in pictures]),
+            replace(options, conv_mode=mode),
+            tuple(self._contents(prompt.pictures, tiled)),
+            pictures,
+            tiled,
+            tuple(counts[number] for number in range(len(pictures))),
+        )
 
-    def _contents(self, pictures: Sequence[Picture], options: NVILAOptions) -> Iterator[str]:
+    def _cut(self, pictures: Sequence[Image.Image], tiled: Sequence[bool]) -> dict[str, Tensor]:
+        """Pixels of pictures, as the tower takes them."""
+        found = self.processor.image_processor(list(pictures), tiled=list(tiled), return_tensors="pt")
+        device = self.model.get_input_embeddings().weight.device
+        return {name: value.to(device) for name, value in found.items()}
+
+    def _contents(self, pictures: Sequence[Picture], tiled: Sequence[bool]) -> Iterator[str]:
         settings = self.processor.image_processor.options
-        for number, picture in enumerate(pictures):
-            tiled = options.tile_all_images or len(pictures) == 1 or (options.tile_first and number == 0)
-            yield f"{picture.digest} {'tiled' if tiled else 'whole'} {settings}"
+        for picture, cut in zip(pictures, tiled, strict=True):
+            yield f"{picture.digest} {'tiled' if cut else 'whole'} {settings}"
 
     def embed(self, prepared: NVILAPrepared, known: KnownFeatures | None = None) -> Embedded:  # type: ignore[override]
         inputs = prepared.inputs
@@ -104,7 +126,7 @@ class NVILAFamily(Family):
         """Each content's visual tokens, (n, H), computed where they are not known."""
         found = {content: known.features(content) for content in prepared.contents}
         unknown = [content for content, features in found.items() if features is None]
-        # Alone or among others a picture's features are the same to the bit: in float32 on the CPU, in bfloat16 on an H200.
+        # Alone or among others a picture's features are the same to the bit: in all three types on the CPU, in bfloat16 on an H200.
         for first in range(0, len(unknown), AT_ONCE):
             some = unknown[first : first + AT_ONCE]
             for content, features in zip(some, self._computed(prepared, some), strict=True):
@@ -114,20 +136,11 @@ class NVILAFamily(Family):
 
     def _computed(self, prepared: NVILAPrepared, contents: Sequence[str]) -> list[Tensor]:
         """Visual tokens of some of a prompt's pictures, each a tensor of its own."""
-        sizes: list[list[int]] = prepared.inputs["block_sizes"].tolist()
-        ends = np.cumsum([0, *(self.model.tiles_in_block(*size) for size in sizes)])  # tiles before each block
-        starts = np.cumsum([0, *prepared.blocks])  # blocks before each picture
-        pictures = [prepared.contents.index(content) for content in contents]
-        chosen = [list(range(starts[picture], starts[picture + 1])) for picture in pictures]
-        pixels = torch.cat(
-            [prepared.inputs[self.pixels][ends[mine[0]] : ends[mine[-1] + 1]] for mine in chosen]
-        )  # (tiles, 3, S, S)
-        blocks = iter(
-            self.model.get_image_features(
-                pixels, [sizes[block] for mine in chosen for block in mine], return_dict=True
-            ).pooler_output
-        )
-        return [torch.cat([next(blocks) for _ in mine]) for mine in chosen]
+        numbers = [prepared.contents.index(content) for content in contents]
+        cut = self._cut([prepared.pictures[k] for k in numbers], [prepared.tiled[k] for k in numbers])
+        found = self.model.get_image_features(cut[self.pixels], cut["block_sizes"].tolist(), return_dict=True)
+        blocks = iter(found.pooler_output)
+        return [torch.cat([next(blocks) for _ in range(prepared.blocks[k])]) for k in numbers]
 
     def pictures_features(
         self,
@@ -137,9 +150,8 @@ class NVILAFamily(Family):
         known: KnownFeatures | None = None,
     ) -> list[Tensor]:
         """Stands on this: every picture is embedded by itself, and cut alike in every prompt of several pictures."""
-        options = context.options
-        tiled = options.tile_all_images or context.token_map.n_pictures == 1 or (options.tile_first and number == 0)
-        options = replace(options, tile_all_images=tiled, tile_first=False)
+        tiled = _is_tiled(number, context.token_map.n_pictures, context.options)
+        options = replace(context.options, tile_all_images=tiled, tile_first=False)
         found: list[Tensor] = []
         for first in range(0, len(pictures), AT_ONCE):
             some = list(pictures[first : first + AT_ONCE])
@@ -156,6 +168,11 @@ class NVILAFamily(Family):
             config = self.model.config.text_config
             self._generation[key] = default_generation_config(self.processor, config, options.conv_mode)
         return copy.deepcopy(self._generation[key])
+
+
+def _is_tiled(number: int, count: int, options: NVILAOptions) -> bool:
+    """Whether a picture among so many is cut into tiles: the reference cuts one that is alone."""
+    return options.tile_all_images or count == 1 or (options.tile_first and number == 0)
 
 
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Unpack
@@ -144,6 +144,7 @@ class NVILAProcessor(ProcessorMixin):
         return_tensors: str | None = "pt",
         *,
         tile_first: bool = False,
+        pixels: bool = True,
     ) -> tuple[BatchFeature, PromptLayout]:
         """Model inputs of one prompt and the map of its positions.
 
@@ -158,6 +159,8 @@ class NVILAProcessor(ProcessorMixin):
             Cut every picture as if it were alone. The reference cuts only a single picture.
         tile_first : bool
             Cut the first picture as if it were alone: a conversation that began with it goes on as it was.
+        pixels : bool
+            False leaves ``pixel_values`` and ``block_sizes`` out, and with them most of the work.
 
         Returns
         -------
@@ -169,7 +172,8 @@ class NVILAProcessor(ProcessorMixin):
         PromptError, OptionError
         """
         prompt = self._prompt(parts, conv_mode, tile_all_images, self.image_processor, tile_first)
-        return self._batch([prompt], CallOptions(TextOptions(), {}, return_tensors)), prompt.layout
+        shown = prompt if pixels else replace(prompt, pictures=())
+        return self._batch([shown], CallOptions(TextOptions(), {}, return_tensors)), prompt.layout
 
     def _prompt(
         self,
@@ -213,7 +217,7 @@ class NVILAProcessor(ProcessorMixin):
 
     def layout(self, parts: Any, conv_mode: str = AUTO, tile_all_images: bool = False) -> PromptLayout:
         """The map of positions of one prompt; see `prepare`."""
-        return self.prepare(parts, conv_mode, tile_all_images, return_tensors=None)[1]
+        return self.prepare(parts, conv_mode, tile_all_images, return_tensors=None, pixels=False)[1]
 
     def _geometry(
         self, pictures: Sequence[Image.Image], tiled: Sequence[bool], cutter: NVILAImageProcessor
