@@ -276,7 +276,7 @@ class NVILAProcessor(ProcessorMixin):
             blocks=blocks,
             separators=np.array(separators, dtype=np.int64),
             user_spans=spans,
-            replies=[(bisect_left(begins, each.start), bisect_left(begins, each.stop) + 1) for each in replies],
+            replies=[_positions(reply, begins) for reply in replies],
         )
 
     def _tokenise(self, text: str, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -601,6 +601,12 @@ class NVILAProcessor(ProcessorMixin):
         preprocessor = root / "vision_tower" / "preprocessor_config.json"
         write_json(preprocessor, self.image_processor.to_siglip_dict())
         return [*super().save_pretrained(root, **kwargs), *written, str(preprocessor)]
+
+
+def _positions(reply: Reply, begins: Sequence[int]) -> tuple[int, int]:
+    """First and one-past-last position of a reply and the token that ended it; its words may be none, its tokens some."""
+    first = bisect_left(begins, reply.start)
+    return first, (first + len(reply.ids) if reply.ids else bisect_left(begins, reply.stop)) + 1
 
 
 def _tiled(count: int, every: bool, first: bool = False) -> list[bool]:
