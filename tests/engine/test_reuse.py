@@ -180,7 +180,7 @@ def map_of(blocks: list[tuple[str, int]]) -> TokenMap:
     picture = -1
     for what, rows in blocks:
         picture += what == "picture"
-        kinds += [Kind.IMAGE if what == "picture" else Kind.TEXT] * rows
+        kinds += [{"picture": Kind.IMAGE, "text": Kind.TEXT, "reply": Kind.REPLY}[what]] * rows
         owner += [picture if what == "picture" else -1] * rows
     nothing = [-1] * len(kinds)
     return TokenMap.build(
@@ -203,6 +203,20 @@ def map_of(blocks: list[tuple[str, int]]) -> TokenMap:
 def test_a_prompt_is_cut_behind_pictures(blocks, expected):
     assert cuts(map_of(blocks)) == expected
     assert cuts(map_of(blocks).with_answer(7)) == expected
+
+
+def test_where_a_pass_costs_more_it_is_cut_less_often():
+    tokens = map_of([("picture", 300), ("picture", 300), ("picture", 300), ("text", 9)])
+    assert cuts(tokens, 500) == (600, 900)
+    assert cuts(tokens, 5000) == (900,)
+
+
+def test_a_conversation_is_cut_at_the_end_of_every_turns_prompt():
+    tokens = map_of(
+        [("picture", 20), ("text", 5), ("reply", 3), ("text", 6), ("reply", 2), ("picture", 9), ("text", 4)]
+    )
+    assert cuts(tokens) == (20, 25, 34, 45)
+    assert tokens.turn.tolist() == [0] * 28 + [1] * 8 + [2] * 13
 
 
 # -- what is not reused ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..families.base import Prepared
 from ..hooks.sinks import ResidualNorms
 from ..upstream import shortened
-from .cuts import cuts
+from .cuts import WORTH_A_CUT, WORTH_A_CUT_ON_A_DEVICE, cuts
 from .question import Question
 from .reuse import Prefix, Reuse
 
@@ -20,7 +20,9 @@ NOT_KEPT = "nothing is kept of prompts: this model's cache is quantised or offlo
 
 def stretches_of(question: Question) -> tuple[int, ...]:
     """Where a prompt is cut while it is read; see `vila_lab.engine.cuts`."""
-    return tuple(cut for cut in cuts(question.token_map) if not question.embedded.has_block_over(cut))
+    embedded = question.embedded
+    worth = WORTH_A_CUT if embedded.vectors.device.type == "cpu" else WORTH_A_CUT_ON_A_DEVICE
+    return tuple(cut for cut in cuts(question.token_map, worth) if not embedded.has_block_over(cut))
 
 
 def read_prompt(
