@@ -224,3 +224,23 @@ def test_a_stream_grows_in_its_cell_and_becomes_the_viewer(in_lab, lab):
     view.locator(".chip").first.hover()
     assert "Token 1 of" in view.locator(".read-head b").inner_text()
     shoot(sheet, "lab_stream")
+
+
+def test_a_chat_shows_every_answer_alive_and_grows_with_the_next(in_lab, lab):
+    cells = [
+        "import vila_lab\nfolder, chat = vila_lab.demo_images(), vila_lab.load().chat()\n"
+        "answer = chat.ask([folder / 'g.png', folder / 'm.png', 'What is in image 1?'])\n"
+        "answer = chat.ask('What is in image 2?')\n"
+        "chat",
+        "chat.ask('What is in image 1?').text",
+    ]
+    sheet = in_lab(notebook(cells), "chat.ipynb")
+    views = sheet.locator(".vila-view[data-alive]")
+    views.nth(1).wait_for(timeout=120_000, state="attached")
+    assert views.count() == 2
+    assert sheet.locator(".jp-OutputArea-output h4").all_inner_texts()[-1].startswith("2. What is in image 2?")
+    views.nth(1).locator(".chip").first.hover()
+    assert "Token 1 of" in views.nth(1).locator(".read-head b").inner_text()
+    assert "Token" not in views.nth(0).locator(".read-head b").inner_text()
+    shoot(sheet, "lab_chat")
+    sheet.locator(".jp-OutputArea-output", has_text="'Google.'").wait_for(timeout=60_000)
