@@ -96,7 +96,7 @@ class Job:
 
     def install(self) -> None:
         """Make the environment, unless it is there with the same content."""
-        extras = "" if self.probe_only else "[lab,quantization,structured,test]"
+        extras = "" if self.probe_only else "[lab,quantization,serve,structured,test]"
         what = [
             *self.pins(),
             *(["--pre", "--upgrade"] if self.name == "pre" else []),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import OptionError, VilaLabError
+from .errors import MissingExtra, OptionError, VilaLabError
 from .families import OPTIONS
 from .inputs.naming import Text, kind_of_name
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
@@ -61,6 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="the four-picture example on the embedded model, as a page")
     demo.set_defaults(run=_demo)
 
+    serve = commands.add_parser(
+        "serve",
+        help="answer over HTTP, in the words of OpenAI's chat completions",
+        description="Keep a model resident and answer over HTTP, in the words of OpenAI's chat completions. The token stands in "
+        "VILA_LAB_TOKEN; without it one is made and printed once.",
+    )
+    serve.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.set_defaults(run=_serve)
+
     for command, page in ((infer, None), (demo, "vila-lab-demo.html")):
         command.add_argument("--html", metavar="PAGE", default=page, help="write the answer as one self-contained page")
         command.add_argument("--json", action="store_true", help="print answer, tokens and ledger as JSON")
@@ -68,8 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     form = infer.add_mutually_exclusive_group()
     form.add_argument("--json-mode", action="store_true", help="the answer is a JSON object")
     form.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of the schema in this file")
-    infer.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
-    infer.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
+    for command in (infer, serve):
+        command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+        command.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
     return parser
 
 
@@ -122,6 +134,15 @@ def _demo(options: argparse.Namespace) -> int:
     status = _show(answer, options)
     _say(f"the embedded model answered in {time.perf_counter() - started:.1f} s; open the page in a browser")
     return status
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from .serve.running import run
+    except ImportError as error:
+        raise MissingExtra(f'the service needs {error.name}: pip install "vila-lab[serve]"') from error
+    _say(f"loading {options.model_path or 'the embedded model'} ...")
+    return run(_session(options), options.host, options.port, _say)
 
 
 def _session(options: argparse.Namespace) -> Any:

@@ -67,6 +67,11 @@ class Stream(Iterator[Token]):
         return "".join(token.text for token in self._answering.tokens)
 
     @property
+    def reused(self) -> int:
+        """How many positions of the prompt were not computed again, once the first token is there."""
+        return self._answering.reused
+
+    @property
     def answer(self) -> Answer:
         """The answer: to its end, or what there is of it where the stream was closed or interrupted, which its notes say.
 

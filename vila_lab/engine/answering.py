@@ -66,6 +66,11 @@ class Answering:
         return tuple(self._generation.saying.tokens)
 
     @property
+    def reused(self) -> int:
+        """How many positions of the prompt were not computed again."""
+        return self._asked.question.reused
+
+    @property
     def has_ended(self) -> bool:
         """Whether the last token stopped the answer, or reached its limit."""
         return self._generation.saying.has_ended

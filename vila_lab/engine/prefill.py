@@ -76,6 +76,7 @@ def read_beginning(
     start, kept = 0, _kept(reuse, keys)
     if kept is not None:
         start, cache = kept.cuts[-1], kept.cache
+        question.reused = start
         norms.begin_with(kept.norms)
     is_new = False
     for stop in places:

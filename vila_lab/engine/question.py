@@ -30,12 +30,15 @@ class Question:
         Features of pictures that need not be computed again.
     goes_on
         Whether the prompt is part of a conversation, which the next question will repeat.
+    reused
+        How many positions of the prompt were not computed again.
     """
 
     family: Family
     prepared: Prepared
     known: KnownFeatures | None = None
     goes_on: bool = False
+    reused: int = 0
 
     @property
     def model(self) -> Any:

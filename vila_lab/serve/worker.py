@@ -1,0 +1,158 @@
+"""Worker: the one thread that puts a model to work, a question at a time, fair to all who wait. Knows no HTTP.
+
+Who asked least recently comes first, and among the questions of one client the oldest: a client with a hundred questions in the
+queue does not keep one with a single question waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..stream import Stream
+from .failures import Busy, Refused
+
+WAITING = 256  # questions in the queue, at most
+WAITING_EACH = 64  # of one client
+
+
+@dataclass(eq=False)
+class Job:
+    """A question that waits, or is being answered.
+
+    Attributes
+    ----------
+    client : str
+        Whose it is.
+    work : callable
+        Given the job, in the worker's thread.
+    failed : callable
+        Given the error, where the work raised one, or the job was never begun.
+    """
+
+    client: str
+    work: Callable[[Job], None]
+    failed: Callable[[BaseException], None]
+    stream: Stream | None = None
+    is_cancelled: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def follow(self, stream: Stream) -> None:
+        """Let `cancel` stop this stream; one that came earlier stops it now."""
+        with self._lock:
+            self.stream = stream
+            if self.is_cancelled:
+                stream.close()
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more; from any thread."""
+        with self._lock:
+            self.is_cancelled = True
+            if self.stream is not None:
+                self.stream.close()
+
+
+class Worker:
+    """One thread for one model.
+
+    Examples
+    --------
+    >>> import queue
+    >>> worker, done = Worker(), queue.Queue()
+    >>> _ = worker.submit("me", lambda job: done.put("done"), done.put)
+    >>> done.get(), worker.close(1)
+    ('done', True)
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client, who was served last stands last
+        self._running: Job | None = None
+        self._is_open = True
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="vila_lab worker", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Questions in the queue."""
+        with self._changed:
+            return sum(map(len, self._waiting.values()))
+
+    @property
+    def running(self) -> int:
+        """Questions being answered, 0 or 1."""
+        return int(self._running is not None)
+
+    def submit(self, client: str, work: Callable[[Job], None], failed: Callable[[BaseException], None]) -> Job:
+        """Have some work done in the worker's thread.
+
+        Raises
+        ------
+        Busy
+            If too many wait.
+        Refused
+            If the worker is closing.
+        """
+        job = Job(client, work, failed)
+        with self._changed:
+            if not self._is_open:
+                raise Refused(503, "the server is shutting down", {"Retry-After": "10"})
+            mine = self._waiting.get(client, ())
+            if len(mine) >= WAITING_EACH or sum(map(len, self._waiting.values())) >= WAITING:
+                raise Busy("too many questions wait already; ask again later", 2)
+            self._waiting.setdefault(client, deque()).append(job)
+            self._changed.notify_all()
+        return job
+
+    def close(self, seconds: float) -> bool:
+        """Begin nothing more, and let what runs end within some seconds; what does not is stopped.
+
+        Returns
+        -------
+        bool
+            Whether the thread has ended.
+        """
+        with self._changed:
+            self._is_open = False
+            left = [job for jobs in self._waiting.values() for job in jobs]
+            self._waiting.clear()
+            self._changed.notify_all()
+        for job in left:
+            job.failed(Refused(503, "the server is shutting down", {"Retry-After": "10"}))
+        self._thread.join(seconds)
+        if self._running is not None:
+            self._running.cancel()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                if not job.is_cancelled:
+                    job.work(job)
+            except BaseException as error:  # the thread outlives whatever a question does
+                job.failed(error)
+            finally:
+                self._running = None
+                job.stream = None
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            while self._is_open and not self._waiting:
+                self._changed.wait()
+            if not self._waiting:
+                return None
+            client, jobs = next(iter(self._waiting.items()))
+            job = jobs.popleft()
+            del self._waiting[client]
+            if jobs:
+                self._waiting[client] = jobs  # behind all others
+            self._running = job
+            return job
+
+
+def never(*_: Any) -> None:
+    """Tells nobody."""
