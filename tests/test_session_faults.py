@@ -5,12 +5,10 @@ from __future__ import annotations
 import gc
 import random
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,6 @@ from vila_lab.session import Session
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-PACKAGE = str(Path(vila_lab.__file__).parent)
 SEEDS = 100
 
 
@@ -44,37 +41,33 @@ def pictures(demo) -> list[Any]:
     return [demo / name for name in ("g.png", "m.png", "a.png", "n.png")]
 
 
-class CtrlC:
-    """A real SIGINT at the k-th line of the package that runs; what may not be interrupted puts it off, as it does a key."""
+def interrupted(work: Callable[[], Any], seconds: float) -> bool:
+    """Whether a SIGINT, sent so much later, came out of the work: wherever Python takes a signal, as it takes a key.
 
-    def __init__(self, at: int = 0) -> None:
-        self.at, self.seen = at, 0
+    Not by a tracer: it can raise between a block's last line and its way out, where Python never takes a signal.
+    """
+    due = threading.Event()
 
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self.line if frame.f_code.co_filename.startswith(PACKAGE) else None
+    def send() -> None:
+        if not due.wait(seconds):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
-            self.seen += 1
-            if self.seen == self.at:
-                sys.settrace(None)
-                signal.raise_signal(signal.SIGINT)
-        return self.line
-
-    def during(self, work: Callable[[], Any]) -> bool:
-        """Whether it came out of the work."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            work()
-        except KeyboardInterrupt:
-            return True
-        except CaptureError as error:
-            assert "interrupted before its first token" in str(error)  # noqa: PT017 - a stream that showed nothing
-            return True
-        finally:
-            sys.settrace(before)
-        return False
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        work()
+        due.set()
+        sender.join()
+        time.sleep(0)  # one that was sent at the very end is taken here
+    except KeyboardInterrupt:
+        return True
+    except CaptureError as error:
+        assert "interrupted before its first token" in str(error)  # noqa: PT017 - a stream that showed nothing
+        return True
+    finally:
+        due.set()
+        sender.join()
+    return False
 
 
 def kinds(lab: Session, pictures: list[Any]) -> dict[str, Callable[[], Any]]:
@@ -119,23 +112,20 @@ def test_a_hundred_interrupts_change_nothing_and_leave_nothing(lab, pictures):
     parts = [*pictures, "What is in image 2?"]
     expected = lab.ask(parts)
     works = kinds(lab, pictures)
-    lines = {}
+    lasts = {}
     for name, work in works.items():
         work()
-        counter = CtrlC()
-        counter.during(work)
-        lines[name] = counter.seen
-        for handle in lab.edits:
-            handle.remove()
+        start = time.perf_counter()
+        work()
+        lasts[name] = time.perf_counter() - start
     hooks, threads = hooks_in(lab.model), threading.active_count()
     rng, came = random.Random(0), 0
     for seed in range(SEEDS):
         name = list(works)[seed % len(works)]
-        place = CtrlC(rng.randint(1, lines[name]))
-        came += place.during(works[name])
-        for handle in lab.edits:
-            handle.remove()
-        where = (seed, name, place.at)
+        after = rng.uniform(0, lasts[name])
+        came += interrupted(works[name], after)
+        lab.clear_edits()
+        where = (seed, name, after)
         assert hooks_in(lab.model) == hooks, where
         assert not is_acted_on(lab.model), where
         assert not lab.engine.lock.locked(), where
@@ -143,7 +133,7 @@ def test_a_hundred_interrupts_change_nothing_and_leave_nothing(lab, pictures):
         assert torch.is_grad_enabled(), where
         assert lab.engine.reuse.nbytes == sum(kept.nbytes for kept in lab.engine.reuse), where
         same(lab.ask(parts), expected)
-    assert came > SEEDS * 0.9
+    assert came > SEEDS / 2
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -75,6 +74,7 @@ class Engine:
         self.family = family
         self.name = name
         self.lock = ModelLock()
+        self.lock.check = partial(check_finished, family.model, "the model")
         self.head_sets: dict[str, Sequence[tuple[int, int]]] = dict(head_sets or {})
         self.clean = CleanLogits()
         self.reuse = Reuse()
@@ -240,12 +240,13 @@ class Engine:
         with self.turn():
             return Asked(self, request)
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """The model is the caller's inside."""
-        with self.lock:
-            check_finished(self.family.model, "the model")
-            yield
+    def turn(self) -> ModelLock:
+        """The model is the caller's inside a ``with`` of it.
+
+        Not a context manager written as a generator: it would hold the lock for as long as a traceback holds it, where a
+        Ctrl-C came between its beginning and the block.
+        """
+        return self.lock
 
     def usable(self) -> Reuse | None:
         """What was computed before; None while somebody else's hooks are in the model, who are to see all that it does, at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import CaptureError
@@ -28,6 +29,11 @@ class ModelLock(RLock):
     Leaving is the built-in lock's own, which no interrupt can come into: written in Python, a Ctrl-C at its first line
     would leave the model locked for good.
 
+    Attributes
+    ----------
+    check : callable
+        Called once the turn is taken; what it raises ends it.
+
     Examples
     --------
     >>> turn = ModelLock()
@@ -35,6 +41,8 @@ class ModelLock(RLock):
     ...     turn.locked()
     True
     """
+
+    check: Callable[[], None] = staticmethod(lambda: None)
 
     def locked(self) -> bool:
         """Whether somebody has the turn."""
@@ -51,7 +59,9 @@ class ModelLock(RLock):
                 "this model is at work for this very call (a hook asked it something): keep what you need in the hook, and ask afterwards"
             )
         try:
-            return super().__enter__()
+            entered = super().__enter__()
+            self.check()
+            return entered
         except BaseException:
             if self._is_owned():  # interrupted after the lock was taken
                 self.release()
