@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument(
+        "--allow-remote-images", action="store_true", help="fetch pictures from public http(s) addresses"
+    )
+    serve.add_argument(
+        "--allowed-media-domains", default="", metavar="HOSTS", help="from these hosts alone: a.example,b.example"
+    )
     serve.set_defaults(run=_serve)
 
     for command, page in ((infer, None), (demo, "vila-lab-demo.html")):
@@ -142,7 +148,8 @@ def _serve(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingExtra(f'the service needs {error.name}: pip install "vila-lab[serve]"') from error
     _say(f"loading {options.model_path or 'the embedded model'} ...")
-    return run(_session(options), options.host, options.port, _say)
+    domains = [each.strip() for each in options.allowed_media_domains.split(",") if each.strip()]
+    return run(_session(options), options.host, options.port, _say, remote=options.allow_remote_images, domains=domains)
 
 
 def _session(options: argparse.Namespace) -> Any:

@@ -21,9 +21,11 @@ import pytest
 import uvicorn
 
 import vila_lab
+from vila_lab.errors import PictureError
+from vila_lab.prompt import Prompt
 from vila_lab.serve import app as serving
 from vila_lab.serve.app import create_app
-from vila_lab.serve.completions import Pieces
+from vila_lab.serve.completions import Pieces, prompt_of
 from vila_lab.session import Session
 
 TOKEN, OTHER = "a-token-of-the-tests", "another-token-of-theirs"
@@ -183,6 +185,35 @@ def test_a_client_that_goes_away_stops_the_model(address, lab, asked, stream, mo
     time.sleep(0.5)
     assert steps[0] == seen < 60
     assert not lab.engine.lock.locked()
+
+
+# -- pictures of other servers ---------------------------------------------------------------------------------------------------
+
+
+def test_addresses_are_fetched_where_that_is_allowed(demo):
+    """In the thread that reads pictures; its failure names the picture."""
+    asked: list[str] = []
+
+    def fetch(url: str) -> bytes:
+        asked.append(url)
+        if "lost" in url:
+            raise PictureError("the server of a picture answers with status 404")
+        return (demo / "g.png").read_bytes()
+
+    def content(*urls: str) -> list[dict[str, Any]]:
+        shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        return [{"role": "user", "content": [*shown, text("What is this?")]}]
+
+    prompt = prompt_of(content("https://a.example/a.png", "HTTP://a.example/b.png"), fetch)
+    assert asked == ["https://a.example/a.png", "HTTP://a.example/b.png"]
+    assert prompt.pictures[0].digest == Prompt.of([demo / "g.png"]).pictures[0].digest
+    with pytest.raises(PictureError, match="picture 2 of 2: the server of a picture answers with status 404"):
+        prompt_of(content("https://a.example/a.png", "https://a.example/lost.png"), fetch)
+    for url in ("https://a.example/a.png", "file:///a.png", "a.png"):
+        with pytest.raises(PictureError, match="picture 1 of 1 is no data: address"):
+            prompt_of(content(url))
+    with pytest.raises(PictureError, match="no data: address"):
+        prompt_of(content("file:///a.png"), fetch)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,12 @@ POLL = 0.1  # seconds between two looks whether a client is still there
 GRACE = 10.0  # seconds that a running question has after the server is told to end
 
 
-def create_app(lab: Session, tokens: dict[str, str], hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
+def create_app(
+    lab: Session,
+    tokens: dict[str, str],
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
+    fetch: Callable[[str], bytes] | None = None,
+) -> FastAPI:
     """The service around a session.
 
     Parameters
@@ -42,6 +47,8 @@ def create_app(lab: Session, tokens: dict[str, str], hosts: tuple[str, ...] = ("
         Bearer tokens, by the name of who has it.
     hosts
         Names under which the server may be asked.
+    fetch
+        Gives the pictures of other servers; None to read none.
     """
     worker, figures = Worker(), Figures()
 
@@ -50,7 +57,7 @@ def create_app(lab: Session, tokens: dict[str, str], hosts: tuple[str, ...] = ("
         yield
         await asyncio.to_thread(worker.close, GRACE)
 
-    app = FastAPI(title="vila_lab", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="vila_lab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Doors, tokens=tokens, hosts=hosts)
     app.state.worker = worker
     known = tuple(each.name for each in fields(lab.family.options))
@@ -81,7 +88,7 @@ def create_app(lab: Session, tokens: dict[str, str], hosts: tuple[str, ...] = ("
     @app.post("/v1/chat/completions")
     async def completions(asked: Body, request: Request) -> Any:
         """Answer a conversation with pictures, at once or as it comes."""
-        prompt = await asyncio.to_thread(prompt_of, asked.messages)
+        prompt = await asyncio.to_thread(prompt_of, asked.messages, fetch)
         question = Question(lab, prompt, asked, known, figures)
         job = worker.submit(client_of(request.scope), question.answer, question.fail)
         if asked.stream:

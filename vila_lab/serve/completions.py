@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -79,8 +79,13 @@ class Body(BaseModel):
         return [{**given, **sampling, "seed": seed} for seed in seeds]
 
 
-def prompt_of(messages: Sequence[Mapping[str, Any]]) -> Prompt:
+def prompt_of(messages: Sequence[Mapping[str, Any]], fetch: Callable[[str], bytes] | None = None) -> Prompt:
     """The conversation, its pictures read.
+
+    Parameters
+    ----------
+    fetch
+        Gives what is behind an http or https address; None where pictures of other servers are not read.
 
     Raises
     ------
@@ -94,12 +99,14 @@ def prompt_of(messages: Sequence[Mapping[str, Any]]) -> Prompt:
         if message.get("role") == "developer":
             message["role"] = "system"
         for part in _parts(message):
-            if not isinstance(part, Mapping):
+            if not isinstance(part, dict):
                 raise PromptError("a part of a message is a table with a type")
             kind = part.get("type")
             if kind == "image_url":
                 number += 1
-                _check_address(part.get("image_url"), f"picture {number} of {total}")
+                data = _fetched(part.get("image_url"), f"picture {number} of {total}", fetch)
+                if data is not None:
+                    part["image_url"] = data
             elif kind != "text":
                 raise PromptError(f"a part of a message has the type {kind!r}; known are text, image_url")
     return Prompt.of(listed)
@@ -110,13 +117,19 @@ def _parts(message: Mapping[str, Any]) -> list[Any]:
     return list(content) if isinstance(content, list) else []
 
 
-def _check_address(value: Any, where: str) -> None:
-    """Refuse what is no picture in the request itself: a client's words never name a file of this machine."""
+def _fetched(value: Any, where: str, fetch: Callable[[str], bytes] | None) -> bytes | None:
+    """What is behind an address, None if it is one that holds its picture; a client's words never name a file of this machine."""
     url = value.get("url") if isinstance(value, Mapping) else value
     if not isinstance(url, str):
         raise PictureError(f"{where} has no url; send it as data:image/png;base64,...")
-    if url[:5].lower() != "data:":
+    if url[:5].lower() == "data:":
+        return None
+    if fetch is None or not url[:8].lower().startswith(("http://", "https://")):
         raise PictureError(f"{where} is no data: address; send it as data:image/png;base64,...")
+    try:
+        return fetch(url)
+    except PictureError as error:
+        raise PictureError(f"{where}: {error}") from error
 
 
 class Pieces:

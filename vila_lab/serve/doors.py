@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .failures import Refused, body, refusal_of
 
 log = logging.getLogger("vila_lab.serve")
-OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/docs")
+OPEN = ("/healthz", "/readyz", "/openapi.json")
 """Pages that need no token: they tell nothing about anybody."""
 
 LARGEST = 64 * 2**20  # bytes of a body
