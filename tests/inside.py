@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import traceback
 from typing import Any
 
 
@@ -28,3 +31,9 @@ def left_title(ax: Any) -> Any:
 def script_of(widget: Any) -> str:
     """The JavaScript of an anywidget."""
     return str(widget._esm)
+
+
+def files_of(thread: threading.Thread) -> list[str]:
+    """The files of what a thread is in the middle of."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [] if frame is None else [each.f_code.co_filename for each, _ in traceback.walk_stack(frame)]

@@ -146,6 +146,7 @@ class Answering:
         if not self.tokens:
             raise CaptureError("the answer was interrupted before its first token, so nothing is left of it: ask again")
         with self._engine.turn():
+            self._engine.check()
             return self._asked.record(generation.saying, generation.norms.values(), generation.tape())
 
     @contextmanager

@@ -74,7 +74,6 @@ class Engine:
         self.family = family
         self.name = name
         self.lock = ModelLock()
-        self.lock.check = partial(check_finished, family.model, "the model")
         self.head_sets: dict[str, Sequence[tuple[int, int]]] = dict(head_sets or {})
         self.clean = CleanLogits()
         self.reuse = Reuse()
@@ -152,6 +151,7 @@ class Engine:
     def _batch(self, ready: dict[int, Asked]) -> dict[int, Record | VilaLabError]:
         """The records of those that can stand side by side, if there is more than one."""
         with self.turn():
+            self.check()
             reuse = self.usable()
             if reuse is None or not keeps_everything(self.family.new_cache()):
                 return {}
@@ -238,15 +238,26 @@ class Engine:
     def asked(self, request: Request) -> Asked:
         """A request made ready."""
         with self.turn():
+            self.check()
             return Asked(self, request)
 
     def turn(self) -> ModelLock:
-        """The model is the caller's inside a ``with`` of it.
+        """The model is the caller's inside a ``with`` of it, which begins with `check`.
 
         Not a context manager written as a generator: it would hold the lock for as long as a traceback holds it, where a
         Ctrl-C came between its beginning and the block.
         """
         return self.lock
+
+    def check(self) -> None:
+        """Refuse to work with a model in which an interrupt left something behind.
+
+        Raises
+        ------
+        CaptureError
+            With the way out.
+        """
+        check_finished(self.family.model, "the model")
 
     def usable(self) -> Reuse | None:
         """What was computed before; None while somebody else's hooks are in the model, who are to see all that it does, at once.

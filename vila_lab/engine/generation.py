@@ -15,6 +15,7 @@ from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
 from ..hooks.sites import select_sites
+from ..interrupts import check_finished
 from ..tokens import Token
 from .asked import Asked
 from .prefill import read_prompt, stretches_of
@@ -57,6 +58,7 @@ class Generation:
     @contextmanager
     def in_the_model(self) -> Iterator[None]:
         """What records and edits is in the model inside; the block may be entered again for the tokens to come."""
+        check_finished(self._question.model, "the model")
         with torch.no_grad():
             if not self.saying.tokens:
                 self._begin()

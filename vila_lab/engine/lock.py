@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import CaptureError
@@ -29,11 +28,6 @@ class ModelLock(RLock):
     Leaving is the built-in lock's own, which no interrupt can come into: written in Python, a Ctrl-C at its first line
     would leave the model locked for good.
 
-    Attributes
-    ----------
-    check : callable
-        Called once the turn is taken; what it raises ends it.
-
     Examples
     --------
     >>> turn = ModelLock()
@@ -41,8 +35,6 @@ class ModelLock(RLock):
     ...     turn.locked()
     True
     """
-
-    check: Callable[[], None] = staticmethod(lambda: None)
 
     def locked(self) -> bool:
         """Whether somebody has the turn."""
@@ -59,9 +51,7 @@ class ModelLock(RLock):
                 "this model is at work for this very call (a hook asked it something): keep what you need in the hook, and ask afterwards"
             )
         try:
-            entered = super().__enter__()
-            self.check()
-            return entered
+            return super().__enter__()
         except BaseException:
             if self._is_owned():  # interrupted after the lock was taken
                 self.release()

@@ -43,7 +43,7 @@ class Sampling:
     Examples
     --------
     >>> Sampling(do_sample=True, seed=5)
-    Sampling(do_sample=True, temperature=None, top_p=None, top_k=None, seed=5)
+    Sampling(do_sample=True, temperature=None, top_p=None, top_k=None, seed=5, min_p=None)
     """
 
     do_sample: bool = False
