@@ -147,6 +147,28 @@ def test_where_memory_is_short_fewer_stand_side_by_side(lab, prompts, monkeypatc
     assert not lab.engine.lock.locked()
 
 
+def test_what_was_answered_before_an_interrupt_is_kept(lab, prompts, monkeypatch):
+    run, count = lab.family.decode_batch, [0]
+
+    def interrupting(*given: Any) -> Any:
+        count[0] += 1
+        if count[0] == 8:
+            raise KeyboardInterrupt
+        return run(*given)
+
+    expected = [answer.text for answer in lab.ask_many(prompts, max_new_tokens=3)]
+    monkeypatch.setattr(lab.family, "decode_batch", interrupting)
+    many = lab.ask_many(prompts, batch_size=4, max_new_tokens=3, errors="keep")
+    done = [answer for answer in many if isinstance(answer, vila_lab.Answer)]
+    assert 0 < len(done) < len(many) == len(prompts)
+    assert [answer.text for answer in done] == expected[: len(done)]
+    assert "interrupted" in str(many[-1])
+    count[0] = 0
+    with pytest.raises(KeyboardInterrupt):
+        lab.ask_many(prompts, batch_size=4, max_new_tokens=3)
+    assert not lab.engine.lock.locked()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

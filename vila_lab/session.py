@@ -357,7 +357,7 @@ class Session(Interventions):
             How many are answered side by side; "auto" takes what there is memory for.
         errors
             "raise": the first question that cannot be answered ends it, before any is answered where that is seen at once.
-            "keep": its error stands in its place, and the others are answered.
+            "keep": its error stands in its place, and the others are answered; a Ctrl-C keeps what there is until then.
         max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, options
             As in `ask`, for every question.
 
@@ -391,14 +391,20 @@ class Session(Interventions):
                 found[number] = _failed(error, number, len(listed), errors)
         under = [self._under(request) for request in requests.values()]
         size = None if isinstance(batch_size, str) else batch_size
-        with progress(len(under), "questions") as bar:
-            for number, record in zip(requests, self.engine.run_many(under, size), strict=True):
-                found[number] = (
-                    _failed(record, number, len(listed), errors)
-                    if isinstance(record, VilaLabError)
-                    else self._answer(self._kept(record))
-                )
-                bar.update()
+        try:
+            with progress(len(under), "questions") as bar:
+                for number, record in zip(requests, self.engine.run_many(under, size), strict=True):
+                    found[number] = (
+                        _failed(record, number, len(listed), errors)
+                        if isinstance(record, VilaLabError)
+                        else self._answer(self._kept(record))
+                    )
+                    bar.update()
+        except KeyboardInterrupt:
+            if errors == "raise":
+                raise
+            late = CaptureError("the call was interrupted before it was answered; ask it again")
+            found = [_failed(late, k, len(listed), errors) if each is None else each for k, each in enumerate(found)]
         return Answers(
             [each for each in found if each is not None],
             [requests[k].prompt.text if k in requests else str(prompt) for k, prompt in enumerate(listed)],
