@@ -238,9 +238,11 @@ def test_what_is_refused_says_why_in_openais_form(client, http, asked, demo):
     ]  # fmt: skip
     for body, words in refused:
         for stream in (False, True):
-            with pytest.raises(openai.BadRequestError, match=words) as caught:
+            with pytest.raises(openai.BadRequestError) as caught:
                 client.chat.completions.create(model="any", stream=stream, **body)
-            assert set(caught.value.body) >= {"message", "type", "code"}
+            told: Any = caught.value.body
+            assert set(told) >= {"message", "type", "code"}
+            assert words in told["message"]
     assert client.chat.completions.create(model="any", messages=asked).choices[0].message.content == "Microsoft."
     assert http.post("/v1/chat/completions", content=b"{").status_code == 400
     assert http.get("/nowhere").json()["error"]["code"] == 404
