@@ -101,7 +101,7 @@ class Answering:
         return self._with_room(self._step)
 
     def _step(self) -> Token:
-        with self._engine.turn(), self._stoppable(), self._generation.in_the_model():
+        with self._engine.lock, self._stoppable(), self._generation.in_the_model():
             return self._generation.step()
 
     @keeps_gradients
@@ -110,7 +110,7 @@ class Answering:
         self._with_room(self._rest)
 
     def _rest(self) -> None:
-        with self._engine.turn(), self._generation.in_the_model():
+        with self._engine.lock, self._generation.in_the_model():
             while not self.has_ended:
                 self._generation.step()
 
@@ -145,7 +145,7 @@ class Answering:
         generation = self._generation
         if not self.tokens:
             raise CaptureError("the answer was interrupted before its first token, so nothing is left of it: ask again")
-        with self._engine.turn():
+        with self._engine.lock:
             self._engine.check()
             return self._asked.record(generation.saying, generation.norms.values(), generation.tape())
 

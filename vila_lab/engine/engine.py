@@ -49,7 +49,7 @@ class Engine:
     Attributes
     ----------
     lock : ModelLock
-        Held while the model works.
+        Held while the model works; who asks something of it begins with `check`.
     head_sets : dict
         They may be added to at any time.
     clean : CleanLogits
@@ -150,7 +150,7 @@ class Engine:
 
     def _batch(self, ready: dict[int, Asked]) -> dict[int, Record | VilaLabError]:
         """The records of those that can stand side by side, if there is more than one."""
-        with self.turn():
+        with self.lock:
             self.check()
             reuse = self.usable()
             if reuse is None or not keeps_everything(self.family.new_cache()):
@@ -237,17 +237,9 @@ class Engine:
 
     def asked(self, request: Request) -> Asked:
         """A request made ready."""
-        with self.turn():
+        with self.lock:
             self.check()
             return Asked(self, request)
-
-    def turn(self) -> ModelLock:
-        """The model is the caller's inside a ``with`` of it, which begins with `check`.
-
-        Not a context manager written as a generator: it would hold the lock for as long as a traceback holds it, where a
-        Ctrl-C came between its beginning and the block.
-        """
-        return self.lock
 
     def check(self) -> None:
         """Refuse to work with a model in which an interrupt left something behind.

@@ -28,6 +28,9 @@ class ModelLock(RLock):
     Leaving is the built-in lock's own, which no interrupt can come into: written in Python, a Ctrl-C at its first line
     would leave the model locked for good.
 
+    It is taken itself, never through a context manager written as a generator: that would hold it for as long as a traceback
+    does, where a Ctrl-C came between its beginning and the block.
+
     Examples
     --------
     >>> turn = ModelLock()

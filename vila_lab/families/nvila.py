@@ -23,6 +23,7 @@ from ..nvila.layout import PromptLayout
 from ..nvila.modeling_nvila import NVILAForConditionalGeneration
 from ..nvila.processing_nvila import NVILAProcessor
 from ..nvila.prompt_options import NVILAOptions
+from ..nvila.tiling import tiled_pictures
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
 from .base import Components, Embedded, Family, KnownFeatures, LateInputs, Prepared
@@ -84,7 +85,7 @@ class NVILAFamily(Family):
             pixels=False,
         )
         pictures = tuple(prompt.images)
-        tiled = tuple(_is_tiled(number, len(pictures), options) for number in range(len(pictures)))
+        tiled = tuple(tiled_pictures(len(pictures), options.tile_all_images, options.tile_first))
         device = self.model.get_input_embeddings().weight.device
         late = (self.pixels, "block_sizes") if pictures else ()
         inputs = LateInputs(
@@ -150,8 +151,9 @@ class NVILAFamily(Family):
         known: KnownFeatures | None = None,
     ) -> list[Tensor]:
         """Stands on this: every picture is embedded by itself, and cut alike in every prompt of several pictures."""
-        tiled = _is_tiled(number, context.token_map.n_pictures, context.options)
-        options = replace(context.options, tile_all_images=tiled, tile_first=False)
+        options = context.options
+        tiled = tiled_pictures(context.token_map.n_pictures, options.tile_all_images, options.tile_first)
+        options = replace(options, tile_all_images=tiled[number], tile_first=False)
         found: list[Tensor] = []
         for first in range(0, len(pictures), AT_ONCE):
             some = list(pictures[first : first + AT_ONCE])
@@ -168,11 +170,6 @@ class NVILAFamily(Family):
             config = self.model.config.text_config
             self._generation[key] = default_generation_config(self.processor, config, options.conv_mode)
         return copy.deepcopy(self._generation[key])
-
-
-def _is_tiled(number: int, count: int, options: NVILAOptions) -> bool:
-    """Whether a picture among so many is cut into tiles: the reference cuts one that is alone."""
-    return options.tile_all_images or count == 1 or (options.tile_first and number == 0)
 
 
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:

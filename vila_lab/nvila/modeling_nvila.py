@@ -195,13 +195,12 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         sizes = [(0, 0)] * len(features) if block_sizes is None else [(int(r), int(c)) for r, c in block_sizes]
         blocks = []
         for rows, columns in sizes:
-            count = self.tiles_in_block(rows, columns)
+            count = self._tiles_in_block(rows, columns)
             blocks.append(self._multiscale_tokens(features[:count], rows, columns))
             features = features[count:]
         return blocks
 
-    def tiles_in_block(self, rows: int, columns: int) -> int:
-        """How many of the ``pixel_values`` a block of these ``block_sizes`` has."""
+    def _tiles_in_block(self, rows: int, columns: int) -> int:
         if rows == 0:
             return 1
         options = self.config.tiling

@@ -41,6 +41,7 @@ from vila_lab.nvila.prompting import (
     pictures_of,
 )
 from vila_lab.nvila.replies import Reply, tokenised
+from vila_lab.nvila.tiling import tiled_pictures
 from vila_lab.nvila.tokenizer_files import load_tokenizer, named_chat_template, use_older_names
 from vila_lab.nvila.typed import spelled_out
 
@@ -185,7 +186,7 @@ class NVILAProcessor(ProcessorMixin):
     ) -> _Prompt:
         parts = plain_parts(parts)
         pictures = pictures_of(parts)
-        tiled = _tiled(len(pictures), tile_all_images, tile_first)
+        tiled = tiled_pictures(len(pictures), tile_all_images, tile_first)
         geometry = self._geometry(pictures, tiled, cutter)
         counts = [len(blocks) for blocks in geometry]
         assembled = assemble(parts, lambda picture: self._markers(counts[picture], tiled[picture]))
@@ -357,7 +358,7 @@ class NVILAProcessor(ProcessorMixin):
 
         `spans` are characters of `text` that a model is to generate, `typed` those that a user wrote.
         """
-        tiled = _tiled(len(pictures), tile_all_images)
+        tiled = tiled_pictures(len(pictures), tile_all_images)
         geometry = self._geometry(pictures, tiled, cutter)
         pieces = text.split(IMAGE_TOKEN)
         markers = [self._markers(len(blocks), cut) for blocks, cut in zip(geometry, tiled, strict=True)]
@@ -607,11 +608,6 @@ def _positions(reply: Reply, begins: Sequence[int]) -> tuple[int, int]:
     """First and one-past-last position of a reply and the token that ended it; its words may be none, its tokens some."""
     first = bisect_left(begins, reply.start)
     return first, (first + len(reply.ids) if reply.ids else bisect_left(begins, reply.stop)) + 1
-
-
-def _tiled(count: int, every: bool, first: bool = False) -> list[bool]:
-    """Which pictures are cut into tiles: the reference cuts one that is alone."""
-    return [every or count == 1 or (first and number == 0) for number in range(count)]
 
 
 def _offsets_by_search(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:

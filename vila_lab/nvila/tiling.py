@@ -105,6 +105,15 @@ class Crop:
         return self.columns * self.rows
 
 
+def tiled_pictures(count: int, every: bool, first: bool = False) -> list[bool]:
+    """Which of so many pictures are cut into tiles: the reference cuts one that is alone.
+
+    >>> tiled_pictures(1, False), tiled_pictures(2, False), tiled_pictures(2, False, first=True)
+    ([True], [False, False], [True, False])
+    """
+    return [every or count == 1 or (first and number == 0) for number in range(count)]
+
+
 def plan_crops(width: int, height: int, options: TilingOptions, *, tiled: bool) -> list[Crop]:
     """The canvases of one picture, in the order their tiles enter the vision tower.
 

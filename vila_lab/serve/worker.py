@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..stream import Stream
 from .failures import Busy, Refused
@@ -152,7 +151,3 @@ class Worker:
                 self._waiting[client] = jobs  # behind all others
             self._running = job
             return job
-
-
-def never(*_: Any) -> None:
-    """Tells nobody."""
