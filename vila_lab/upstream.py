@@ -390,7 +390,7 @@ def state_of(model: nn.Module) -> tuple[Any, ...]:
     """
     weights = [*model.parameters(), *model.buffers()]
     places = sum(weight.data_ptr() for weight in weights if weight.device.type != "meta")
-    return len(weights), sum(map(times_written, weights)), places, {(w.dtype, w.device) for w in weights}
+    return len(weights), sum(map(times_written, weights)), places, frozenset((w.dtype, w.device) for w in weights)
 
 
 def foreign_hooks(model: nn.Module, ours: str) -> bool:

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..engine.proof import digest
 from ..engine.question import Question
 from ..engine.replay import Replay
 from ..errors import OptionError
@@ -67,7 +66,7 @@ class Patch:
 
     def changes_nothing(self, question: Question) -> bool:
         """A patch from an answer to the very same prompt."""
-        return digest(self.source.prepared.inputs) == digest(question.prepared.inputs)
+        return self.source.prepared.identity == question.prepared.identity
 
 
 def states(replay: Replay, state: State, layers: Sequence[int]) -> dict[int, Tensor]:
