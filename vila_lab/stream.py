@@ -45,8 +45,7 @@ class Stream(Iterator[Token]):
 
     def __next__(self) -> Token:
         if not self._is_open or self._answering.has_ended:
-            if self._then and self._answering.tokens and self._answer is None:
-                self._finish()
+            self._tell()
             raise StopIteration
         try:
             return self._answering.step()
@@ -84,6 +83,11 @@ class Stream(Iterator[Token]):
             pass
         return self._finish()
 
+    def _tell(self) -> None:
+        """Have the answer, of whatever was said, if somebody waits for it."""
+        if self._then and self._answering.tokens:
+            self._finish()
+
     def _finish(self) -> Answer:
         if self._answer is None:
             self._answer = self._answer_of(self._answering.record())
@@ -103,8 +107,7 @@ class Stream(Iterator[Token]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        if self._then and self._answering.tokens:
-            self._finish()
+        self._tell()
 
     def __repr__(self) -> str:
         state = "open" if self._is_open and not self._answering.has_ended else "ended"

@@ -130,21 +130,19 @@ class TokenMap:
     @cached_property
     def turn(self) -> NDArray[np.int32]:
         """Which turn of the conversation each position belongs to, from 0: question, pictures and reply; -1 elsewhere.  # (T,)"""
-        is_reply = self.kind == Kind.REPLY
-        ended = np.zeros(len(self), np.int32)
-        ended[1:] = np.cumsum(is_reply[:-1] & ~is_reply[1:])
+        ended = np.searchsorted(self.replies[:, 1], np.arange(len(self)), side="right")
         return np.where(np.isin(self.kind, (Kind.TEMPLATE, Kind.ANSWER)), -1, ended).astype(np.int32)
 
     @cached_property
-    def reply_starts(self) -> NDArray[np.int64]:
-        """Where the replies to earlier turns begin, which is where the prompts of those turns ended."""
-        is_reply = self.kind == Kind.REPLY
-        return np.flatnonzero(is_reply & ~np.concatenate([[False], is_reply[:-1]]))
+    def replies(self) -> NDArray[np.int64]:
+        """Begin and end of the replies to earlier turns; the prompt of a turn ended where its reply begins.  # (turns - 1, 2)"""
+        is_reply = np.concatenate([[False], self.kind == Kind.REPLY, [False]])
+        return np.flatnonzero(is_reply[1:] != is_reply[:-1]).reshape(-1, 2)
 
     @property
     def n_turns(self) -> int:
         """Turns of the conversation, the question itself included."""
-        return len(self.reply_starts) + 1
+        return len(self.replies) + 1
 
     def with_answer(self, count: int) -> TokenMap:
         """The same map with ``count`` generated positions behind the prompt (replacing any that are there)."""

@@ -63,7 +63,7 @@ def test_whatever_was_said_the_first_prompt_begins_the_second(golden_session, go
             prepared = family.prepare(Prompt(("And?",), turns), options)
             ids, tokens = prepared.inputs["input_ids"][0].tolist(), prepared.token_map
             assert ids[: len(first)] == first
-            assert tokens.reply_starts.tolist() == [len(first)]
+            assert tokens.replies[:, 0].tolist() == [len(first)]
             reply = [ids[p] for p in tokens.positions("replies")]
             assert not set(reply[:-1]) & control or own
             if own:

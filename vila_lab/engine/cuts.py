@@ -35,7 +35,7 @@ def cuts(token_map: TokenMap, worth: int = WORTH_A_CUT) -> tuple[int, ...]:
     length = token_map.prompt_length
     ends = [_end_of_picture(token_map, k) for k in range(token_map.n_pictures)]
     found = [0]
-    for stop in (*token_map.reply_starts.tolist(), length):
+    for stop in (*token_map.replies[:, 0].tolist(), length):
         mine = [end for end in ends if found[-1] < end < stop]  # a row is left to choose the first token
         for end in mine:
             if end - found[-1] >= worth or end == mine[-1]:

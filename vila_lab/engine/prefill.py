@@ -94,10 +94,10 @@ def _kept(reuse: Reuse | None, keys: Sequence[str]) -> Prefix | None:
     if found is None:
         return None
     prefix, count = found
-    cache = shortened(prefix.cache, prefix.cuts[count - 1])
+    length = prefix.cuts[count - 1]
+    cache = shortened(prefix.cache, length)
     if cache is None:
         return None
-    length = prefix.cuts[count - 1]
     return Prefix(prefix.keys[:count], prefix.cuts[:count], cache, prefix.norms[:length])
 
 

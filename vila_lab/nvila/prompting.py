@@ -69,7 +69,7 @@ def pictures_of(parts: Any) -> list[Image.Image]:
     PromptError
         The prompt is empty or a part is of a kind that is not known.
     """
-    return [part for _, items in _turns(parts) for part in items if isinstance(part, Image.Image)]
+    return [part for _, items, _ in _turns(parts) for part in items if isinstance(part, Image.Image)]
 
 
 def assemble(parts: Any, markers: Callable[[int], str]) -> list[AssembledTurn]:
@@ -88,8 +88,8 @@ def assemble(parts: Any, markers: Callable[[int], str]) -> list[AssembledTurn]:
     """
     turns: list[AssembledTurn] = []
     pictures = 0
-    for message, (role, items) in zip(_messages(parts), _turns(parts), strict=True):
-        turn = AssembledTurn(role, ids=tuple(message.get("ids") or ()))
+    for role, items, ids in _turns(parts):
+        turn = AssembledTurn(role, ids=ids)
         for item in items:
             if isinstance(item, Image.Image):
                 turn.write(markers(pictures), by_user=False)
@@ -120,24 +120,21 @@ def without_media_tokens(text: str) -> str:
     return text
 
 
-def _messages(parts: Any) -> Sequence[Mapping[str, Any]]:
-    return parts if is_messages(parts) else [{}]
-
-
-def _turns(parts: Any) -> list[tuple[str, list[str | Image.Image]]]:
+def _turns(parts: Any) -> list[tuple[str, list[str | Image.Image], tuple[int, ...]]]:
     if not is_messages(parts):
         items = [parts] if isinstance(parts, str | Image.Image) else parts
         if not items:
             raise PromptError("The prompt is empty; give at least one text or picture.")
-        return [("user", [_part(item) for item in items])]
+        return [("user", [_part(item) for item in items], ())]
     turns = []
     for message in parts:
         role = str(message.get("role", message.get("from")))
         content = message.get("content", message.get("value"))
         items = [content] if isinstance(content, str) or not isinstance(content, Sequence) else content
-        turns.append((ROLES.get(role, role), [_part(item) for item in items if item is not None]))
+        ids = tuple(message.get("ids") or ())
+        turns.append((ROLES.get(role, role), [_part(item) for item in items if item is not None], ids))
     known = {"system", "user", "assistant"}
-    if unknown := next((role for role, _ in turns if role not in known), None):
+    if unknown := next((role for role, *_ in turns if role not in known), None):
         raise PromptError(f"Role {unknown!r} is unknown; use system, user or assistant.")
     return turns
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import difflib
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from PIL import Image
 
 from ..engine.record import Record
 from ..errors import OptionError
+from ..picture import digest_of
 from ..writing import write_file
 from .html import live, overview_picture, plain, static, whole_page
 from .of_answer import view_of
@@ -155,7 +154,7 @@ def _same_pictures(images: Sequence[Sequence[Image.Image]]) -> list[list[int]]:
         seen: dict[str, int] = {}
         row = []
         for image in ones:
-            pixels = hashlib.sha256(np.asarray(image.convert("RGB")).tobytes() + repr(image.size).encode()).hexdigest()
+            pixels = digest_of(image)
             seen[pixels] = seen.get(pixels, -1) + 1
             row.append(numbers.setdefault((pixels, seen[pixels]), len(numbers)))
         found.append(row)

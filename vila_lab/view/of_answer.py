@@ -217,8 +217,7 @@ def _words(record: Record) -> tuple[tuple[str | int, ...], Array]:
     In a conversation earlier questions come first, each with its reply in quotes.
     """
     tokens = record.token_map
-    ends = set((np.flatnonzero(np.diff((tokens.kind == Kind.REPLY).astype(int)) == -1)).tolist())
-    opens = set(tokens.reply_starts.tolist())
+    opens, ends = set(tokens.replies[:, 0].tolist()), set((tokens.replies[:, 1] - 1).tolist())
     pieces: list[tuple[str | int, list[int]]] = []
     end = -1
     for position in np.flatnonzero(np.isin(tokens.kind, (Kind.TEXT, Kind.IMAGE, Kind.REPLY))):
