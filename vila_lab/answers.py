@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .answer import Answer
-from .errors import VilaLabError
+from .engine.record import Record
+from .engine.request import Request
+from .errors import CaptureError, OptionError, VilaLabError
+from .progress import progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +73,65 @@ class Answers(list[Any]):
     def _repr_html_(self) -> str:
         shown: str = self.frame().to_html(escape=True, float_format="{:.2f}".format, max_rows=20, na_rep="")
         return f"<div>{escape(repr(self))}{shown}</div>"
+
+
+def answered(
+    prompts: Iterable[Any],
+    request_of: Callable[[Any], Request],
+    run: Callable[[list[Request]], Iterable[Record | VilaLabError]],
+    answer_of: Callable[[Record], Answer],
+    errors: str,
+) -> Answers:
+    """Answer many questions, each of which may fail alone.
+
+    Parameters
+    ----------
+    prompts
+        As `Session.ask` takes them.
+    request_of, run, answer_of
+        What makes a request of one, answers requests in order, and makes an answer of a record.
+    errors
+        "raise" or "keep"; see `Session.ask_many`.
+
+    Raises
+    ------
+    OptionError
+        If there is one text instead of a list, or `errors` is something else.
+    VilaLabError
+        With "raise", where a question cannot be answered.
+    """
+    if errors not in ("raise", "keep"):
+        raise OptionError(f'errors is "raise" or "keep", not {errors!r}')
+    if isinstance(prompts, str):
+        raise OptionError("ask_many takes a list of questions, and this is one text; ask takes that")
+    listed = list(prompts)
+
+    def failed(error: VilaLabError, number: int) -> VilaLabError:
+        named = type(error)(f"question {number + 1} of {len(listed)}: {error}")
+        named.__cause__ = error
+        if errors == "raise":
+            raise named
+        return named
+
+    found: dict[int, Answer | VilaLabError] = {}
+    requests: dict[int, Request] = {}
+    for number, prompt in enumerate(listed):
+        try:
+            requests[number] = request_of(prompt)
+        except VilaLabError as error:
+            found[number] = failed(error, number)
+    try:
+        with progress(len(requests), "questions") as bar:
+            for number, record in zip(requests, run([*requests.values()]), strict=True):
+                found[number] = failed(record, number) if isinstance(record, VilaLabError) else answer_of(record)
+                bar.update()
+    except KeyboardInterrupt:
+        if errors == "raise":
+            raise
+        late = CaptureError("the call was interrupted before it was answered; ask it again")
+        found |= {number: failed(late, number) for number in requests if number not in found}
+    words = [requests[k].prompt.text if k in requests else str(prompt) for k, prompt in enumerate(listed)]
+    return Answers([found[number] for number in range(len(listed))], words)
 
 
 def _row(answer: Any, check: bool) -> dict[str, Any]:

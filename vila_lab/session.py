@@ -6,28 +6,26 @@ import gc
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 
 from .answer import Answer
-from .answers import Answers
+from .answers import Answers, answered
 from .chat import Chat
 from .edits.redirect import STRENGTH, Redirection
 from .edits.where import Heads
 from .engine.answering import Answering
 from .engine.engine import Engine
-from .engine.form import Form
 from .engine.inputs import Inputs
 from .engine.memory import Disk, Holding, Memory, Pictures, image_bytes, keep_within
 from .engine.record import Record
 from .engine.replay import NO_MODEL, Replay
-from .engine.request import Request
+from .engine.request import Request, limits_of
 from .engine.reuse import CACHE_BYTES, Features, Prefix
 from .engine.sampling import Sampling
-from .engine.scores import BEST
 from .errors import CaptureError, OptionError, VilaLabError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
 from .evidence.order import ORDERS
@@ -36,7 +34,6 @@ from .families.base import Family
 from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types
-from .progress import progress
 from .prompt import Prompt
 from .stream import Stream
 
@@ -45,23 +42,6 @@ if TYPE_CHECKING:
 
 TILINGS = ("reference", "first")
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an answer may be, as a caller says it."""
-
-    max_new_tokens: int | None
-    stop: str | Sequence[str] | None
-    logprobs: int | None
-    response_format: Any
-
-    def request(self, prompt: Prompt, options: Any, sampling: Sampling) -> Request:
-        """A request under these limits, checked."""
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        form = Form.of(self.response_format)
-        kept = BEST if self.logprobs is None else self.logprobs
-        return Request(prompt, options, sampling, self.max_new_tokens, stop=stop, logprobs=kept, form=form)
 
 
 class Session(Interventions):
@@ -270,7 +250,7 @@ class Session(Interventions):
         'Microsoft.'
         """
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
-        limits = Limits(max_new_tokens, stop, logprobs, response_format)
+        limits = limits_of(max_new_tokens, stop, logprobs, response_format)
         request = self._request(prompt, images, sampling, limits, apply_exif, options)
         if n is None:
             return self._answer(self.run(request))
@@ -324,7 +304,7 @@ class Session(Interventions):
             As `ask`, before anything is computed.
         """
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
-        limits = Limits(max_new_tokens, stop, logprobs, response_format)
+        limits = limits_of(max_new_tokens, stop, logprobs, response_format)
         request = self._request(prompt, images, sampling, limits, apply_exif, options)
         return Stream(Answering(self.engine, self._under(request)), lambda record: self._answer(self._kept(record)))
 
@@ -375,39 +355,15 @@ class Session(Interventions):
         if isinstance(batch_size, str) and batch_size != "auto":
             raise OptionError(f'batch_size is a number or "auto", not {batch_size!r}')
         check_range("batch_size", None if isinstance(batch_size, str) else batch_size, least=1)
-        if errors not in ("raise", "keep"):
-            raise OptionError(f'errors is "raise" or "keep", not {errors!r}')
-        if isinstance(prompts, str):
-            raise OptionError("ask_many takes a list of questions, and this is one text; ask takes that")
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
-        limits = Limits(max_new_tokens, stop, logprobs, response_format)
-        listed = list(prompts)
-        found: list[Answer | VilaLabError | None] = [None] * len(listed)
-        requests: dict[int, Request] = {}
-        for number, prompt in enumerate(listed):
-            try:
-                requests[number] = self._request(prompt, None, sampling, limits, apply_exif, options)
-            except VilaLabError as error:
-                found[number] = _failed(error, number, len(listed), errors)
-        under = [self._under(request) for request in requests.values()]
+        limits = limits_of(max_new_tokens, stop, logprobs, response_format)
         size = None if isinstance(batch_size, str) else batch_size
-        try:
-            with progress(len(under), "questions") as bar:
-                for number, record in zip(requests, self.engine.run_many(under, size), strict=True):
-                    found[number] = (
-                        _failed(record, number, len(listed), errors)
-                        if isinstance(record, VilaLabError)
-                        else self._answer(self._kept(record))
-                    )
-                    bar.update()
-        except KeyboardInterrupt:
-            if errors == "raise":
-                raise
-            late = CaptureError("the call was interrupted before it was answered; ask it again")
-            found = [_failed(late, k, len(listed), errors) if each is None else each for k, each in enumerate(found)]
-        return Answers(
-            [each for each in found if each is not None],
-            [requests[k].prompt.text if k in requests else str(prompt) for k, prompt in enumerate(listed)],
+        return answered(
+            prompts,
+            lambda prompt: self._request(prompt, None, sampling, limits, apply_exif, options),
+            lambda requests: self.engine.run_many([self._under(request) for request in requests], size),
+            lambda record: self._answer(self._kept(record)),
+            errors,
         )
 
     def chat(self, system: str | None = None, *, tiling: str = "reference") -> Chat:
@@ -439,14 +395,14 @@ class Session(Interventions):
         prompt: Any,
         images: Any,
         sampling: Sampling,
-        limits: Limits,
+        limits: dict[str, Any],
         apply_exif: Any,
         options: dict[str, Any],
     ) -> Request:
         check_types(Session.ask, {"apply_exif": apply_exif})
         chosen = self.family.options_of(options)
         parts = self._pictures.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
-        return limits.request(parts, chosen, sampling)
+        return Request(parts, chosen, sampling, **limits)
 
     def _under(self, request: Request) -> Request:
         """The request under the hooks and edits that act here, and under its own."""
@@ -679,12 +635,3 @@ class Session(Interventions):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _failed(error: VilaLabError, number: int, total: int, errors: str) -> VilaLabError:
-    """The error of one of many questions, raised or kept."""
-    named = type(error)(f"question {number + 1} of {total}: {error}")
-    named.__cause__ = error
-    if errors == "raise":
-        raise named
-    return named

@@ -14,9 +14,10 @@ from .choices import log_probabilities
 from .guide import Script
 from .proof import Proof
 from .question import Question
-from .record import Record, said_in
+from .record import Record
 from .request import Request
 from .reuse import Reuse
+from .said import said_in
 from .saying import Saying, stops_of
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..tokens import Token
 from ..wire import parsing, to_bytes
 from .memory import KeptTape
 from .record_bytes import KEY, packed, unpacked
+from .said import Said
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,36 +32,6 @@ ATTENTION_IS_NOT_CAUSE = (
 )
 
 HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
-
-
-@dataclass(frozen=True)
-class Said:
-    """A message that was said before the question.
-
-    Attributes
-    ----------
-    role : str
-        "system", "user" or "assistant".
-    parts : tuple
-        Texts, and the index of a picture where it stood.
-    ids : tuple of int
-        Of an answer: its own tokens.
-    """
-
-    role: str
-    parts: tuple[str | int, ...]
-    ids: tuple[int, ...] = ()
-
-
-def said_in(prompt: Prompt) -> tuple[list[Said], list[str | int]]:
-    """The messages before a prompt's question, and the question, with the index of a picture where it stood."""
-    count = iter(range(len(prompt.pictures)))
-
-    def listed(parts: Sequence[str | Picture]) -> list[str | int]:
-        return [next(count) if isinstance(part, Picture) else part for part in parts]
-
-    history = [Said(turn.role, tuple(listed(turn.parts)), turn.ids) for turn in prompt.history]
-    return history, listed(prompt.parts)
 
 
 class Record:
@@ -160,8 +130,7 @@ class Record:
     @classmethod
     def restored(cls, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Record:
         """A record from what `vila_lab.engine.record_bytes.packed` makes of one."""
-        fields = unpacked(header, tensors)
-        return cls(**{**fields, "history": [Said(**said) for said in fields["history"]]})
+        return cls(**unpacked(header, tensors))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record.from_bytes, (self.to_bytes(),)

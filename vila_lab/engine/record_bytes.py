@@ -14,6 +14,7 @@ from torch import Tensor
 from ..hooks import Tape
 from ..tokens import Token
 from ..wire import UNCHECKED, prompt_arrays, prompt_header, restored_prompt, str_of
+from .said import Said
 
 if TYPE_CHECKING:
     from .record import Record
@@ -102,12 +103,9 @@ def _part(part: Any, pictures: int) -> str | int:
     raise ValueError(f"the prompt has a part {part!r}")
 
 
-def _said(entry: Mapping[str, Any], pictures: int) -> dict[str, Any]:
-    return {
-        "role": str_of(entry["role"]),
-        "parts": tuple(_part(part, pictures) for part in entry["parts"]),
-        "ids": tuple(int(token) for token in entry["ids"]),
-    }
+def _said(entry: Mapping[str, Any], pictures: int) -> Said:
+    parts, ids = entry["parts"], entry["ids"]
+    return Said(str_of(entry["role"]), tuple(_part(part, pictures) for part in parts), tuple(int(each) for each in ids))
 
 
 def _token(entry: dict[str, Any], length: int) -> Token:

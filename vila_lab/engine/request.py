@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,3 +63,15 @@ class Request:
         check_range("logprobs", self.logprobs, least=0)
         if not all(isinstance(text, str) and text for text in self.stop):
             raise OptionError(f"stop is a text or a list of texts, none of them empty, not {list(self.stop)!r}")
+
+
+def limits_of(
+    max_new_tokens: int | None, stop: str | Sequence[str] | None, logprobs: int | None, response_format: Any
+) -> dict[str, Any]:
+    """What an answer may be, as callers of a session say it, in the fields of a `Request`."""
+    return {
+        "max_new_tokens": max_new_tokens,
+        "stop": (stop,) if isinstance(stop, str) else tuple(stop or ()),
+        "logprobs": BEST if logprobs is None else logprobs,
+        "form": Form.of(response_format),
+    }
