@@ -1,4 +1,4 @@
-"""Interventions: the part of a session that looks inside the decoder and changes it. Knows a family, and asks nothing.
+"""Interventions: the part of a session that looks inside the decoder and changes it. Knows the shape of a decoder, and asks nothing.
 
 Hooks and edits live in the session, not in the model: they act on every question asked from now on, until they are removed, and
 the model's modules carry something only while a question is being answered. With none registered the model is not touched.
@@ -6,23 +6,15 @@ the model's modules carry something only while a question is being answered. Wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from .answer import Answer
 from .edits import where as at
-from .edits.edges import EdgeEdit
-from .edits.groups import parse_edge
 from .edits.handle import Handle
-from .edits.heads import ABLATIONS, MeanHeads, ScaledHeads
 from .edits.looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
-from .edits.patch import Patch, check_state
 from .edits.program import Program
 from .errors import OptionError
-from .families.base import Family
-from .hooks.sites import Site, find_sites, heads_of, implementation_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +27,24 @@ class Interventions:
         self._program = Program()
 
     @property
-    def family(self) -> Family:
+    def head_sets(self) -> dict[str, Sequence[tuple[int, int]]]:
+        """(layer, head) pairs by the name that ``heads=`` may give."""
         raise NotImplementedError
 
-    @property
-    def head_sets(self) -> Mapping[str, Sequence[tuple[int, int]]]:
+    def _shape(self) -> at.Shape:
+        """Layers and heads of the decoder."""
+        raise NotImplementedError
+
+    def _layer_table(self, tower: str) -> pd.DataFrame:
+        """The layers of the "text" or the "vision" tower, without what acts on them."""
+        raise NotImplementedError
+
+    def _edit(self, name: str, **typed: Any) -> Handle:
+        """Have an edit act, from what was typed for it."""
+        raise NotImplementedError
+
+    def _hook(self, hook: AttentionHook | HiddenHook) -> Handle:
+        """Have a hook look."""
         raise NotImplementedError
 
     # ---- what is there -------------------------------------------------------------------------------------------
@@ -60,7 +65,9 @@ class Interventions:
         >>> vila_lab.load().cross_modal_layers["heads"].tolist()
         [4, 4, 4, 4, 4, 4]
         """
-        return self._layer_table("text")
+        table = self._layer_table("text")
+        table["edits"] = [sum(_acts_on(handle, layer) for handle in self._program) for layer in table.index]
+        return table
 
     @property
     def vision_layers(self) -> pd.DataFrame:
@@ -75,16 +82,6 @@ class Interventions:
     def clear_edits(self) -> None:
         """Remove the hooks and edits that act here; those of other threads stay."""
         self._program.clear()
-
-    def _layer_table(self, tower: str) -> pd.DataFrame:
-        import pandas as pd
-
-        sites = sorted((s for s in find_sites(self.family.model) if s.tower == tower), key=lambda s: s.layer)
-        rows = [_layer_row(site) for site in sites]
-        if tower == "text":
-            for site, row in zip(sites, rows, strict=True):
-                row["edits"] = sum(_acts_on(handle, site.layer) for handle in self._program)
-        return pd.DataFrame(rows, index=pd.Index([site.layer for site in sites], name="layer"))
 
     # ---- looking -------------------------------------------------------------------------------------------------
 
@@ -128,7 +125,7 @@ class Interventions:
             raise OptionError(f"a hook is a function of one event, not {fn!r}")
         where = self._where(layers, heads)
         given: Any = columns if isinstance(columns, str) else tuple(columns)
-        return self._program.add(AttentionHook(fn, where, as_rows(rows), given, self._words(where, heads)))
+        return self._hook(AttentionHook(fn, where, as_rows(rows), given, self._words(where, heads)))
 
     def on_hidden(
         self,
@@ -149,7 +146,7 @@ class Interventions:
         """
         if not callable(fn):
             raise OptionError(f"a hook is a function of one event, not {fn!r}")
-        return self._program.add(HiddenHook(fn, tuple(self._where(layers)), as_rows(positions)))
+        return self._hook(HiddenHook(fn, tuple(self._where(layers)), as_rows(positions)))
 
     # ---- changing ------------------------------------------------------------------------------------------------
 
@@ -189,9 +186,7 @@ class Interventions:
         >>> blind.text == lab.ask(question).text
         False
         """
-        parse_edge(edge)
-        where = self._where(layers, heads)
-        return self._program.add(EdgeEdit(edge, where, -torch.inf, self._words(where, heads)))
+        return self._edit("knockout", edge=edge, layers=layers, heads=heads)
 
     def steer(
         self,
@@ -215,10 +210,7 @@ class Interventions:
         layers, heads
             As in `knockout`; by default the session's routing heads where they are known, else all.
         """
-        if layers is None and heads is None and "routing" in self.head_sets:
-            heads = "routing"
-        where = self._where(layers, heads)
-        return self._program.add(EdgeEdit(f"{source} -> {reader}", where, float(strength), self._words(where, heads)))
+        return self._edit("steer", source=source, strength=strength, reader=reader, layers=layers, heads=heads)
 
     def scale_heads(
         self, heads: at.Heads, factor: float, *, layers: at.Layers = None, rows: str | Sequence[int] = "all"
@@ -234,8 +226,7 @@ class Interventions:
         rows
             "all", "answer", another group, or positions.
         """
-        where = self._where(layers, heads)
-        return self._program.add(ScaledHeads(where, float(factor), as_rows(rows), self._words(where, heads)))
+        return self._edit("scale_heads", heads=heads, factor=factor, layers=layers, rows=rows)
 
     def ablate_heads(
         self,
@@ -254,13 +245,7 @@ class Interventions:
         mode
             "zero" or "mean" (the unedited mean of the same prompt, one more forward).
         """
-        if mode not in ABLATIONS:
-            raise OptionError(f"unknown mode {mode!r}; known: {', '.join(ABLATIONS)}")
-        where = self._where(layers, heads)
-        words = self._words(where, heads)
-        if mode == "zero":
-            return self._program.add(ScaledHeads(where, 0.0, as_rows(rows), words))
-        return self._program.add(MeanHeads(where, as_rows(rows), words))
+        return self._edit("ablate_heads", heads=heads, mode=mode, layers=layers, rows=rows)
 
     def patch(
         self,
@@ -288,25 +273,9 @@ class Interventions:
         OptionError
             If the shapes differ (when asked), or the answer is another session's.
         """
-        chosen = tuple(self._where(layers))
-        source = from_answer.replay
-        if source.family is not self.family:
-            raise OptionError(
-                "from_answer was given by another session; ask it of this one, whose layers it has to fit"
-            )
-        given = (
-            positions
-            if isinstance(positions, str)
-            else (positions,)
-            if isinstance(positions, int)
-            else tuple(positions)
-        )
-        return self._program.add(Patch(source, given, chosen, check_state(state)))
+        return self._edit("patch", from_answer=from_answer, positions=positions, layers=layers, state=state)
 
     # ---- layers and heads ----------------------------------------------------------------------------------------
-
-    def _shape(self) -> at.Shape:
-        return at.Shape.of(self.family, self.head_sets)
 
     def _where(self, layers: at.Layers = None, heads: at.Heads = None) -> Any:
         return at.resolve(self._shape(), layers, heads)
@@ -318,16 +287,3 @@ class Interventions:
 def _acts_on(handle: Handle, layer: int) -> bool:
     spec: Any = handle.spec
     return layer in (spec.where if hasattr(spec, "where") else spec.layers)
-
-
-def _layer_row(site: Site) -> dict[str, Any]:
-    module: Any = site.module
-    config = module.config
-    heads = heads_of(site)
-    return {
-        "name": site.name,
-        "heads": heads,
-        "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
-        "window": getattr(module, "sliding_window", None),
-        "implementation": implementation_of(site),
-    }

@@ -5,13 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from html import escape
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from .answer import Answer
-from .engine.answering import Answering, Stopped
+from .engine.answering import Stopped
 from .engine.record import Record
 from .errors import MissingExtra
 from .tokens import Token
+
+
+class UnderWay(Protocol):
+    """A request that is being answered, a token a step: in this process (`Answering`) or by a server."""
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """What was said so far."""
+        ...
+
+    @property
+    def reused(self) -> int:
+        """How many positions of the prompt were not computed again."""
+        ...
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there are no more tokens to come."""
+        ...
+
+    def step(self) -> Token:
+        """The next token; raises `Stopped` after `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Have no other token come; from any thread."""
+        ...
+
+    def record(self) -> Record:
+        """What was said, as a record."""
+        ...
 
 
 class Stream(Iterator[Token]):
@@ -36,7 +67,7 @@ class Stream(Iterator[Token]):
     (['Microsoft', '.', ''], 'Microsoft.')
     """
 
-    def __init__(self, answering: Answering, answer_of: Callable[[Record], Answer]) -> None:
+    def __init__(self, answering: UnderWay, answer_of: Callable[[Record], Answer]) -> None:
         self._answering = answering
         self._answer_of = answer_of
         self._answer: Answer | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -22,6 +22,9 @@ from vila_lab.upstream import (
     calls_attention_function,
     leaves_softcap_out,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHADOW_OF = "_vila_lab_shadow_of"
 """Attribute of a config that stands in for another one while a module is acted on (see `vila_lab.hooks.call`)."""
@@ -142,3 +145,24 @@ def _owner(model: PreTrainedModel, name: str) -> nn.Module:
 def _last_number(name: str) -> int:
     numbers = re.findall(r"(?:^|\.)(\d+)(?=\.|$)", name)
     return int(numbers[-1]) if numbers else 0
+
+
+def layer_table(model: PreTrainedModel, tower: str) -> pd.DataFrame:
+    """The layers of the "text" or "vision" tower, one row each; see `Session.cross_modal_layers`."""
+    import pandas as pd
+
+    sites = sorted((site for site in find_sites(model) if site.tower == tower), key=lambda site: site.layer)
+    return pd.DataFrame(map(_layer_row, sites), index=pd.Index([site.layer for site in sites], name="layer"))
+
+
+def _layer_row(site: Site) -> dict[str, Any]:
+    module: Any = site.module
+    config = module.config
+    heads = heads_of(site)
+    return {
+        "name": site.name,
+        "heads": heads,
+        "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
+        "window": getattr(module, "sliding_window", None),
+        "implementation": implementation_of(site),
+    }

@@ -1,0 +1,463 @@
+"""Asking: the part of a session that asks questions, one, several, or as they come. Knows whoever runs a request, and no model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
+
+from .answer import Answer
+from .answers import Answers, answered
+from .chat import Chat
+from .edits.redirect import STRENGTH, Redirection
+from .edits.where import Heads
+from .engine.inputs import Inputs
+from .engine.record import Record
+from .engine.replay import Replay
+from .engine.request import Request, limits_of
+from .engine.sampling import Sampling
+from .errors import OptionError, VilaLabError
+from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
+from .evidence.order import ORDERS
+from .interrupts import keeps_gradients
+from .interventions import Interventions
+from .options import check_range, check_types
+from .prompt import Prompt
+from .stream import Stream, UnderWay
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+TILINGS = ("reference", "first")
+
+
+class Asking(Interventions):
+    """What a reader asks of a session, wherever its model runs.
+
+    Attributes
+    ----------
+    name : str
+        What was loaded: "embedded", a hub id or a folder.
+    """
+
+    name: str
+
+    # ---- what is left to where the model runs ----------------------------------------------------------------------
+
+    @property
+    def first_reading(self) -> Mapping[str, Any]:
+        """Options under which a picture that a chat began with is read as it was when it was alone."""
+        raise NotImplementedError
+
+    def options_of(self, options: Mapping[str, Any]) -> Any:
+        """The options of the model's family, checked where that can be done."""
+        raise NotImplementedError
+
+    def run(self, request: Request) -> Record:
+        """Answer a request under the hooks and edits that act here, and under its own."""
+        raise NotImplementedError
+
+    def run_many(self, requests: Sequence[Request], batch_size: int | None = None) -> Iterable[Record | VilaLabError]:
+        """`run` of each, in order, or why there is no record of it."""
+        raise NotImplementedError
+
+    def begin(self, request: Request) -> UnderWay:
+        """`run`, a token at a time."""
+        raise NotImplementedError
+
+    def experiment(self, record: Record, name: str, **options: Any) -> Any:
+        """Run an experiment of `vila_lab.experiments` on an answer's record."""
+        raise NotImplementedError
+
+    def replay(self, record: Record) -> Replay:
+        """An answer's question, ready to be run again; only where the model is in this process."""
+        raise NotImplementedError
+
+    def inputs(self, record: Record) -> Inputs:
+        """What is kept of an answer's question for its next experiment."""
+        raise NotImplementedError
+
+    def adopt(self, record: Record) -> Answer:
+        """An answer of this session's model from a record of it; see `Answer.bind`.
+
+        Raises
+        ------
+        OptionError
+            If the model would cut or write the record's prompt otherwise, or reads other words from its tokens.
+        """
+        raise NotImplementedError
+
+    def answer_of(self, record: Record) -> Answer:
+        """An answer that asks its questions of this session, from a record that was made here."""
+        raise NotImplementedError
+
+    def _shared(self, prompt: Prompt) -> Prompt:
+        """The prompt, with pictures that are known already."""
+        return prompt
+
+    # ---- asking ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def ask(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        n: None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> Answer: ...
+    @overload
+    def ask(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        n: int,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> list[Answer]: ...
+    @keeps_gradients
+    def ask(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        n: int | None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> Answer | list[Answer]:
+        """Ask about pictures, and keep what is needed to see where the answer came from.
+
+        Parameters
+        ----------
+        prompt
+            A question, a list of texts and pictures in order, or a list of messages as chat services take them. Paths, PIL
+            images, arrays, tensors, bytes, open files and addresses are pictures; so is a string that names a file or
+            looks as if it should. Every other string is text, and every `vila_lab.Text`. See `vila_lab.Prompt.of`.
+        images
+            Pictures to put before the text, as ``vila-infer`` does; then ``prompt`` is text only.
+        n
+            So many answers, side by side: the first is what ``seed`` gives, the next what ``seed + 1`` gives, and so on.
+        max_new_tokens
+            Longest answer; by default 256 or what the context still holds.
+        do_sample, temperature, top_p, top_k, min_p, seed
+            Sampling instead of the reference's greedy decoding, with random numbers of the answer's own.
+        stop
+            Texts that end the answer, and are no part of it.
+        logprobs
+            Alternatives to keep of every token; by default 5.
+        response_format
+            What the answer has to look like: ``{"type": "json_object"}``, ``{"type": "json_schema", "json_schema": {"schema":
+            ...}}`` or a pydantic class, written compactly; or a list of texts, of which the answer is one, and
+            ``answer.choices`` says how probable each was. Scores of tokens stay the model's own.
+        apply_exif
+            Turn pictures as their EXIF data says; the reference ignores it.
+        options
+            The model's family may take more: for NVILA see `vila_lab.nvila.prompt_options.NVILAOptions`.
+
+        Returns
+        -------
+        Answer, or with `n` a list of Answer
+
+        Raises
+        ------
+        PromptError, PictureError, PictureNotFound
+            If a part cannot be used.
+        ContextTooLong
+            If prompt and answer do not fit, before anything is computed.
+        OptionError
+            If an option is unknown, or a schema has something that cannot be followed.
+        MissingExtra
+            For JSON without the extra ``structured``.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> from vila_lab.tiny import demo_images
+        >>> answer = vila_lab.load().ask("What is in image 2?", images=[demo_images() / "g.png", demo_images() / "m.png"])
+        >>> answer.text
+        'Microsoft.'
+        """
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
+        limits = limits_of(max_new_tokens, stop, logprobs, response_format)
+        request = self._request(prompt, images, sampling, limits, apply_exif, options)
+        if n is None:
+            return self.answer_of(self.run(request))
+        check_types(Asking.ask, {"n": n})
+        check_range("n", n, least=1)
+        if n > 1 and not do_sample:
+            raise OptionError("n answers without sampling are n times the same one: add do_sample=True")
+        return self._several([replace(request, sampling=sampling.other(number)) for number in range(n)])
+
+    def _several(self, requests: Sequence[Request]) -> list[Answer]:
+        found = []
+        for record in self.run_many(requests):
+            if isinstance(record, VilaLabError):
+                raise record
+            found.append(self.answer_of(record))
+        return found
+
+    def stream(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> Stream:
+        """Ask, and get the answer as it comes: iterate over its tokens, or let a notebook show it growing.
+
+        Parameters
+        ----------
+        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, options
+            As in `ask`.
+
+        Returns
+        -------
+        Stream
+            Its ``answer`` is what `ask` gives, or as much of it as was said when the stream was closed or interrupted.
+
+        Raises
+        ------
+        VilaLabError
+            As `ask`, before anything is computed.
+        """
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
+        limits = limits_of(max_new_tokens, stop, logprobs, response_format)
+        request = self._request(prompt, images, sampling, limits, apply_exif, options)
+        return Stream(self.begin(request), self.answer_of)
+
+    def ask_many(
+        self,
+        prompts: Iterable[Any],
+        *,
+        batch_size: int | str = "auto",
+        errors: str = "raise",
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
+        apply_exif: bool = False,
+        **options: Any,
+    ) -> Answers:
+        """Ask many questions, several side by side.
+
+        Parameters
+        ----------
+        prompts
+            Each as `ask` takes it, with any number of pictures.
+        batch_size
+            How many are answered side by side; "auto" takes what there is memory for.
+        errors
+            "raise": the first question that cannot be answered ends it, before any is answered where that is seen at once.
+            "keep": its error stands in its place, and the others are answered; a Ctrl-C keeps what there is until then.
+        max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, options
+            As in `ask`, for every question.
+
+        Returns
+        -------
+        Answers
+            In order; each is what `ask` gives, to the rounding of a batch.
+
+        Raises
+        ------
+        VilaLabError
+            As `ask`; the message begins "question 3 of 100".
+        """
+        check_types(Asking.ask_many, {"batch_size": batch_size, "errors": errors})
+        if isinstance(batch_size, str) and batch_size != "auto":
+            raise OptionError(f'batch_size is a number or "auto", not {batch_size!r}')
+        check_range("batch_size", None if isinstance(batch_size, str) else batch_size, least=1)
+        sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
+        limits = limits_of(max_new_tokens, stop, logprobs, response_format)
+        size = None if isinstance(batch_size, str) else batch_size
+        return answered(
+            prompts,
+            lambda prompt: self._request(prompt, None, sampling, limits, apply_exif, options),
+            lambda requests: self.run_many(requests, size),
+            self.answer_of,
+            errors,
+        )
+
+    def chat(self, system: str | None = None, *, tiling: str = "reference") -> Chat:
+        """A conversation: each question sees what was shown and said before, and nothing of it is computed again.
+
+        Parameters
+        ----------
+        system
+            What the system says, instead of what the model's template has it say.
+        tiling
+            "reference": in some models a picture is cut into tiles only while it is alone, so that a second one changes how the
+            first is read; a note on the answer says so. "first" keeps the first reading.
+
+        Returns
+        -------
+        Chat
+
+        Raises
+        ------
+        OptionError
+            If the tiling is unknown.
+        """
+        if tiling not in TILINGS:
+            raise OptionError(f"tiling {tiling!r} is unknown; choose one of {', '.join(TILINGS)}")
+        return Chat(self, system, first_reading=self.first_reading if tiling == "first" else {})
+
+    def _request(
+        self,
+        prompt: Any,
+        images: Any,
+        sampling: Sampling,
+        limits: dict[str, Any],
+        apply_exif: Any,
+        options: dict[str, Any],
+    ) -> Request:
+        check_types(Asking.ask, {"apply_exif": apply_exif})
+        chosen = self.options_of(options)
+        parts = self._shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
+        return Request(parts, chosen, sampling, **limits)
+
+    # ---- evidence ------------------------------------------------------------------------------------------------
+
+    def rank_heads(
+        self, dataset: Sequence[Sample], kind: str = "routing", *, top: int = 3, seed: int = 0
+    ) -> HeadRanking:
+        """Heads whose attention picks the right picture ("routing") or the right place in it ("localization").
+
+        From then on ``heads=kind`` stands for the best of them wherever heads are chosen.
+
+        Parameters
+        ----------
+        dataset
+            Questions about a known picture, as `vila_lab.evidence.Sample`.
+        kind, top, seed
+            See `vila_lab.evidence.rank_heads`.
+
+        Returns
+        -------
+        HeadRanking
+        """
+        ranking = rank_heads(self, dataset, kind, top=top, seed=seed)
+        self.head_sets[kind] = ranking.heads
+        return ranking
+
+    def order_test(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        orders: int = ORDERS,
+        twins: Mapping[int, Any] | None = None,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+    ) -> OrderTest:
+        """Ask with the pictures in other orders, one twice, blank, or replaced by its twin: does the answer change?
+
+        Parameters
+        ----------
+        prompt, images
+            As in `ask`.
+        orders, twins, max_new_tokens, seed
+            See `vila_lab.evidence.order_test`.
+        """
+        asked = Prompt.of(prompt, images=images)
+        return order_test(self, asked, orders=orders, twins=twins, max_new_tokens=max_new_tokens, seed=seed)
+
+    def patch_scan(self, answer: Answer, from_answer: Answer, **options: Any) -> xr.DataArray:
+        """Where does what tells two answers apart lie? Patch every layer and position, one at a time.
+
+        Parameters
+        ----------
+        answer, from_answer, options
+            See `vila_lab.edits.scan.patch_scan`.
+
+        Returns
+        -------
+        xarray.DataArray
+            Recovered logit difference, dims (layer, position).
+        """
+        found: xr.DataArray = self.experiment(answer.record, "patch_scan", from_record=from_answer.record, **options)
+        return found
+
+    def redirect(
+        self,
+        answer: Answer,
+        to_image: int | None = None,
+        *,
+        image: int | None = None,
+        strength: float = STRENGTH,
+        heads: Heads = "routing",
+    ) -> Redirection[Answer]:
+        """Ask again with heads steered to another picture: does the answer follow?
+
+        Parameters
+        ----------
+        answer
+        image
+            The picture, counted from 0.
+        strength, heads
+            See `vila_lab.edits.redirect.redirect`.
+        to_image
+            The same, counted from 1: the spelling of before, for one release.
+        """
+        if (image is None) == (to_image is None):
+            raise OptionError("redirect needs the picture to steer to: redirect(answer, image=0) is the first")
+        if to_image is not None:
+            warnings.warn(
+                "redirect counts pictures from 0 now, as everything else does: write image= instead of to_image=, one less",
+                FutureWarning,
+                stacklevel=2,
+            )
+            image = to_image - 1
+        options = {"image": image, "strength": strength, "heads": heads}
+        found: Redirection[Record] = self.experiment(answer.record, "redirect", **options)
+        after = self.answer_of(found.after)
+        return Redirection(answer, after, found.image, found.share_before, found.share_after)
