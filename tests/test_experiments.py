@@ -11,6 +11,7 @@ import pytest
 import vila_lab
 from vila_lab.engine.request import Request
 from vila_lab.errors import CaptureError, OptionError
+from vila_lab.evidence import random_weights_map
 from vila_lab.experiments import EXPERIMENTS, experiment
 from vila_lab.prompt import Prompt
 
@@ -18,6 +19,7 @@ BY_THE_ANSWER = {
     "attribute": ({"method": "leave_one_out"}, lambda lab, one, other: one.attribute("leave_one_out")),
     "evidence": ({}, lambda lab, one, other: one.evidence()),
     "metric_card": ({"method": "attention"}, lambda lab, one, other: one.metric_card("attention")),
+    "random_weights_map": ({"method": "attention"}, lambda lab, one, other: random_weights_map(one.replay, "attention")),
     "flow": ({"token": 0}, lambda lab, one, other: one.flow(0)),
     "leakage": ({}, lambda lab, one, other: one.leakage()),
     "causal_leakage": ({}, lambda lab, one, other: one.leakage(causal=True)),

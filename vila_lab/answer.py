@@ -252,7 +252,7 @@ class Answer:
         (1, 2)
         """
         find(method)
-        found: Attribution = self._experiment("attribute", method=method, token=token, contrast=contrast, **options)
+        found: Attribution = self.experiment("attribute", method=method, token=token, contrast=contrast, **options)
         return found
 
     @property
@@ -291,7 +291,23 @@ class Answer:
             raise CaptureError(NO_MODEL)
         return lab
 
-    def _experiment(self, name: str, **options: Any) -> Any:
+    def experiment(self, name: str, **options: Any) -> Any:
+        """Any experiment of `vila_lab.experiments.EXPERIMENTS` by its name; `attribute` and the others below are its everyday forms.
+
+        Raises
+        ------
+        OptionError
+            If the name or an option is unknown.
+        CaptureError
+            As `attribute`.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.experiment("random_weights_map", method="attention").method
+        'attention, random weights'
+        """
         return self._model().experiment(self.record, name, **options)
 
     # ---- what edits tell -----------------------------------------------------------------------------------------
@@ -309,7 +325,7 @@ class Answer:
         xarray.DataArray
             Dims (layer, reader, source); without layer for the causal twin.
         """
-        found: xr.DataArray = self._experiment("causal_leakage" if causal else "leakage")
+        found: xr.DataArray = self.experiment("causal_leakage" if causal else "leakage")
         return found
 
     def flow(self, token: Any = None, **options: Any) -> Flow:
@@ -320,7 +336,7 @@ class Answer:
         token, options
             See `vila_lab.edits.flow.flow`.
         """
-        found: Flow = self._experiment("flow", token=token, **options)
+        found: Flow = self.experiment("flow", token=token, **options)
         return found
 
     def evidence(self, token: Any = None, **options: Any) -> Evidence:
@@ -331,7 +347,7 @@ class Answer:
         token, options
             See `vila_lab.evidence.evidence`.
         """
-        found: Evidence = self._experiment("evidence", token=token, **options)
+        found: Evidence = self.experiment("evidence", token=token, **options)
         return found
 
     def metric_card(self, method: str, token: Any = None, *, boxes: Any = None, **options: Any) -> MetricCard:
@@ -342,14 +358,14 @@ class Answer:
         method, token, boxes, options
             See `vila_lab.evidence.metric_card`.
         """
-        found: MetricCard = self._experiment("metric_card", method=method, token=token, boxes=boxes, **options)
+        found: MetricCard = self.experiment("metric_card", method=method, token=token, boxes=boxes, **options)
         return found
 
     def _known_or_run(self, name: str, **options: Any) -> Any:
         """An experiment, and what `heatmap` keeps where that is all that is asked."""
         if name == "attribute" and options.keys() == {"method", "token"}:
             return self._attribution(**options)
-        return self._experiment(name, **options)
+        return self.experiment(name, **options)
 
     def rows_of(self, word: str | None = None) -> list[int]:
         """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was

@@ -15,6 +15,7 @@ from .edits.scan import patch_scan
 from .engine.replay import Replay
 from .errors import OptionError
 from .evidence import evidence, metric_card
+from .evidence.baselines import random_weights_map
 from .options import check_types
 
 
@@ -66,7 +67,17 @@ class Experiment:
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     function.__name__: Experiment(function.__name__, function)
-    for function in (attribute, evidence, metric_card, flow, leakage, causal_leakage, patch_scan, redirect)
+    for function in (
+        attribute,
+        evidence,
+        metric_card,
+        random_weights_map,
+        flow,
+        leakage,
+        causal_leakage,
+        patch_scan,
+        redirect,
+    )
 }
 """`attribute` stands for all methods of `vila_lab.methods`. `order_test` and `rank_heads` ask questions of their own instead of
 looking at one that was asked; see `vila_lab.evidence`."""

@@ -39,7 +39,7 @@ UNCHECKED = "this file has no checksum (an older version wrote it): damage in it
 def prompt_arrays(token_map: TokenMap, images: Sequence[Image.Image]) -> dict[str, NDArray[Any]]:
     """A prompt's map and pictures (as PNG) as named arrays."""
     arrays = {f"map.{name}": getattr(token_map, name) for name in MAP_FIELDS}
-    return arrays | {f"image.{k}": np.frombuffer(_png(image), np.uint8) for k, image in enumerate(images)}
+    return arrays | {f"image.{k}": np.frombuffer(png_of(image), np.uint8) for k, image in enumerate(images)}
 
 
 def prompt_header(token_map: TokenMap) -> dict[str, Any]:
@@ -48,15 +48,18 @@ def prompt_header(token_map: TokenMap) -> dict[str, Any]:
 
 
 def restored_prompt(
-    header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], images: Sequence[Image.Image] | None = None
 ) -> tuple[TokenMap, tuple[Image.Image, ...]]:
-    """The map and the pictures that `prompt_arrays` and `prompt_header` describe."""
+    """The map and the pictures that `prompt_arrays` and `prompt_header` describe; pictures that are given were not written."""
     sizes = tuple((int(w), int(h)) for w, h in header["sizes"])
     fields = {name: arrays[f"map.{name}"] for name in MAP_FIELDS}
     if fields["box"].shape[1:] != (4,) or fields["span"].shape[1:] != (2,):
         raise ValueError("the boxes or spans of its map have another shape")
-    images = tuple(_picture(arrays[f"image.{k}"], k, size) for k, size in enumerate(sizes))
-    return TokenMap(**fields, text=str_of(header["prompt"]), sizes=sizes), images
+    if images is None:
+        images = [_picture(arrays[f"image.{k}"], k, size) for k, size in enumerate(sizes)]
+    elif tuple(image.size for image in images) != sizes:
+        raise ValueError("the pictures have other sizes")
+    return TokenMap(**fields, text=str_of(header["prompt"]), sizes=sizes), tuple(images)
 
 
 def write(path: str | Path, key: str, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Path:
@@ -206,11 +209,24 @@ def place_of_sum(data: bytes) -> int:
 
 
 def _picture(data: NDArray[np.uint8], number: int, size: tuple[int, int]) -> Image.Image:
-    """One embedded picture, of the size that the header states; no other decoder than that of PNG is asked."""
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**40)
-    image = Image.open(io.BytesIO(data.tobytes()), formats=["PNG"])
-    if image.size != size or size[0] * size[1] > limit:
+    """One embedded picture, of the size that the header states."""
+    image = picture_of(data)
+    if image.size != size:
         raise ValueError(f"picture {number + 1} has {image.width}x{image.height} pixels, not {size[0]}x{size[1]}")
+    return image
+
+
+def picture_of(data: NDArray[np.uint8]) -> Image.Image:
+    """The picture of `png_of`; no other decoder than that of PNG is asked.
+
+    Raises
+    ------
+    ValueError, OSError
+        If it is none, or too large.
+    """
+    image = Image.open(io.BytesIO(data.tobytes()), formats=["PNG"])
+    if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 2**40):
+        raise ValueError(f"a picture has {image.width}x{image.height} pixels")
     return image.convert("RGB")
 
 
@@ -221,7 +237,8 @@ def str_of(value: Any) -> str:
     return value
 
 
-def _png(image: Image.Image) -> bytes:
+def png_of(image: Image.Image, level: int = 6) -> bytes:
+    """A picture as PNG; a low level is quick, a high one (to 9) small."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()

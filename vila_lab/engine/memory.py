@@ -146,21 +146,28 @@ class KeptTape:
         self._held = tape
         self._spilled: Spilled | None = None
         self.looked_at = time.monotonic()
+        self.source: Callable[[], Tape] | None = None
+        """Where it is read from the first time that somebody looks, if it is not here yet."""
         self.budget: weakref.WeakMethod[Callable[[], None]] | None = None
         """What puts others out of memory when something came in; weak, for nothing here may keep a model alive."""
 
     @property
     def is_there(self) -> bool:
-        return self._held is not None or self._spilled is not None
+        return self._held is not None or self._spilled is not None or self.source is not None
 
     def get(self) -> Tape | None:
         """The tape; None if it was let go of."""
         self.looked_at = time.monotonic()
-        if self._held is not None or self._spilled is None:
+        if self._held is not None or not self.is_there:
             return self._held
-        held = self._held = self._spilled.load()
+        held = self._held = self._spilled.load() if self._spilled is not None else self._fetched()
         self.settle()
         return held
+
+    def _fetched(self) -> Tape:
+        assert self.source is not None
+        tape, self.source = self.source(), None
+        return tape
 
     def settle(self) -> None:
         """Have others put out of memory for what came in."""
@@ -191,7 +198,7 @@ class KeptTape:
 
     def release(self) -> None:
         """Let go of it."""
-        self._held = self._spilled = None
+        self._held = self._spilled = self.source = None
 
 
 @dataclass(frozen=True)

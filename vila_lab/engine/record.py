@@ -111,13 +111,19 @@ class Record:
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
-    def to_bytes(self) -> bytes:
-        """The record as the bytes of a saved file: safetensors with a JSON header and a checksum, no pickle."""
-        return to_bytes(KEY, *packed(self))
+    def to_bytes(self, *, whole: bool = True) -> bytes:
+        """The record as the bytes of a saved file: safetensors with a JSON header and a checksum, no pickle.
+
+        Parameters
+        ----------
+        whole
+            False leaves out the pictures, and queries and keys: for a reader who has the first and may ask for the others.
+        """
+        return to_bytes(KEY, *packed(self, whole=whole))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Record:
-        """A record from `to_bytes`.
+    def from_bytes(cls, data: bytes, images: Sequence[Image.Image] | None = None) -> Record:
+        """A record from `to_bytes`, with its pictures where they were left out.
 
         Raises
         ------
@@ -125,12 +131,14 @@ class Record:
             If the bytes are something else, or damaged.
         """
         with parsing(data, KEY, "answer", "the bytes") as (header, tensors):
-            return cls.restored(header, tensors)
+            return cls.restored(header, tensors, images)
 
     @classmethod
-    def restored(cls, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Record:
+    def restored(
+        cls, header: Mapping[str, Any], tensors: dict[str, Tensor], images: Sequence[Image.Image] | None = None
+    ) -> Record:
         """A record from what `vila_lab.engine.record_bytes.packed` makes of one."""
-        return cls(**unpacked(header, tensors))
+        return cls(**unpacked(header, tensors, images))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record.from_bytes, (self.to_bytes(),)

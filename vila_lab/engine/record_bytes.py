@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ..hooks import Tape
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 KEY = "vila_lab"
 
 
-def packed(record: Record) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a record."""
-    arrays = prompt_arrays(record.token_map, record.images)
+def packed(record: Record, *, whole: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a record; without its pictures and its tape if it is not to be whole."""
+    arrays = prompt_arrays(record.token_map, record.images if whole else ())
     arrays["norms"] = record.norms
     if record.has_attention:
         arrays["layer_means"] = record.layer_means()
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-    tape, tape_header = record.kept.get(), None
+    tape, tape_header = record.kept.get() if whole else None, None
     if tape is not None:
         tape_header, tape_tensors = tape.export()
         tensors |= {f"tape.{name}": value for name, value in tape_tensors.items()}
@@ -49,11 +50,13 @@ def packed(record: Record) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def unpacked(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def unpacked(
+    header: Mapping[str, Any], tensors: dict[str, Tensor], images: Sequence[Image.Image] | None = None
+) -> dict[str, Any]:
     """What to make the record of again; a field that is wrong raises what `vila_lab.wire.reading` names as damage."""
     taped = {name.removeprefix("tape."): tensors.pop(name) for name in list(tensors) if name.startswith("tape.")}
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    token_map, images = restored_prompt(header, arrays)
+    token_map, images = restored_prompt(header, arrays, images)
     tape = Tape.restore(header["tape"], taped) if header["tape"] is not None else None
     tokens = [_token(entry, len(token_map)) for entry in header["tokens"]]
     if tape is not None:

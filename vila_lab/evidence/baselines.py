@@ -43,8 +43,10 @@ def _of(attribution: Attribution, name: str, values: Any) -> Attribution:
 
 
 def random_weights_map(replay: Replay, method: str, token: Any = None, *, seed: int = 0, **options: Any) -> Attribution:
-    """The method on the same prompt and answer, while the model's weights are shuffled (Adebayo et al. 2018, "Sanity
-    Checks for Saliency Maps"). A map that looks alike owes nothing to what the model learned.
+    """A method's map of the same prompt and answer, while the model's weights are shuffled.
+
+    One that looks like the method's own owes nothing to what the model learned (Adebayo et al. 2018, "Sanity Checks for Saliency
+    Maps").
 
     Raises
     ------
