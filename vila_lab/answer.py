@@ -361,10 +361,11 @@ class Answer:
         found: MetricCard = self.experiment("metric_card", method=method, token=token, boxes=boxes, **options)
         return found
 
-    def _known_or_run(self, name: str, **options: Any) -> Any:
-        """An experiment, and what `heatmap` keeps where that is all that is asked."""
-        if name == "attribute" and options.keys() == {"method", "token"}:
-            return self._attribution(**options)
+    def known_or_run(self, name: str, **options: Any) -> Any:
+        """`experiment`, once: of a method on a token, or on the whole answer, what `heatmap` has computed is given again."""
+        token = options.get("token")
+        if name == "attribute" and options.keys() <= {"method", "token"} and (token is None or type(token) is int):
+            return self._attribution(options.get("method", ""), token)
         return self.experiment(name, **options)
 
     def rows_of(self, word: str | None = None) -> list[int]:
@@ -438,7 +439,7 @@ class Answer:
         OptionError
             If the kind or an option is unknown.
         """
-        return plot(self.record, self._known_or_run, kind, ax, **options)
+        return plot(self.record, self.known_or_run, kind, ax, **options)
 
     def explore(self, *, sync: Any = None, **shown: Any) -> Any:
         """The live widget: the reader's token, region, layer and head as traits; any head computed when asked for.

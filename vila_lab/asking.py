@@ -92,8 +92,8 @@ class Asking(Interventions):
         """An answer that asks its questions of this session, from a record that was made here."""
         raise NotImplementedError
 
-    def _shared(self, prompt: Prompt) -> Prompt:
-        """The prompt, with pictures that are known already."""
+    def shared(self, prompt: Prompt) -> Prompt:
+        """The prompt, with the pictures of those before it that are the same."""
         return prompt
 
     # ---- asking ----------------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ class Asking(Interventions):
     ) -> Request:
         check_types(Asking.ask, {"apply_exif": apply_exif})
         chosen = self.options_of(options)
-        parts = self._shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
+        parts = self.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
         return Request(parts, chosen, sampling, **limits)
 
     # ---- evidence ------------------------------------------------------------------------------------------------

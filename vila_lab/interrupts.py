@@ -1,4 +1,7 @@
-"""What must not stay half done: Ctrl-C waits for it, and a model in which it stayed so is refused. Knows no layers."""
+"""What must not stay half done: Ctrl-C waits for it, and a model in which it stayed so is refused. Knows no layers.
+
+And how work is given up by whoever waits for it in another thread: `stoppable` around it, `check_stop` before each of its passes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
@@ -14,7 +18,7 @@ import torch
 
 from .errors import CaptureError
 
-__all__ = ["UNFINISHED", "check_finished", "keeps_gradients", "uninterrupted"]
+__all__ = ["UNFINISHED", "check_finished", "check_stop", "keeps_gradients", "stoppable", "uninterrupted"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,3 +86,27 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if came:
         before(*came[0])
+
+
+CHECK: ContextVar[Callable[[], None] | None] = ContextVar("vila_lab_check", default=None)
+
+
+@contextmanager
+def stoppable(check: Callable[[], None]) -> Iterator[None]:
+    """Work inside ends at its next pass once the check raises; it leaves things as after Ctrl-C.
+
+    >>> with stoppable(lambda: None):
+    ...     check_stop()
+    """
+    before = CHECK.set(check)
+    try:
+        yield
+    finally:
+        CHECK.reset(before)
+
+
+def check_stop() -> None:
+    """Raise what the work around this ends with, if it is to end."""
+    check = CHECK.get()
+    if check is not None:
+        check()

@@ -31,11 +31,12 @@ class Interventions:
         """(layer, head) pairs by the name that ``heads=`` may give."""
         raise NotImplementedError
 
-    def _shape(self) -> at.Shape:
+    @property
+    def shape(self) -> at.Shape:
         """Layers and heads of the decoder."""
         raise NotImplementedError
 
-    def _layer_table(self, tower: str) -> pd.DataFrame:
+    def layer_table(self, tower: str) -> pd.DataFrame:
         """The layers of the "text" or the "vision" tower, without what acts on them."""
         raise NotImplementedError
 
@@ -65,14 +66,14 @@ class Interventions:
         >>> vila_lab.load().cross_modal_layers["heads"].tolist()
         [4, 4, 4, 4, 4, 4]
         """
-        table = self._layer_table("text")
+        table = self.layer_table("text")
         table["edits"] = [sum(_acts_on(handle, layer) for handle in self._program) for layer in table.index]
         return table
 
     @property
     def vision_layers(self) -> pd.DataFrame:
         """The vision tower's layers, as `cross_modal_layers`; they see one tile at a time and no text."""
-        return self._layer_table("vision")
+        return self.layer_table("vision")
 
     @property
     def edits(self) -> tuple[Handle, ...]:
@@ -278,10 +279,10 @@ class Interventions:
     # ---- layers and heads ----------------------------------------------------------------------------------------
 
     def _where(self, layers: at.Layers = None, heads: at.Heads = None) -> Any:
-        return at.resolve(self._shape(), layers, heads)
+        return at.resolve(self.shape, layers, heads)
 
     def _words(self, where: Any, heads: at.Heads) -> str:
-        return at.in_words(where, self._shape(), heads)
+        return at.in_words(where, self.shape, heads)
 
 
 def _acts_on(handle: Handle, layer: int) -> bool:

@@ -150,7 +150,7 @@ class Session(Asking):
         given = dict(typed)
         if isinstance(given.get("from_answer"), Answer):
             given["source"] = self._source(given.pop("from_answer"))
-        return made(name, self._shape(), given)
+        return made(name, self.shape, given)
 
     def _source(self, answer: Answer) -> Replay:
         """The question of an answer that a patch is taken from."""
@@ -167,10 +167,11 @@ class Session(Asking):
     def _hook(self, hook: AttentionHook | HiddenHook) -> Handle:
         return self._program.add(hook)
 
-    def _shape(self) -> Shape:
+    @property
+    def shape(self) -> Shape:
         return Shape.of(self.family, self.head_sets)
 
-    def _layer_table(self, tower: str) -> pd.DataFrame:
+    def layer_table(self, tower: str) -> pd.DataFrame:
         return layer_table(self.family.model, tower)
 
     # ---- what an answer asks of its model --------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class Session(Asking):
     def first_reading(self) -> Mapping[str, Any]:
         return self.family.first_reading
 
-    def _shared(self, prompt: Prompt) -> Prompt:
+    def shared(self, prompt: Prompt) -> Prompt:
         return self._pictures.shared(prompt)
 
     def experiment(self, record: Record, name: str, **options: Any) -> Any:

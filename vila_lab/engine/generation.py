@@ -15,7 +15,7 @@ from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
 from ..hooks.sites import select_sites
-from ..interrupts import check_finished
+from ..interrupts import check_finished, check_stop
 from ..tokens import Token
 from .asked import Asked
 from .prefill import read_prompt, stretches_of
@@ -73,6 +73,7 @@ class Generation:
         NotANumber
             If the model's logits are NaN and that is not expected.
         """
+        check_stop()
         return self.saying.add(self._forward())
 
     def tape(self) -> Tape:

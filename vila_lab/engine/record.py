@@ -111,15 +111,15 @@ class Record:
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
-    def to_bytes(self, *, whole: bool = True) -> bytes:
+    def to_bytes(self, *, pictures: bool = True, tape: bool = True) -> bytes:
         """The record as the bytes of a saved file: safetensors with a JSON header and a checksum, no pickle.
 
         Parameters
         ----------
-        whole
-            False leaves out the pictures, and queries and keys: for a reader who has the first and may ask for the others.
+        pictures, tape
+            False leaves the pictures, or queries and keys, out: for a reader who has the ones, or may ask for the others.
         """
-        return to_bytes(KEY, *packed(self, whole=whole))
+        return to_bytes(KEY, *packed(self, pictures=pictures, tape=tape))
 
     @classmethod
     def from_bytes(cls, data: bytes, images: Sequence[Image.Image] | None = None) -> Record:

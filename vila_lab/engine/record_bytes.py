@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 KEY = "vila_lab"
 
 
-def packed(record: Record, *, whole: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a record; without its pictures and its tape if it is not to be whole."""
-    arrays = prompt_arrays(record.token_map, record.images if whole else ())
+def packed(record: Record, *, pictures: bool = True, tape: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a record."""
+    arrays = prompt_arrays(record.token_map, record.images if pictures else ())
     arrays["norms"] = record.norms
     if record.has_attention:
         arrays["layer_means"] = record.layer_means()
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-    tape, tape_header = record.kept.get() if whole else None, None
-    if tape is not None:
-        tape_header, tape_tensors = tape.export()
+    held, tape_header = record.kept.get() if tape else None, None
+    if held is not None:
+        tape_header, tape_tensors = held.export()
         tensors |= {f"tape.{name}": value for name, value in tape_tensors.items()}
     header = prompt_header(record.token_map) | {
         "text": record.text,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import CaptureError, OptionError
 from ..families.base import Embedded, Family, Prepared
-from ..interrupts import uninterrupted
+from ..interrupts import check_stop, uninterrupted
 from ..prompt import Picture, Prompt
 from ..tokenmap import TokenMap
 from ..tokens import Token
@@ -182,6 +182,7 @@ class Replay:
 
     def decode(self, embedded: Embedded, cache: Any = None, keep: Sequence[int] | None = None) -> tuple[Tensor, Any]:
         """`Family.decode`, counted."""
+        check_stop()
         self.meter.positions += len(embedded)
         return self.family.decode(embedded, cache, keep)
 

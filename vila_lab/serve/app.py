@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from .. import __version__
-from ..answer import Answer
+from ..engine import request as engine
+from ..errors import OptionError
+from ..parcels import pack
 from ..prompt import Prompt
 from ..session import Session
-from .completions import Body, Completion, Pieces, finish_reason, prompt_of, scores
+from .completions import Body, Completion, finish_reason, prompt_of, scores
 from .doors import Doors, client_of
+from .errand import attended
 from .failures import Refused, body, refusal_of
 from .figures import Figures
-from .worker import Job, Worker
+from .kept import Kept
+from .looking import FILE, event, looking
+from .question import Listener, Question, key_of
+from .tokens import Owner, Owners, owners_of
+from .wanted import Wanted
+from .worker import Worker
 
-log = logging.getLogger("vila_lab.serve")
-POLL = 0.1  # seconds between two looks whether a client is still there
 GRACE = 10.0  # seconds that a running question has after the server is told to end
+TIME_LIMIT = 300.0  # seconds that one request may take
 
 
 def create_app(
     lab: Session,
-    tokens: dict[str, str],
+    tokens: Owners | Mapping[str, str] | Iterable[Owner],
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
     fetch: Callable[[str], bytes] | None = None,
+    *,
+    time_limit: float = TIME_LIMIT,
+    classroom: bool = False,
 ) -> FastAPI:
     """The service around a session.
 
@@ -44,13 +53,18 @@ def create_app(
     lab
         A resident model; nobody else's while it serves.
     tokens
-        Bearer tokens, by the name of who has it.
+        Bearer tokens, by the name of who has it; or owners with quotas.
     hosts
         Names under which the server may be asked.
     fetch
         Gives the pictures of other servers; None to read none.
+    time_limit
+        Seconds that one request may take.
+    classroom
+        Whether students may join with a code; see `vila_lab.serve.classroom`.
     """
-    worker, figures = Worker(), Figures()
+    worker, figures, kept, owners = Worker(), Figures(), Kept(), owners_of(tokens)
+    service = Service(lab, worker, figures, kept, fetch, time_limit)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,9 +72,8 @@ def create_app(
         await asyncio.to_thread(worker.close, GRACE)
 
     app = FastAPI(title="vila_lab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Doors, tokens=tokens, hosts=hosts)
-    app.state.worker = worker
-    known = tuple(each.name for each in fields(lab.family.options))
+    app.add_middleware(Doors, tokens=owners, hosts=hosts)
+    app.state.worker, app.state.kept, app.state.owners = worker, kept, owners
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -77,7 +90,7 @@ def create_app(
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
         """Figures for Prometheus."""
-        figures.look(worker, lab)
+        figures.look(worker, lab, kept.nbytes)
         return PlainTextResponse(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/models")
@@ -85,20 +98,43 @@ def create_app(
         """The one model that is resident."""
         return {"object": "list", "data": [{"id": lab.name, "object": "model", "created": 0, "owned_by": "vila_lab"}]}
 
+    @app.get("/v1/lab")
+    async def described() -> Response:
+        """What `vila_lab.connect` must know of the model, as a parcel."""
+        return Response(pack(description(lab)), media_type=FILE)
+
     @app.post("/v1/chat/completions")
     async def completions(asked: Body, request: Request) -> Any:
         """Answer a conversation with pictures, at once or as it comes."""
-        prompt = await asyncio.to_thread(prompt_of, asked.messages, fetch)
-        question = Question(lab, prompt, asked, known, figures)
-        job = worker.submit(client_of(request.scope), question.answer, question.fail)
-        if asked.stream:
-            first = await question.next()  # what is wrong with the question still has a status of its own
-            return StreamingResponse(question.chunks(first, job), media_type="text/event-stream")
-        return JSONResponse(await question.whole(job, request.is_disconnected))
+        return await service.completion(asked, request)
 
+    @app.post("/v1/answers/{name}/stop", status_code=204)
+    async def stop(name: str, request: Request) -> Response:
+        """Have an answer end here, with what was said."""
+        service.stop(client_of(request.scope), name)
+        return Response(status_code=204)
+
+    app.include_router(looking(lab, worker, kept, time_limit))
     for error in (Refused, HTTPException, RequestValidationError):
         app.add_exception_handler(error, _answer_error)
     return app
+
+
+def description(lab: Session) -> dict[str, Any]:
+    """The model, as one who is not in its process must know it."""
+    shape = lab.shape
+    return {
+        "name": lab.name,
+        "version": __version__,
+        "layers": shape.layers,
+        "heads": shape.heads,
+        "head_sets": {name: [list(pair) for pair in pairs] for name, pairs in lab.head_sets.items()},
+        "options": [each.name for each in fields(lab.family.options)],
+        "first_reading": dict(lab.first_reading),
+        "context_length": lab.family.context_length,
+        "cross_modal_layers": lab.layer_table("text"),
+        "vision_layers": lab.layer_table("vision"),
+    }
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:
@@ -109,115 +145,171 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
         return JSONResponse(body(error.status_code, str(error.detail)), error.status_code, error.headers)
     refused = refusal_of(error)
-    return JSONResponse(body(refused.status, refused.message), refused.status, refused.headers)
+    return JSONResponse(body(refused.status, refused.message, refused.kind), refused.status, refused.headers)
 
 
-class Question:
-    """One request: worked on in the worker's thread, waited for in the event loop."""
+class Service:
+    """Completions: from a request to its response.
 
-    def __init__(self, lab: Session, prompt: Prompt, asked: Body, known: tuple[str, ...], figures: Figures) -> None:
-        self._lab, self._prompt, self._asked = lab, prompt, asked
-        self._options = asked.options(known)
-        self._timer = figures.timer()
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._completion = Completion(lab.name)
-        self._answers: list[Answer] = []
-        self._cached = 0
+    Parameters
+    ----------
+    lab, worker, figures, kept, fetch, limit
+        See `create_app`.
+    """
 
-    # -- in the worker's thread ----------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        lab: Session,
+        worker: Worker,
+        figures: Figures,
+        kept: Kept,
+        fetch: Callable[[str], bytes] | None,
+        limit: float,
+    ) -> None:
+        self._lab, self._worker, self._figures, self._kept = lab, worker, figures, kept
+        self._fetch, self._limit = fetch, limit
+        self._known = tuple(each.name for each in fields(lab.family.options))
+        self._open: WeakValueDictionary[Any, Question] = WeakValueDictionary()  # by what equal questions have in common
+        self._running: WeakValueDictionary[tuple[str, str], Question] = WeakValueDictionary()  # by owner and answer
 
-    def answer(self, job: Job) -> None:
-        """Answer, and tell each token as it comes."""
-        self._timer.begins()
-        for number, options in enumerate(self._options):
-            stream = self._lab.stream(self._prompt, **options)
-            job.follow(stream)
-            pieces = Pieces(self._asked.stop)
-            for token in stream:
-                self._timer.token()
-                self._tell("piece", (number, pieces.add(token.text), token))
-            if job.is_cancelled:
-                self._timer.ends("abort")
-                return
-            self._cached = max(self._cached, stream.reused) if number == 0 else self._cached
-            self._answers.append(stream.answer)
-            self._tell("answer", (number, pieces.rest(stream.answer.text), stream.answer))
-        self._timer.ends("stop")
-        self._tell("end", None)
-
-    def fail(self, error: BaseException) -> None:
-        """Tell why there is no answer."""
-        self._timer.ends("error")
-        refused = refusal_of(error)
-        if refused.status == 500:
-            log.error("a question failed", exc_info=error)
-        self._tell("error", refused)
-
-    def _tell(self, kind: str, what: Any) -> None:
+    async def completion(self, asked: Body, request: Request) -> Any:
+        """The response to a request."""
+        owner, wanted = client_of(request.scope), asked.vila_lab
+        names = [Kept.new_id() for _ in range(asked.n)]
+        listener = Listener(owner, wanted, names, self._figures.timer())
+        if wanted is not None:
+            self._kept.drop(owner, wanted.release)
+        requests = await asyncio.to_thread(self._requests, asked, owner)
+        question = self._ask(listener, requests, may_share=not (wanted and wanted.tokens))
+        for name in names:
+            self._running[owner, name] = question
+        completion = Completion(self._lab.name, names[0])
         try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, what))
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            log.info("an answer came after the server's end")
+            if asked.stream:
+                # What is wrong with the question still has a status of its own.
+                first = await attended(listener.next(), request.is_disconnected)
+                chunks = _chunks(first, listener, question, completion, asked)
+                return StreamingResponse(chunks, media_type="text/event-stream")
+            found = await attended(_answers(listener), request.is_disconnected)
+        except BaseException:
+            question.leave(listener)
+            raise
+        answers, cached, more = [each[0] for each in found], found[0][1], [each[2] for each in found]
+        shown = None if wanted is None else more
+        return JSONResponse(completion.whole(answers, asked.logprobs, cached, shown))
 
-    # -- in the event loop -----------------------------------------------------------------------------------------------
-
-    async def next(self) -> tuple[str, Any]:
-        """The next event.
+    def stop(self, owner: str, name: str) -> None:
+        """Have an answer under way end with what was said; one that has ended already is not touched.
 
         Raises
         ------
         Refused
-            If there is no answer.
+            If there is no such answer.
         """
-        kind, what = await self._events.get()
-        if kind == "error":
-            raise what
-        return kind, what
+        question = self._running.get((owner, name))
+        if question is None:
+            self._kept.get(owner, name)  # which says so
+        else:
+            question.stop()
 
-    async def whole(self, job: Job, is_gone: Callable[[], Any]) -> dict[str, Any]:
-        """The completion, once it is there; a client that goes away stops it."""
-        waiting = asyncio.ensure_future(self._end())
-        try:
-            while not waiting.done():
-                await asyncio.wait([waiting], timeout=POLL)
-                if not waiting.done() and await is_gone():
-                    raise Refused(499, "the client went away")
-            waiting.result()
-        finally:
-            if not waiting.done():
-                waiting.cancel()
-            job.cancel()
-        return self._completion.whole(self._answers, self._asked.logprobs, self._cached)
+    def _requests(self, asked: Body, owner: str) -> list[engine.Request]:
+        """What is asked, once for every answer; outside the event loop, as pictures are read here."""
+        lab, wanted = self._lab, asked.vila_lab or Wanted()
+        options = lab.options_of(asked.options(self._known))
+        edits = tuple(lab.spec_of(*self._edit(each, owner)) for each in wanted.edits)
+        samplings, limits = asked.samplings(), asked.limits()
+        prompt = prompt_of(asked.messages, self._fetch, apply_exif=wanted.apply_exif)
+        prompt = lab.shared(replace(_with_replies(prompt, wanted.replies, self._said), goes_on=wanted.goes_on))
+        return [engine.Request(prompt, options, each, edits=edits, **limits) for each in samplings]
 
-    async def _end(self) -> None:
-        while (await self.next())[0] != "end":
-            pass
+    def _edit(self, told: Mapping[str, Any], owner: str) -> tuple[str, dict[str, Any]]:
+        """An edit's name and arguments, an answer's id among them made the answer."""
+        typed = dict(told)
+        name = typed.pop("edit", None)
+        if not isinstance(name, str):
+            raise OptionError('an edit is a table with its name: {"edit": "knockout", "edge": "image_2 -> answer"}')
+        if "from_answer" in typed:
+            typed["from_answer"] = self._kept.get(owner, str(typed["from_answer"]))
+        return name, typed
 
-    async def chunks(self, first: tuple[str, Any], job: Job) -> AsyncIterator[str]:
-        """The completion as it comes, as server-sent events; leaving it stops the model."""
-        begun: set[int] = set()
-        try:
-            kind, what = first
-            while kind != "end":
-                number, text, about = what
-                if number not in begun:
-                    begun.add(number)
-                    yield _event(self._completion.chunk(number, {"role": "assistant", "content": ""}))
-                logprobs = scores([about]) if self._asked.logprobs and kind == "piece" else None
-                if text or logprobs:
-                    yield _event(self._completion.chunk(number, {"content": text}, None, logprobs))
-                if kind == "answer":
-                    yield _event(self._completion.chunk(number, {}, finish_reason(about)))
-                kind, what = await self.next()
-            if self._asked.include_usage:
-                yield _event(self._completion.last(self._answers, self._cached))
-            yield "data: [DONE]\n\n"
-        except Refused as refused:
-            yield _event(body(refused.status, refused.message))
-        finally:
-            job.cancel()
+    def _said(self, ids: Sequence[int]) -> str:
+        """The words of tokens that a client says were said."""
+        size = int(self._lab.model.get_input_embeddings().weight.shape[0])
+        if any(not 0 <= each < size for each in ids):
+            raise OptionError(f"replies hold the ids of tokens, from 0 to {size - 1}")
+        return self._lab.family.text(list(ids))
+
+    def _ask(self, listener: Listener, requests: Sequence[engine.Request], *, may_share: bool) -> Question:
+        """Have a question answered, or listen to an equal one that is being answered."""
+        key = key_of(requests) if may_share else None
+        question = self._open.get(key) if key is not None else None
+        if question is not None and question.join(listener):
+            return question
+        question = Question(self._lab, requests, self._kept)
+        question.join(listener)
+        question.job = self._worker.submit(listener.owner, question.answer, question.fail, self._limit)
+        if key is not None:
+            self._open[key] = question
+        return question
 
 
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+def _with_replies(
+    prompt: Prompt, replies: Sequence[Sequence[int] | None] | None, said: Callable[[Sequence[int]], str]
+) -> Prompt:
+    """The conversation with the tokens that the model itself said in it.
+
+    Raises
+    ------
+    OptionError
+        If they are not those of the text.
+    """
+    if replies is None:
+        return prompt
+    spoken = [turn for turn in prompt.history if turn.role == "assistant"]
+    if len(spoken) != len(replies):
+        raise OptionError(f"replies are one for every message of the assistant: {len(spoken)}, not {len(replies)}")
+    for turn, ids in zip(spoken, replies, strict=True):
+        if ids is not None and said(ids) != "".join(part for part in turn.parts if isinstance(part, str)):
+            raise OptionError("replies hold the ids of other words than the message's; leave them out")
+    given = iter([tuple(ids or ()) for ids in replies])
+    history = tuple(replace(turn, ids=next(given)) if turn.role == "assistant" else turn for turn in prompt.history)
+    return replace(prompt, history=history)
+
+
+async def _answers(listener: Listener) -> list[tuple[Any, int, Any]]:
+    """Of each answer itself, how much of its prompt was known, and what else is told of it."""
+    return [(what[2], what[3], what[4]) async for kind, what in listener.events() if kind == "answer"]
+
+
+async def _chunks(
+    first: tuple[str, Any], listener: Listener, question: Question, completion: Completion, asked: Body
+) -> AsyncIterator[str]:
+    """The completion as it comes, as server-sent events; leaving it stops the model, if nobody else listens."""
+    begun: set[int] = set()
+    answers, cached = [], 0
+    wanted = asked.vila_lab
+    try:
+        kind, what = first
+        while kind != "end":
+            number, text, about = what[:3]
+            if number not in begun:
+                begun.add(number)
+                name = {"answer": listener.names[number]} if wanted is not None else None
+                yield event(completion.chunk(number, {"role": "assistant", "content": ""}, more=name))
+            is_piece = kind == "piece"
+            logprobs = scores([about]) if asked.logprobs and is_piece else None
+            whole = {"token": vars(about)} if wanted is not None and wanted.tokens and is_piece else None
+            if text or logprobs or whole:
+                yield event(completion.chunk(number, {"content": text}, None, logprobs, whole))
+            if not is_piece:
+                answers.append(about)
+                cached = what[3] if number == 0 else cached
+                yield event(completion.chunk(number, {}, finish_reason(about), more=what[4]))
+            kind, what = await listener.next()
+        if asked.include_usage:
+            yield event(completion.last(answers, cached))
+        yield "data: [DONE]\n\n"
+    except Refused as refused:
+        yield event(body(refused.status, refused.message, refused.kind))
+    finally:
+        question.leave(listener)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..answer import Answer
+from ..engine.request import limits_of
+from ..engine.sampling import Sampling
 from ..errors import OptionError, PictureError, PromptError
 from ..prompt import Prompt
 from ..tokens import Token
+from .wanted import Wanted
 
 MOST_ANSWERS = 16
 IGNORED = (
@@ -41,24 +43,27 @@ class Body(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**63)
     n: int = Field(1, ge=1, le=MOST_ANSWERS)
     stop: str | list[str] | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: dict[str, Any] | list[str] | None = None
+    vila_lab: Wanted | None = None
 
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def options(self, known: Sequence[str]) -> list[dict[str, Any]]:
-        """Keyword arguments of `Session.stream`, one set per answer.
+    def options(self, known: Sequence[str]) -> dict[str, Any]:
+        """Options of the model's family.
 
         Parameters
         ----------
         known
-            Options of the model's family.
+            Their names.
 
         Raises
         ------
@@ -69,23 +74,38 @@ class Body(BaseModel):
         for name, value in extra.items():
             if name not in known and not (name in IGNORED or not value):
                 raise OptionError(f"{name} is not known here; beside OpenAI's own this model takes {', '.join(known)}")
-        given: dict[str, Any] = {name: extra[name] for name in known if name in extra}
-        given |= {"max_new_tokens": self.max_completion_tokens or self.max_tokens, "stop": self.stop}
-        given |= {"logprobs": (self.top_logprobs or 0) if self.logprobs else 0, "response_format": self.response_format}
-        if not self.temperature:
-            return [given] * self.n
-        seeds: list[int | None] = [None if self.seed is None else self.seed + number for number in range(self.n)]
-        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
-        return [{**given, **sampling, "seed": seed} for seed in seeds]
+        return {name: extra[name] for name in known if name in extra}
+
+    def limits(self) -> dict[str, Any]:
+        """What the answer may be, in the fields of a `Request`."""
+        logprobs = (self.top_logprobs or 0) if self.logprobs else 0
+        if self.vila_lab is not None and self.vila_lab.alternatives is not None:
+            logprobs = self.vila_lab.alternatives
+        return limits_of(self.max_completion_tokens or self.max_tokens, self.stop, logprobs, self.response_format)
+
+    def samplings(self) -> list[Sampling]:
+        """How tokens are chosen, for each of the n answers; without a temperature the most likely ones are."""
+        asked = self.vila_lab.do_sample if self.vila_lab is not None else None
+        if not (bool(self.temperature) if asked is None else asked):
+            return [Sampling()] * self.n
+        drawn = Sampling(True, self.temperature or None, self.top_p, self.top_k, self.seed, self.min_p)
+        return [drawn.other(number) for number in range(self.n)]
 
 
-def prompt_of(messages: Sequence[Mapping[str, Any]], fetch: Callable[[str], bytes] | None = None) -> Prompt:
+def prompt_of(
+    messages: Sequence[Mapping[str, Any]],
+    fetch: Callable[[str], bytes] | None = None,
+    *,
+    apply_exif: bool = False,
+) -> Prompt:
     """The conversation, its pictures read.
 
     Parameters
     ----------
     fetch
         Gives what is behind an http or https address; None where pictures of other servers are not read.
+    apply_exif
+        Turn pictures as their EXIF data says.
 
     Raises
     ------
@@ -109,7 +129,7 @@ def prompt_of(messages: Sequence[Mapping[str, Any]], fetch: Callable[[str], byte
                     part["image_url"] = data
             elif kind != "text":
                 raise PromptError(f"a part of a message has the type {kind!r}; known are text, image_url")
-    return Prompt.of(listed)
+    return Prompt.of(listed, apply_exif=apply_exif)
 
 
 def _parts(message: Mapping[str, Any]) -> list[Any]:
@@ -204,11 +224,13 @@ def usage(answers: Sequence[Answer], cached: int) -> dict[str, Any]:
 class Completion:
     """The head that all that is sent of one request shares."""
 
-    def __init__(self, model: str) -> None:
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+    def __init__(self, model: str, name: str) -> None:
+        self._head = {"id": name, "created": int(time.time()), "model": model}
 
-    def whole(self, answers: Sequence[Answer], logprobs: bool, cached: int) -> dict[str, Any]:
-        """A completion that is sent at once."""
+    def whole(
+        self, answers: Sequence[Answer], logprobs: bool, cached: int, more: Sequence[Any] | None = None
+    ) -> dict[str, Any]:
+        """A completion that is sent at once; ``more`` is what each answer brings beyond OpenAI's words."""
         choices = [
             {
                 "index": number,
@@ -218,13 +240,22 @@ class Completion:
             }
             for number, answer in enumerate(answers)
         ]
+        if more is not None:
+            choices = [{**choice, "vila_lab": each} for choice, each in zip(choices, more, strict=True)]
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage(answers, cached)}
 
     def chunk(
-        self, number: int, delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+        self,
+        number: int,
+        delta: dict[str, Any],
+        finish: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+        more: Any = None,
     ) -> dict[str, Any]:
         """A piece of one that is sent as it comes."""
         choice: dict[str, Any] = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        if more is not None:
+            choice["vila_lab"] = more
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice], "usage": None}
 
     def last(self, answers: Sequence[Answer], cached: int) -> dict[str, Any]:

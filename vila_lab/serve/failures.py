@@ -17,10 +17,13 @@ class Refused(Exception):
     message : str
         One sentence: what is wrong, and the way out.
     headers : dict, optional
+    kind : str
+        Name of the error, by which another vila_lab raises it again.
     """
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None, kind: str = "") -> None:
         super().__init__(message)
+        self.kind = kind
         self.status = status
         self.message = message
         self.headers = headers or {}
@@ -36,14 +39,15 @@ class Busy(Refused):
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def body(status: int, message: str) -> dict[str, Any]:
-    """What a client is sent.
+def body(status: int, message: str, kind: str = "") -> dict[str, Any]:
+    """What a client is sent; beside OpenAI's own fields the error's name, where it is one of vila_lab's.
 
     >>> body(404, "there is no such page")["error"]["type"]
     'not_found_error'
     """
-    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+    sort = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    error = {"message": message, "type": sort, "param": None, "code": status}
+    return {"error": {**error, "vila_lab": kind} if kind else error}
 
 
 def refusal_of(error: BaseException) -> Refused:
@@ -51,7 +55,7 @@ def refusal_of(error: BaseException) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, OutOfMemory):
-        return Refused(503, str(error), {"Retry-After": "5"})
+        return Refused(503, str(error), {"Retry-After": "5"}, type(error).__name__)
     if isinstance(error, VilaLabError):
-        return Refused(400, str(error))
+        return Refused(400, str(error), kind=type(error).__name__)
     return Refused(500, "something went wrong inside the server; its log says what")

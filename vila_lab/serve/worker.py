@@ -7,6 +7,7 @@ queue does not keep one with a single question waiting.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,14 +31,30 @@ class Job:
         Given the job, in the worker's thread.
     failed : callable
         Given the error, where the work raised one, or the job was never begun.
+    limit : float
+        Seconds that it may take, from its begin.
     """
 
     client: str
     work: Callable[[Job], None]
     failed: Callable[[BaseException], None]
+    limit: float = float("inf")
     stream: Stream | None = None
     is_cancelled: bool = False
+    ends_at: float = float("inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def check(self) -> None:
+        """Raise what the work has to end with: nobody waits for it any more, or it takes too long.
+
+        Raises
+        ------
+        Refused
+        """
+        if self.is_cancelled:
+            raise Refused(499, "the client went away")
+        if time.monotonic() > self.ends_at:
+            raise Refused(400, f"this took more than the {self.limit:g} s that one request may take; ask for less")
 
     def follow(self, stream: Stream) -> None:
         """Let `cancel` stop this stream; one that came earlier stops it now."""
@@ -85,8 +102,14 @@ class Worker:
         """Questions being answered, 0 or 1."""
         return int(self._running is not None)
 
-    def submit(self, client: str, work: Callable[[Job], None], failed: Callable[[BaseException], None]) -> Job:
-        """Have some work done in the worker's thread.
+    def submit(
+        self,
+        client: str,
+        work: Callable[[Job], None],
+        failed: Callable[[BaseException], None],
+        limit: float = float("inf"),
+    ) -> Job:
+        """Have some work done in the worker's thread, for some seconds at most.
 
         Raises
         ------
@@ -95,7 +118,7 @@ class Worker:
         Refused
             If the worker is closing.
         """
-        job = Job(client, work, failed)
+        job = Job(client, work, failed, limit)
         with self._changed:
             if not self._is_open:
                 raise Refused(503, "the server is shutting down", {"Retry-After": "10"})
@@ -130,8 +153,9 @@ class Worker:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             try:
-                if not job.is_cancelled:
-                    job.work(job)
+                job.ends_at = time.monotonic() + job.limit
+                job.check()
+                job.work(job)
             except BaseException as error:  # the thread outlives whatever a question does
                 job.failed(error)
             finally:

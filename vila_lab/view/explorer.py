@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.record import Record
 from ..errors import MissingExtra, OptionError, VilaLabError
 from .html import viewer_source, viewer_style
-from .of_answer import reading_of, view_of
-from .payload import pack
-from .reading import pack_reading
+from .live import live_payload, live_reading
 
 if TYPE_CHECKING:
     from ..attribution import Attribution
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 WIDGET = Path(__file__).with_name("widget.js")
 CHOICES = ("selected_token", "compared_token", "selected_region", "layer", "head")
-READING_BUDGET = 400_000  # base64 characters of one reading that the kernel computes
 
 
 def explore(
@@ -109,16 +106,14 @@ def widget_class() -> Any:
         head = traitlets.Int(None, allow_none=True).tag(sync=True)
 
         def __init__(self, record: Record, **shown: Any) -> None:
-            payload = pack(view_of(record, **shown))
-            layers, heads = _size(record)
+            payload = live_payload(record, **shown)
             self._record = record
             self._counts = {
                 "selected_token": len(payload["tokens"]),
                 "compared_token": len(payload["tokens"]),
-                "layer": layers,
-                "head": heads,
+                "layer": payload["live"]["layers"],
+                "head": payload["live"]["heads"],
             }
-            payload["live"] = {"layers": layers, "heads": heads}
             super().__init__(payload=payload)
             self.on_msg(self.answer_browser)
 
@@ -148,16 +143,10 @@ def widget_class() -> Any:
         def answer_browser(self, _: Any, content: dict[str, Any], __: Any) -> None:
             """The browser wants a reading that the payload does not hold."""
             try:
-                reading = reading_of(self._record, content["layer"], content["head"], bool(content["sinks"]))
+                reading = live_reading(self._record, content["layer"], content["head"], bool(content["sinks"]))
             except VilaLabError as error:  # released, or no such head: said in the widget, not in a log
                 self.send({"id": content["id"], "error": str(error)})
                 return
-            self.send({"id": content["id"], "reading": pack_reading(reading, READING_BUDGET)})
+            self.send({"id": content["id"], "reading": reading})
 
     return Explorer
-
-
-def _size(record: Record) -> tuple[int, int]:
-    """Layers and heads that can still be read; no heads once queries and keys were released."""
-    layers = record.layer_means().shape[1]
-    return layers, record.tape().n_heads if record.kept.is_there else 0

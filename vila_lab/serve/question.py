@@ -1,0 +1,223 @@
+"""A question that is being answered, for all who asked the same; and one of those who did. Knows a session, no HTTP.
+
+Thirty students who ask what the teacher asked are told what one of them is told: requests that are equal to the last bit of their
+pictures, and do not draw tokens at random, are answered once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from ..engine.request import Request
+from ..interrupts import stoppable
+from ..session import Session
+from ..stream import Stream
+from .completions import Pieces
+from .failures import refusal_of
+from .figures import Timer
+from .kept import Kept
+from .wanted import Wanted, told
+from .worker import Job
+
+log = logging.getLogger("vila_lab.serve")
+
+
+class Listener:
+    """One who asked; lives in the event loop, and is told things from the worker's thread.
+
+    Parameters
+    ----------
+    owner
+        Whose request it is.
+    wanted
+        What it asks for beyond the answer; None for nothing.
+    names
+        Ids of its answers.
+    timer
+    """
+
+    def __init__(self, owner: str, wanted: Wanted | None, names: Sequence[str], timer: Timer) -> None:
+        self.owner, self.wanted, self.names, self.timer = owner, wanted, tuple(names), timer
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+
+    def tell(self, kind: str, what: Any) -> None:
+        """From any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, what))
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.info("an answer came after the server's end")
+
+    async def next(self) -> tuple[str, Any]:
+        """The next event: a piece, an answer, or the end.
+
+        Raises
+        ------
+        Refused
+            If there is no answer.
+        """
+        kind, what = await self._events.get()
+        if kind == "error":
+            raise what
+        return kind, what
+
+    async def events(self) -> AsyncIterator[tuple[str, Any]]:
+        """All events but the end."""
+        while (event := await self.next())[0] != "end":
+            yield event
+
+
+class Question:
+    """Some requests under way, one after the other.
+
+    Parameters
+    ----------
+    lab
+    requests
+        Of one prompt; several where several answers are wanted.
+    kept
+        Where answers go that somebody wants to look at.
+    """
+
+    def __init__(self, lab: Session, requests: Sequence[Request], kept: Kept) -> None:
+        self._lab, self._requests, self._kept = lab, tuple(requests), kept
+        self._listeners: list[Listener] = []
+        self._said: list[tuple[str, Any]] = []
+        self._may_join = True
+        self._begun = False
+        self._lock = threading.Lock()
+        self._stream: Stream | None = None
+        self.job: Job | None = None
+
+    # -- in the event loop -------------------------------------------------------------------------------------------
+
+    def join(self, listener: Listener) -> bool:
+        """Listen as well, and be told what was said so far; False if it is too late for that."""
+        with self._lock:
+            if not self._may_join:
+                return False
+            self._listeners.append(listener)
+            if self._begun:
+                listener.timer.begins()
+            for kind, what in self._said:
+                listener.tell(kind, what)
+            return True
+
+    def leave(self, listener: Listener) -> None:
+        """Listen no more; with the last one the work ends."""
+        with self._lock:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+            if self._listeners:
+                return
+            self._may_join = False
+        if self.job is not None:
+            self.job.cancel()
+
+    def stop(self) -> None:
+        """Have the answer end here, with what was said."""
+        with self._lock:
+            self._may_join = False
+            if self._stream is not None:
+                self._stream.close()
+
+    # -- in the worker's thread --------------------------------------------------------------------------------------
+
+    def answer(self, job: Job) -> None:
+        """Answer, and tell each token as it comes."""
+        with self._lock:
+            self._begun = True
+            for listener in self._listeners:
+                listener.timer.begins()
+        with stoppable(job.check):
+            for number, request in enumerate(self._requests):
+                self._answer_one(job, number, request)
+        self._for_all(lambda listener: self._end(listener, "stop", "end", None))
+
+    def _answer_one(self, job: Job, number: int, request: Request) -> None:
+        stream = Stream(self._lab.begin(request), self._lab.answer_of)
+        self._stream = stream
+        job.follow(stream)
+        pieces = Pieces(list(request.stop))
+        for token in stream:
+            self._tell("piece", (number, pieces.add(token.text), token))
+        job.check()
+        answer, reused = stream.answer, stream.reused
+        rest = pieces.rest(answer.text)
+        with self._lock:
+            self._may_join = False
+        self._for_all(lambda listener: self._give(listener, number, rest, answer.record, reused))
+
+    def _give(self, listener: Listener, number: int, rest: str, record: Any, reused: int) -> None:
+        """An answer, with all that this one asked for."""
+        answer, wanted, name = self._lab.answer_of(record), listener.wanted, listener.names[number]
+        more = None
+        if wanted is not None:
+            more = told(answer, wanted, name, reused)
+            if wanted.keep:
+                self._kept.add(listener.owner, name, answer)
+        listener.timer.read(answer.token_map.prompt_length, reused)
+        listener.tell("answer", (number, rest, answer, reused, more))
+
+    def fail(self, error: BaseException) -> None:
+        """Tell why there is no answer."""
+        self._for_all(lambda listener: self._refuse(listener, error))
+
+    def _refuse(self, listener: Listener, error: BaseException) -> None:
+        refused = refusal_of(error)
+        if refused.status == 500:
+            log.error("a question failed", exc_info=error)
+        self._end(listener, "abort" if refused.status == 499 else "error", "error", refused)
+
+    def _end(self, listener: Listener, how: str, kind: str, what: Any) -> None:
+        with self._lock:
+            if listener not in self._listeners:
+                return
+            self._listeners.remove(listener)
+            self._may_join = False
+        listener.timer.ends(how)
+        listener.tell(kind, what)
+
+    def _tell(self, kind: str, what: Any) -> None:
+        with self._lock:
+            self._said.append((kind, what))
+            for listener in self._listeners:
+                listener.timer.token()
+                listener.tell(kind, what)
+
+    def _for_all(self, function: Callable[[Listener], None]) -> None:
+        """Do something for each; what goes wrong for one is that one's alone."""
+        for listener in list(self._listeners):
+            try:
+                function(listener)
+            except Exception as error:
+                self._refuse(listener, error)
+
+
+def key_of(requests: Sequence[Request]) -> Any:
+    """What equal questions have in common; None for one that nobody else can have asked: drawn without a seed, or under edits.
+
+    Examples
+    --------
+    >>> from vila_lab.prompt import Prompt
+    >>> key_of([Request(Prompt.of("Hello"))]) == key_of([Request(Prompt.of("Hello"))])
+    True
+    """
+    if any(each.edits or (each.sampling.do_sample and each.sampling.seed is None) for each in requests):
+        return None
+    prompt = requests[0].prompt
+    said = [(turn.role, _parts(turn.parts), turn.ids) for turn in prompt.history]
+    whole = [
+        (repr(each.options), each.sampling, each.max_new_tokens, each.stop, each.logprobs, each.form)
+        for each in requests
+    ]
+    return (tuple(said), _parts(prompt.parts), prompt.goes_on, tuple(whole))
+
+
+def _parts(parts: Sequence[Any]) -> tuple[Any, ...]:
+    """Texts, and pictures by their content and by what a reader is told of them."""
+    return tuple(part if isinstance(part, str) else (part.digest, part.notes) for part in parts)
