@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,16 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Keep a model resident and answer over HTTP, in the words of OpenAI's chat completions. The token stands in "
         "VILA_LAB_TOKEN; without it one is made and printed once.",
     )
-    serve.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    serve.add_argument("--port", type=int, default=8000)
-    serve.add_argument(
-        "--allow-remote-images", action="store_true", help="fetch pictures from public http(s) addresses"
-    )
-    serve.add_argument(
-        "--allowed-media-domains", default="", metavar="HOSTS", help="from these hosts alone: a.example,b.example"
-    )
-    serve.set_defaults(run=_serve)
+    _add_serve_options(serve)
 
     for command, page in ((infer, None), (demo, "vila-lab-demo.html")):
         command.add_argument("--html", metavar="PAGE", default=page, help="write the answer as one self-contained page")
@@ -89,6 +82,23 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
         command.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
     return parser
+
+
+def _add_serve_options(serve: argparse.ArgumentParser) -> None:
+    add = serve.add_argument
+    add("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    add("--port", type=int, default=8000)
+    add("--allowed-hosts", default="", metavar="HOSTS", help="further names it is asked under: lab.example,b.example")
+    add("--tokens", type=Path, metavar="FILE", help="named tokens and quotas, TOML: [ana], token, questions_per_hour")
+    add("--tls-cert", type=Path, metavar="FILE", help="certificate, and those that vouch for it, in PEM form")
+    add("--tls-key", type=Path, metavar="FILE", help="the certificate's private key, in PEM form without a password")
+    add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="for one question (default: 300)")
+    add("--classroom", action="store_true", help="class mode: a join code instead of a token, a quota each")
+    add("--allow-remote-images", action="store_true", help="fetch pictures from public http(s) addresses")
+    add("--allowed-media-domains", default="", metavar="HOSTS", help="from these hosts alone: a.example,b.example")
+    add("--check", action="store_true", help="say what would be open to whom, and do nothing else")
+    serve.set_defaults(run=_serve)
 
 
 def _family_options() -> list[Field[Any]]:
@@ -144,12 +154,56 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        from .serve.running import run
+        from .serve.settings import Settings, tell
     except ImportError as error:
-        raise MissingExtra(f'the service needs {error.name}: pip install "vila-lab[serve]"') from error
+        raise _without_serve(error) from error
+    # What is wrong with a flag is told before torch is imported and a model is loaded.
+    settings = Settings(
+        host=options.host,
+        port=options.port,
+        names=_listed(options.allowed_hosts),
+        tokens=options.tokens,
+        remote=options.allow_remote_images,
+        domains=_listed(options.allowed_media_domains),
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        time_limit=options.time_limit,
+        classroom=options.classroom,
+    )
+    try:
+        with _uncollected():
+            from .serve.running import run
+    except ImportError as error:
+        raise _without_serve(error) from error
+    if options.check:
+        return tell(settings, _say)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
-    domains = [each.strip() for each in options.allowed_media_domains.split(",") if each.strip()]
-    return run(_session(options), options.host, options.port, _say, remote=options.allow_remote_images, domains=domains)
+
+    def load() -> Any:
+        with _uncollected():
+            return _session(options)
+
+    return run(load, settings, _say)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage: what torch and transformers make while they are imported stays, and a quarter of it was the search."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _without_serve(error: ImportError) -> MissingExtra:
+    return MissingExtra(f'the service needs {error.name}: pip install "vila-lab[serve]"')
+
+
+def _listed(words: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in words.split(",") if each.strip())
 
 
 def _session(options: argparse.Namespace) -> Any:

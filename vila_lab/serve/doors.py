@@ -27,6 +27,7 @@ OPEN_BELOW = "/page/"
 COUNTED = re.compile(r"/v1/(chat/completions|answers/[^/]+/experiments/.+)")
 """What puts the model to work: a quota counts it."""
 
+HOST = re.compile(r"(\[(?P<number>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(:\d*)?")
 EVERYWHERE = ("0.0.0.0", "::")
 LARGEST = 64 * 2**20  # bytes of a body
 TOO_LARGE = f"the request is larger than {LARGEST // 2**20} MiB; send fewer or smaller pictures"
@@ -127,8 +128,9 @@ class Doors:
             self._quotas.take(client)
 
     def _check_host(self, host: str) -> None:
-        name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
-        if name.lower() in self._hosts:
+        found = HOST.fullmatch(host)
+        name = (found["number"] or found["name"]).lower() if found else ""
+        if name in self._hosts:
             return
         if not self._hosts.isdisjoint(EVERYWHERE) and _is_number(name):
             return
@@ -194,7 +196,7 @@ def guarded(message: Message) -> Message:
 
 async def send_refusal(refused: Refused, send: Send) -> None:
     """Answer a request with why it is not answered."""
-    data = json.dumps(body(refused.status, refused.message), ensure_ascii=False).encode()
+    data = json.dumps(body(refused.status, refused.message, refused.kind), ensure_ascii=False).encode()
     headers = {"content-type": "application/json", "content-length": str(len(data)), **refused.headers}
     listed = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send(guarded({"type": "http.response.start", "status": refused.status, "headers": listed}))

@@ -10,7 +10,7 @@ import threading
 import time
 import tomllib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,9 @@ class Owners:
         for owner in owners:
             self.add(owner)
 
+    def __iter__(self) -> Iterator[Owner]:
+        return (owner for _, owner in self._known)
+
     def add(self, owner: Owner) -> None:
         """Let one more ask.
 
@@ -121,11 +124,11 @@ class Owners:
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order in which they came."""
-        return tuple(owner.name for _, owner in self._known)
+        return tuple(owner.name for owner in self)
 
     def quota(self, name: str) -> int | None:
         """How many questions somebody has in an hour; None for as many as can be answered."""
-        return next((owner.questions_per_hour for _, owner in self._known if owner.name == name), None)
+        return next((owner.questions_per_hour for owner in self if owner.name == name), None)
 
 
 def _digest(token: str) -> bytes:
