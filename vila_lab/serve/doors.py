@@ -18,7 +18,7 @@ from .failures import Refused, body, refusal_of
 from .tokens import Owner, Owners, Quotas, owners_of
 
 log = logging.getLogger("vila_lab.serve")
-OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
+OPEN = ("/", "/docs", "/healthz", "/readyz", "/openapi.json", "/class/join")
 """Pages that need no token: they tell nothing about anybody."""
 
 OPEN_BELOW = "/page/"
