@@ -46,6 +46,7 @@ HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 NOT_PICTURES = (
     (b"%PDF", "not an image but a PDF document; save its page as PNG"),
     (b"%!PS", "not an image but a PostScript drawing; save it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "not an image but a PostScript drawing; save it as PNG"),
     (b"<svg", "not an image but an SVG drawing; save it as PNG"),
     (b"<?xml", "not an image but an XML file, perhaps an SVG drawing; save it as PNG"),
     (b"<!doctype html", "not an image but a web page; save the picture in it"),

@@ -25,10 +25,12 @@ from vila_lab.errors import PictureError
 from vila_lab.prompt import Prompt
 from vila_lab.serve import app as serving
 from vila_lab.serve.app import create_app
-from vila_lab.serve.completions import Pieces, prompt_of
+from vila_lab.serve.completions import Pieces
+from vila_lab.serve.reading import Bounds, prompt_of
 from vila_lab.session import Session
 
 TOKEN, OTHER = "a-token-of-the-tests", "another-token-of-theirs"
+BOUNDS = Bounds(4096)
 FORM = {
     "type": "json_schema",
     "json_schema": {"name": "x", "schema": {"enum": [{"brand": "Google"}, {"brand": "Microsoft"}]}},
@@ -204,16 +206,16 @@ def test_addresses_are_fetched_where_that_is_allowed(demo):
         shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         return [{"role": "user", "content": [*shown, text("What is this?")]}]
 
-    prompt = prompt_of(content("https://a.example/a.png", "HTTP://a.example/b.png"), fetch)
+    prompt = prompt_of(content("https://a.example/a.png", "HTTP://a.example/b.png"), BOUNDS, fetch)
     assert asked == ["https://a.example/a.png", "HTTP://a.example/b.png"]
     assert prompt.pictures[0].digest == Prompt.of([demo / "g.png"]).pictures[0].digest
     with pytest.raises(PictureError, match="picture 2 of 2: the server of a picture answers with status 404"):
-        prompt_of(content("https://a.example/a.png", "https://a.example/lost.png"), fetch)
+        prompt_of(content("https://a.example/a.png", "https://a.example/lost.png"), BOUNDS, fetch)
     for url in ("https://a.example/a.png", "file:///a.png", "a.png"):
-        with pytest.raises(PictureError, match="picture 1 of 1 is no data: address"):
-            prompt_of(content(url))
+        with pytest.raises(PictureError, match="picture 1 of 1: it is no data: address"):
+            prompt_of(content(url), BOUNDS)
     with pytest.raises(PictureError, match="no data: address"):
-        prompt_of(content("file:///a.png"), fetch)
+        prompt_of(content("file:///a.png"), BOUNDS, fetch)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------------------

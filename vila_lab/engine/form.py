@@ -87,6 +87,10 @@ def _as_json(schema: Any) -> str:
 def _choices(given: Sequence[Any]) -> tuple[str, ...]:
     if not given or not all(isinstance(each, str) and each.strip() for each in given):
         raise OptionError("the choices of response_format are texts, at least one and none of them empty")
+    if any(0xD800 <= ord(character) <= 0xDFFF for each in given for character in each):
+        raise OptionError(
+            "a choice of response_format holds half a character (a lone surrogate); decode the text again"
+        )
     if len(set(given)) < len(given):
         raise OptionError("the choices of response_format hold one text twice")
     return tuple(given)

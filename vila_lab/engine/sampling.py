@@ -20,6 +20,8 @@ from transformers import (
 from ..errors import OptionError
 from ..options import check_range, check_types
 
+COLDEST = 1e-5  # below it logits over temperature are no numbers any more
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -55,7 +57,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_types(Sampling, vars(self))
-        check_range("temperature", self.temperature, above=0)
+        check_range("temperature", self.temperature, least=COLDEST)
         check_range("top_p", self.top_p, above=0, most=1)
         check_range("top_k", self.top_k, least=1)
         check_range("min_p", self.min_p, least=0, most=1)

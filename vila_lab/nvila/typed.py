@@ -6,6 +6,7 @@ such a token inside what the user wrote are replaced by those of its characters;
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,10 +27,11 @@ def spelled_out(
     """
     control = set(tokenizer.added_tokens_decoder)
     spans = _joined(typed)
+    begins = [begin for begin, _ in spans]
     new_ids: list[int] = []
     new_offsets: list[Span] = []
     for token, (start, stop) in zip(ids, offsets, strict=True):
-        if token in control and start < stop and any(a <= start and stop <= b for a, b in spans):
+        if token in control and start < stop and _lies_in(spans, begins, start, stop):
             characters = _as_characters(tokenizer, text[start:stop])
             new_ids += [each for each, _ in characters]
             new_offsets += [(start + a, start + b) for _, (a, b) in characters]
@@ -37,6 +39,12 @@ def spelled_out(
             new_ids.append(token)
             new_offsets.append((start, stop))
     return new_ids, new_offsets
+
+
+def _lies_in(spans: Sequence[Span], begins: Sequence[int], start: int, stop: int) -> bool:
+    """Whether one of the spans, which are sorted and apart, holds all of this."""
+    place = bisect_right(begins, start) - 1
+    return place >= 0 and stop <= spans[place][1]
 
 
 def _as_characters(tokenizer: Any, text: str) -> list[tuple[int, Span]]:

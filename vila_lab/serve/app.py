@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,27 +22,30 @@ from ..errors import OptionError
 from ..parcels import pack
 from ..prompt import Prompt
 from ..session import Session
-from .completions import Body, Completion, finish_reason, prompt_of, scores
+from .completions import Body, Completion, finish_reason, scores
 from .doors import Doors, client_of
 from .errand import attended
-from .failures import Refused, body, refusal_of
+from .failures import Busy, Refused, body, refusal_of
 from .figures import Figures
 from .kept import Kept
 from .looking import FILE, event, looking
 from .question import Listener, Question, key_of
+from .reading import Bounds, Fetch, prompt_of
 from .tokens import Owner, Owners, owners_of
 from .wanted import Wanted
 from .worker import Worker
 
 GRACE = 10.0  # seconds that a running question has after the server is told to end
 TIME_LIMIT = 300.0  # seconds that one request may take
+READERS = 2  # threads that decode pictures
+HELD = 2 * 2**30  # bytes of pictures of all questions that wait, at most
 
 
 def create_app(
     lab: Session,
     tokens: Owners | Mapping[str, str] | Iterable[Owner],
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
-    fetch: Callable[[str], bytes] | None = None,
+    fetch: Fetch | None = None,
     *,
     time_limit: float = TIME_LIMIT,
     classroom: bool = False,
@@ -70,6 +74,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(worker.close, GRACE)
+        service.close()
 
     app = FastAPI(title="vila_lab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Doors, tokens=owners, hosts=hosts)
@@ -163,14 +168,21 @@ class Service:
         worker: Worker,
         figures: Figures,
         kept: Kept,
-        fetch: Callable[[str], bytes] | None,
+        fetch: Fetch | None,
         limit: float,
     ) -> None:
         self._lab, self._worker, self._figures, self._kept = lab, worker, figures, kept
         self._fetch, self._limit = fetch, limit
+        self._bounds = Bounds(lab.family.context_length)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vila_lab reader")
+        self._waited_for: WeakSet[Question] = WeakSet()
         self._known = tuple(each.name for each in fields(lab.family.options))
         self._open: WeakValueDictionary[Any, Question] = WeakValueDictionary()  # by what equal questions have in common
         self._running: WeakValueDictionary[tuple[str, str], Question] = WeakValueDictionary()  # by owner and answer
+
+    def close(self) -> None:
+        """Read no more pictures."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     async def completion(self, asked: Body, request: Request) -> Any:
         """The response to a request."""
@@ -179,7 +191,9 @@ class Service:
         listener = Listener(owner, wanted, names, self._figures.timer())
         if wanted is not None:
             self._kept.drop(owner, wanted.release)
-        requests = await asyncio.to_thread(self._requests, asked, owner)
+        self._worker.check_room(owner)
+        reading = asyncio.get_running_loop().run_in_executor(self._readers, self._requests, asked, owner)
+        requests = await reading
         question = self._ask(listener, requests, may_share=not (wanted and wanted.tokens))
         for name in names:
             self._running[owner, name] = question
@@ -218,7 +232,7 @@ class Service:
         options = lab.options_of(asked.options(self._known))
         edits = tuple(lab.spec_of(*self._edit(each, owner)) for each in wanted.edits)
         samplings, limits = asked.samplings(), asked.limits()
-        prompt = prompt_of(asked.messages, self._fetch, apply_exif=wanted.apply_exif)
+        prompt = prompt_of(asked.messages, self._bounds, self._fetch, apply_exif=wanted.apply_exif)
         prompt = lab.shared(replace(_with_replies(prompt, wanted.replies, self._said), goes_on=wanted.goes_on))
         return [engine.Request(prompt, options, each, edits=edits, **limits) for each in samplings]
 
@@ -246,6 +260,9 @@ class Service:
         if question is not None and question.join(listener):
             return question
         question = Question(self._lab, requests, self._kept)
+        if sum(each.nbytes for each in self._waited_for) + question.nbytes > HELD:
+            raise Busy("the pictures of the questions that wait take too much memory; ask again later", 2)
+        self._waited_for.add(question)
         question.join(listener)
         question.job = self._worker.submit(listener.owner, question.answer, question.fail, self._limit)
         if key is not None:

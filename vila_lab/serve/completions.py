@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..answer import Answer
 from ..engine.request import limits_of
-from ..engine.sampling import Sampling
-from ..errors import OptionError, PictureError, PromptError
-from ..prompt import Prompt
+from ..engine.sampling import COLDEST, Sampling
+from ..errors import OptionError
 from ..tokens import Token
 from .wanted import Wanted
 
@@ -86,70 +85,10 @@ class Body(BaseModel):
     def samplings(self) -> list[Sampling]:
         """How tokens are chosen, for each of the n answers; without a temperature the most likely ones are."""
         asked = self.vila_lab.do_sample if self.vila_lab is not None else None
-        if not (bool(self.temperature) if asked is None else asked):
+        if not ((self.temperature or 0) >= COLDEST if asked is None else asked):
             return [Sampling()] * self.n
         drawn = Sampling(True, self.temperature or None, self.top_p, self.top_k, self.seed, self.min_p)
         return [drawn.other(number) for number in range(self.n)]
-
-
-def prompt_of(
-    messages: Sequence[Mapping[str, Any]],
-    fetch: Callable[[str], bytes] | None = None,
-    *,
-    apply_exif: bool = False,
-) -> Prompt:
-    """The conversation, its pictures read.
-
-    Parameters
-    ----------
-    fetch
-        Gives what is behind an http or https address; None where pictures of other servers are not read.
-    apply_exif
-        Turn pictures as their EXIF data says.
-
-    Raises
-    ------
-    PromptError, PictureError
-        The message names the part.
-    """
-    listed: Any = [dict(message) for message in messages]
-    number = 0
-    total = sum(isinstance(p, Mapping) and "image_url" in p for m in listed for p in _parts(m))
-    for message in listed:
-        if message.get("role") == "developer":
-            message["role"] = "system"
-        for part in _parts(message):
-            if not isinstance(part, dict):
-                raise PromptError("a part of a message is a table with a type")
-            kind = part.get("type")
-            if kind == "image_url":
-                number += 1
-                data = _fetched(part.get("image_url"), f"picture {number} of {total}", fetch)
-                if data is not None:
-                    part["image_url"] = data
-            elif kind != "text":
-                raise PromptError(f"a part of a message has the type {kind!r}; known are text, image_url")
-    return Prompt.of(listed, apply_exif=apply_exif)
-
-
-def _parts(message: Mapping[str, Any]) -> list[Any]:
-    content = message.get("content")
-    return list(content) if isinstance(content, list) else []
-
-
-def _fetched(value: Any, where: str, fetch: Callable[[str], bytes] | None) -> bytes | None:
-    """What is behind an address, None if it is one that holds its picture; a client's words never name a file of this machine."""
-    url = value.get("url") if isinstance(value, Mapping) else value
-    if not isinstance(url, str):
-        raise PictureError(f"{where} has no url; send it as data:image/png;base64,...")
-    if url[:5].lower() == "data:":
-        return None
-    if fetch is None or not url[:8].lower().startswith(("http://", "https://")):
-        raise PictureError(f"{where} is no data: address; send it as data:image/png;base64,...")
-    try:
-        return fetch(url)
-    except PictureError as error:
-        raise PictureError(f"{where}: {error}") from error
 
 
 class Pieces:

@@ -36,6 +36,7 @@ class Busy(Refused):
         super().__init__(429, message, {"Retry-After": str(seconds)})
 
 
+LONGEST = 1000  # characters of a message: what a client sent is not sent back to it whole
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -46,7 +47,8 @@ def body(status: int, message: str, kind: str = "") -> dict[str, Any]:
     'not_found_error'
     """
     sort = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    error = {"message": message, "type": sort, "param": None, "code": status}
+    shown = message if len(message) <= LONGEST else f"{message[: LONGEST - 3]}..."
+    error = {"message": shown, "type": sort, "param": None, "code": status}
     return {"error": {**error, "vila_lab": kind} if kind else error}
 
 

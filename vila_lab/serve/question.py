@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from ..engine.memory import image_bytes
 from ..engine.request import Request
 from ..interrupts import stoppable
 from ..session import Session
@@ -92,6 +93,11 @@ class Question:
         self._lock = threading.Lock()
         self._stream: Stream | None = None
         self.job: Job | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pictures."""
+        return image_bytes(self._requests[0].prompt.images)
 
     # -- in the event loop -------------------------------------------------------------------------------------------
 

@@ -120,14 +120,22 @@ class Worker:
         """
         job = Job(client, work, failed, limit)
         with self._changed:
-            if not self._is_open:
-                raise Refused(503, "the server is shutting down", {"Retry-After": "10"})
-            mine = self._waiting.get(client, ())
-            if len(mine) >= WAITING_EACH or sum(map(len, self._waiting.values())) >= WAITING:
-                raise Busy("too many questions wait already; ask again later", 2)
+            self._check_room(client)
             self._waiting.setdefault(client, deque()).append(job)
             self._changed.notify_all()
         return job
+
+    def check_room(self, client: str) -> None:
+        """Whether a client may bring more work, before anything is done for it; raises what `submit` does."""
+        with self._changed:
+            self._check_room(client)
+
+    def _check_room(self, client: str) -> None:
+        if not self._is_open:
+            raise Refused(503, "the server is shutting down", {"Retry-After": "10"})
+        mine = self._waiting.get(client, ())
+        if len(mine) >= WAITING_EACH or sum(map(len, self._waiting.values())) >= WAITING:
+            raise Busy("too many questions wait already; ask again later", 2)
 
     def close(self, seconds: float) -> bool:
         """Begin nothing more, and let what runs end within some seconds; what does not is stopped.
