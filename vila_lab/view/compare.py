@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,7 @@ from ..engine.record import Record
 from ..errors import OptionError
 from ..picture import digest_of
 from ..writing import write_file
-from .html import live, overview_picture, plain, static, whole_page
+from .html import live, overview_picture, plain, static, viewer_source, whole_page
 from .of_answer import view_of
 from .payload import AnswerView, clean, pack, to_json
 from .pictures import stacked
@@ -107,7 +108,7 @@ class Comparison:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         picture = self._static()
-        identity, script = live("mountCompare", self._payload(), HOST.read_text(encoding="utf-8"))
+        identity, script = live("mountCompare", to_json(self.payload), HOST.read_text(encoding="utf-8"))
         html = f'{static(identity, self.plain, picture)}\n<script type="module">{script}</script>'
         bundle = {"text/html": html, "text/plain": self.plain}
         if picture is not None:
@@ -118,22 +119,30 @@ class Comparison:
 
     def to_html(self, path: str | Path) -> Path:
         """Write the comparison as one self-contained page that works offline."""
-        identity, script = live("mountCompare", self._payload(), HOST.read_text(encoding="utf-8"))
+        identity, script = live("mountCompare", to_json(self.payload), HOST.read_text(encoding="utf-8"))
         page = whole_page(" / ".join(self.labels), static(identity, self.plain, self._static()), script)
         return write_file(path, page)
 
-    def _payload(self) -> str:
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What the host in a browser draws."""
         answers = []
         rows = zip(self.labels, self.views, self._same, self._changed, self.pictures, strict=True)
         for label, view, same, changed, pictures in rows:
             payload = pack(view, EXTRA_BUDGET // len(self.views)) | {"changed": sorted(changed)}
             answers.append({"label": clean(label), "payload": payload, "same": same, "pictures": list(pictures)})
-        return to_json({"answers": answers, "notes": [clean(note) for note in self.notes]})
+        return {"answers": answers, "notes": [clean(note) for note in self.notes]}
 
     def _static(self) -> Image.Image | None:
         """The answers' pictures one below the other; None without matplotlib."""
         found = [picture for picture in map(overview_picture, self.views) if picture is not None]
         return stacked(found) if found else None
+
+
+@cache
+def viewer_module() -> str:
+    """One ES module of ``mount``, for an answer, and ``mountCompare``, for a comparison's payload."""
+    return f"{viewer_source()}\n{HOST.read_text(encoding='utf-8')}\nexport {{ mountCompare }};\n"
 
 
 def _labels(answers: Sequence[Record], pictures: Sequence[Sequence[int]]) -> list[str]:

@@ -136,9 +136,10 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
   });
   reading.button.addEventListener("click", () => { state.region = null; answer.colour(lens, null); select(ALL); });
   refresh();
-  const set = ({ tokens, region, layer, head }) => {
+  const set = ({ tokens, region, layer, head, name }) => {
     if (tokens) { state.pins = tokens.filter((k) => k >= 0 && k < chips.length).slice(0, 2); show(); }
     if (region !== undefined) selectRegion(payload.images[region?.picture] ? region : null, true);
+    if (readings.some((one) => one.name === name)) return choose({ name, layer: null, heads: "", sinks: false }, true);
     if (layer !== undefined || head !== undefined) {
       const heads = head === undefined ? state.heads : head === null ? "" : `head ${head}`;
       return choose({ name: payload.name, layer: layer === undefined ? state.layer : layer, heads }, true);

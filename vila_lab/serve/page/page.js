@@ -1,0 +1,166 @@
+// The page: who sits here, the conversation, and what is said when something does not work. Knows its parts by their modules.
+
+import { messagesOf } from "/page/asking.js";
+import { byId, enable, lead } from "/page/elements.js";
+import { Failure, get, send, token, tokenFromAddress } from "/page/service.js";
+import { tray } from "/page/tray.js";
+import { playTurn } from "/page/turn.js";
+
+const EXAMPLES = ["g.png", "m.png", "a.png", "n.png"];
+const EXAMPLE = "What is in image 2?";
+const EMBEDDED = "The embedded model is small, and was trained on drawn scenes and four company marks: ask it about pictures like the examples. It is no general assistant.";
+const { model } = document.documentElement.dataset;
+
+const turns = []; // of this conversation
+let asking = false;
+
+// ---- what is said ----
+
+const say = (words) => { byId("aloud").textContent = words; };
+
+/** Tell in one sentence what did not work; a token that is not known leads back to the door. */
+function fail(error) {
+  if (error.name === "AbortError") return;
+  byId("error").textContent = error.message;
+  byId("trouble").hidden = false;
+  if (error.status === 401) signOut();
+}
+
+function calm() {
+  byId("trouble").hidden = true;
+  byId("error").textContent = "";
+}
+
+// ---- the door ----
+
+/** Show the room behind the door to whoever has a token that is known. */
+async function enter() {
+  try {
+    await get("/v1/models");
+  } catch (error) {
+    byId("door").hidden = false;
+    return fail(error);
+  }
+  calm();
+  byId("door").hidden = true;
+  byId("lab").hidden = byId("who").hidden = false;
+  byId("question").focus();
+}
+
+function signOut() {
+  token.drop();
+  byId("lab").hidden = byId("who").hidden = true;
+  byId("door").hidden = false;
+  byId("token").focus();
+}
+
+// ---- the conversation ----
+
+const pictures = tray(byId("tray"), { say, onChange: () => hint() });
+
+function hint() {
+  const shown = turns.flatMap((turn) => turn.pictures).length;
+  const words = turns.length
+    ? `The conversation goes on: the model still sees ${shown === 1 ? "the picture" : `the ${shown} pictures`} from before. Add more, or just ask.`
+    : model === "embedded" ? EMBEDDED : "Add pictures, put them in order, and ask about them: they are numbered as they stand.";
+  byId("hint").textContent = words;
+  byId("new").hidden = !turns.length;
+  byId("again").hidden = !shown;
+  byId("examples").hidden = turns.length > 0 || pictures?.pictures().length > 0;
+}
+
+async function askNext() {
+  if (asking) return;
+  const turn = { number: turns.length + 1, pictures: pictures.pictures(), text: byId("question").value.trim() };
+  if (!turn.text) {
+    byId("question").focus();
+    return fail(new Failure("There is no question yet: write one, then ask."));
+  }
+  calm();
+  turn.messages = messagesOf(turns, turn.pictures, turn.text);
+  turns.forEach(({ node }) => { node.querySelector("details").open = false; });
+  setAsking(true);
+  byId("question").value = "";
+  pictures.clear();
+  say("Asked.");
+  try {
+    await playTurn(byId("turns"), turn, { say, fail });
+    turns.push(turn);
+  } catch (error) { // the question goes back to where it was
+    byId("question").value ||= turn.text;
+    if (!pictures.pictures().length) pictures.put(turn.pictures);
+    error.name === "AbortError" ? say("Stopped.") : fail(error);
+  }
+  setAsking(false);
+  hint();
+}
+
+function setAsking(on) {
+  asking = on;
+  enable(byId("ask"), !on);
+}
+
+/** Begin anew; the server need not keep what was said. */
+function begin(shown = []) {
+  for (const { id, node } of turns.splice(0)) {
+    node.remove();
+    send(`/v1/answers/${id}`, { method: "DELETE" }).catch(() => {}); // it goes by itself within the hour
+  }
+  pictures.clear();
+  pictures.put(shown);
+  hint();
+  say("A new conversation.");
+  byId("question").focus();
+}
+
+async function useExamples() {
+  const files = EXAMPLES.map(async (name) => new File([await (await send(`/page/demo/${name}`, { accept: "image/*" })).blob()], name, { type: "image/png" }));
+  await pictures.add(await Promise.all(files));
+  byId("question").value ||= EXAMPLE;
+  byId("question").focus();
+}
+
+// ---- hands and keys ----
+
+const guarded = (work) => (...given) => Promise.resolve(work(...given)).catch(fail);
+const hear = (id, kind, work) => byId(id).addEventListener(kind, guarded(work));
+const withFiles = ({ dataTransfer }) => !byId("lab").hidden && dataTransfer?.types.includes("Files");
+
+hear("composer", "submit", (event) => { event.preventDefault(); return askNext(); });
+hear("question", "keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return askNext();
+});
+hear("files", "change", async ({ target }) => {
+  await pictures.add(target.files);
+  target.value = ""; // the same file can be chosen again
+});
+hear("examples", "click", useExamples);
+hear("new", "click", () => begin());
+hear("again", "click", () => begin(turns.flatMap((turn) => turn.pictures)));
+hear("leave", "click", () => { begin(); signOut(); });
+hear("dismiss", "click", calm);
+hear("sign-in", "submit", (event) => {
+  event.preventDefault();
+  token.set(byId("token").value.trim());
+  byId("token").value = "";
+  return enter();
+});
+document.addEventListener("paste", guarded((event) => {
+  if (byId("lab").hidden || !event.clipboardData.files.length) return;
+  event.preventDefault();
+  return pictures.add(event.clipboardData.files);
+}));
+document.addEventListener("dragover", (event) => { if (withFiles(event)) { event.preventDefault(); document.body.classList.add("over"); } });
+document.addEventListener("dragleave", ({ relatedTarget }) => { if (!relatedTarget) document.body.classList.remove("over"); });
+document.addEventListener("drop", guarded((event) => {
+  document.body.classList.remove("over");
+  if (!withFiles(event)) return;
+  event.preventDefault();
+  return pictures.add(event.dataTransfer.files);
+}));
+addEventListener("hashchange", guarded(() => tokenFromAddress() && enter()));
+
+tokenFromAddress();
+hint();
+if (token.get()) enter();
+else byId("door").hidden = false;
