@@ -22,6 +22,7 @@ from ..errors import OptionError
 from ..parcels import pack
 from ..prompt import Prompt
 from ..session import Session
+from .comparing import comparing
 from .completions import Body, Completion, finish_reason, scores
 from .doors import Doors, client_of
 from .errand import attended
@@ -29,6 +30,7 @@ from .failures import Busy, Refused, body, refusal_of
 from .figures import Figures
 from .kept import Kept
 from .looking import FILE, event, looking
+from .page import paging
 from .question import Listener, Question, key_of
 from .reading import Bounds, Fetch, prompt_of
 from .tokens import Owner, Owners, owners_of
@@ -120,6 +122,8 @@ def create_app(
         return Response(status_code=204)
 
     app.include_router(looking(lab, worker, kept, time_limit))
+    app.include_router(comparing(worker, kept, time_limit))
+    app.include_router(paging(lab.name, classroom=classroom))
     for error in (Refused, HTTPException, RequestValidationError):
         app.add_exception_handler(error, _answer_error)
     return app
