@@ -25,6 +25,7 @@ _HOMES = {
     "Attribution": "attribution",
     "Chat": "chat",
     "NoEffect": "errors",
+    "NotHere": "errors",
     "Prompt": "prompt",
     "Session": "session",
     "Text": "inputs.naming",
@@ -32,6 +33,7 @@ _HOMES = {
     "TokenMap": "tokenmap",
     "VilaLabError": "errors",
     "compare": "view.compare",
+    "connect": "remote",
     "demo_images": "tiny",
     "load": "resident",
     "loaded": "resident",
@@ -45,6 +47,7 @@ __all__ = [
     "Attribution",
     "Chat",
     "NoEffect",
+    "NotHere",
     "Prompt",
     "Session",
     "Text",
@@ -53,6 +56,7 @@ __all__ = [
     "VilaLabError",
     "__version__",
     "compare",
+    "connect",
     "demo_images",
     "load",
     "loaded",
@@ -65,9 +69,10 @@ if TYPE_CHECKING:
     from .attribution import Attribution, methods
     from .chat import Chat
     from .chat import open_saved as open
-    from .errors import NoEffect, VilaLabError
+    from .errors import NoEffect, NotHere, VilaLabError
     from .inputs.naming import Text
     from .prompt import Prompt
+    from .remote import connect
     from .resident import load, loaded
     from .session import Session
     from .tiny import demo_images

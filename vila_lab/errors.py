@@ -63,6 +63,14 @@ class CaptureError(VilaLabError, RuntimeError):
     """Attention cannot be captured this way, or what was captured is incomplete or was released."""
 
 
+class NotHere(CaptureError, AttributeError):
+    """Something is asked of a model that is on a server, and cannot be done from here."""
+
+
+class ServiceError(VilaLabError, ConnectionError):
+    """A server cannot be reached, does not let one in, or ended in the middle."""
+
+
 class MissingExtra(VilaLabError, ImportError):
     """An optional package is needed; the message holds the exact pip line."""
 

@@ -81,10 +81,12 @@ class Stream(Iterator[Token]):
         try:
             return self._answering.step()
         except Stopped:
-            raise StopIteration from None
+            pass
         except BaseException:
             self.close()
             raise
+        self._tell()
+        raise StopIteration
 
     def then(self, function: Callable[[Answer], None]) -> Stream:
         """Have a function called with the answer, once there is one: at the stream's end, or when it is asked for."""

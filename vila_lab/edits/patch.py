@@ -49,9 +49,7 @@ class Patch:
 
     @property
     def label(self) -> str:
-        where = self.positions if isinstance(self.positions, str) else ", ".join(map(str, self.positions))
-        layers = ", ".join(map(str, self.layers))
-        return f"patch of the {self.state} at {where} behind layer{'s' * (len(self.layers) > 1)} {layers} from {self.source.record.text!r}"
+        return in_words(self.state, self.positions, self.layers, self.source.record.text)
 
     @property
     def is_edit(self) -> bool:
@@ -67,6 +65,13 @@ class Patch:
     def changes_nothing(self, question: Question) -> bool:
         """A patch from an answer to the very same prompt."""
         return self.source.prepared.identity == question.prepared.identity
+
+
+def in_words(state: str, positions: Any, layers: Sequence[int], text: str) -> str:
+    """A patch from an answer of some text, in words."""
+    listed = [positions] if isinstance(positions, str | int) else positions
+    where, behind = ", ".join(map(str, listed)), ", ".join(map(str, layers))
+    return f"patch of the {state} at {where} behind layer{'s' * (len(layers) > 1)} {behind} from {text!r}"
 
 
 def states(replay: Replay, state: State, layers: Sequence[int]) -> dict[int, Tensor]:

@@ -16,9 +16,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ..errors import OptionError
 from ..nvila.checkpoint import load_checkpoint
 from ..nvila.folder import MODEL_TYPES
 from ..nvila.generation import default_generation_config
+from ..nvila.image_processing_nvila import NVILAImageProcessor
 from ..nvila.layout import PromptLayout
 from ..nvila.modeling_nvila import NVILAForConditionalGeneration
 from ..nvila.processing_nvila import NVILAProcessor
@@ -77,11 +79,13 @@ class NVILAFamily(Family):
 
     def prepare(self, prompt: Prompt, options: NVILAOptions | None = None) -> NVILAPrepared:
         options = options or NVILAOptions()
+        cutter = self._cutter(options)
         features, layout = self.processor.prepare(
             _messages(prompt) if prompt.history else _content(prompt.parts),
             conv_mode=options.conv_mode,
             tile_all_images=options.tile_all_images,
             tile_first=options.tile_first,
+            cutter=cutter,
             pixels=False,
         )
         pictures = tuple(prompt.images)
@@ -89,7 +93,9 @@ class NVILAFamily(Family):
         device = self.model.get_input_embeddings().weight.device
         late = (self.pixels, "block_sizes") if pictures else ()
         inputs = LateInputs(
-            {name: value.to(device) for name, value in features.items()}, late, partial(self._cut, pictures, tiled)
+            {name: value.to(device) for name, value in features.items()},
+            late,
+            partial(self._cut, pictures, tiled, cutter),
         )
         counts = Counter(block.picture for block in layout.blocks)
         mode = self.processor.resolve_conv_mode(options.conv_mode)
@@ -97,22 +103,31 @@ class NVILAFamily(Family):
             inputs,
             token_map_of(layout, [image.size for image in pictures]),
             replace(options, conv_mode=mode),
-            tuple(self._contents(prompt.pictures, tiled)),
+            tuple(_contents(prompt.pictures, tiled, cutter)),
             pictures,
             tiled,
             tuple(counts[number] for number in range(len(pictures))),
         )
 
-    def _cut(self, pictures: Sequence[Image.Image], tiled: Sequence[bool]) -> dict[str, Tensor]:
+    def _cutter(self, options: NVILAOptions) -> NVILAImageProcessor:
+        """What cuts the pictures of a prompt."""
+        own: NVILAImageProcessor = self.processor.image_processor
+        if options.image_aspect_ratio in (None, own.image_aspect_ratio):
+            return own
+        if own.image_aspect_ratio == "dynamic_s2":
+            raise OptionError(
+                "this checkpoint reads every picture in several scales (dynamic_s2), and its tower can do nothing else: leave "
+                "image_aspect_ratio out"
+            )
+        return own.with_settings(image_aspect_ratio=options.image_aspect_ratio)
+
+    def _cut(
+        self, pictures: Sequence[Image.Image], tiled: Sequence[bool], cutter: NVILAImageProcessor
+    ) -> dict[str, Tensor]:
         """Pixels of pictures, as the tower takes them."""
-        found = self.processor.image_processor(list(pictures), tiled=list(tiled), return_tensors="pt")
+        found = cutter(list(pictures), tiled=list(tiled), return_tensors="pt")
         device = self.model.get_input_embeddings().weight.device
         return {name: value.to(device) for name, value in found.items()}
-
-    def _contents(self, pictures: Sequence[Picture], tiled: Sequence[bool]) -> Iterator[str]:
-        settings = self.processor.image_processor.options
-        for picture, cut in zip(pictures, tiled, strict=True):
-            yield f"{picture.digest} {'tiled' if cut else 'whole'} {settings}"
 
     def embed(self, prepared: NVILAPrepared, known: KnownFeatures | None = None) -> Embedded:  # type: ignore[override]
         inputs = prepared.inputs
@@ -138,7 +153,8 @@ class NVILAFamily(Family):
     def _computed(self, prepared: NVILAPrepared, contents: Sequence[str]) -> list[Tensor]:
         """Visual tokens of some of a prompt's pictures, each a tensor of its own."""
         numbers = [prepared.contents.index(content) for content in contents]
-        cut = self._cut([prepared.pictures[k] for k in numbers], [prepared.tiled[k] for k in numbers])
+        pictures, tiled = [prepared.pictures[k] for k in numbers], [prepared.tiled[k] for k in numbers]
+        cut = self._cut(pictures, tiled, self._cutter(prepared.options))
         found = self.model.get_image_features(cut[self.pixels], cut["block_sizes"].tolist(), return_dict=True)
         blocks = iter(found.pooler_output)
         return [torch.cat([next(blocks) for _ in range(prepared.blocks[k])]) for k in numbers]
@@ -170,6 +186,12 @@ class NVILAFamily(Family):
             config = self.model.config.text_config
             self._generation[key] = default_generation_config(self.processor, config, options.conv_mode)
         return copy.deepcopy(self._generation[key])
+
+
+def _contents(pictures: Sequence[Picture], tiled: Sequence[bool], cutter: NVILAImageProcessor) -> Iterator[str]:
+    """What tells each picture's features from others: its pixels, and how they are cut."""
+    for picture, cut in zip(pictures, tiled, strict=True):
+        yield f"{picture.digest} {'tiled' if cut else 'whole'} {cutter.options}"
 
 
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:

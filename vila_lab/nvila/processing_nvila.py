@@ -145,6 +145,7 @@ class NVILAProcessor(ProcessorMixin):
         return_tensors: str | None = "pt",
         *,
         tile_first: bool = False,
+        cutter: NVILAImageProcessor | None = None,
         pixels: bool = True,
     ) -> tuple[BatchFeature, PromptLayout]:
         """Model inputs of one prompt and the map of its positions.
@@ -160,6 +161,8 @@ class NVILAProcessor(ProcessorMixin):
             Cut every picture as if it were alone. The reference cuts only a single picture.
         tile_first : bool
             Cut the first picture as if it were alone: a conversation that began with it goes on as it was.
+        cutter : NVILAImageProcessor, optional
+            Cuts the pictures instead of the processor's own; see `NVILAImageProcessor.with_settings`.
         pixels : bool
             False leaves ``pixel_values`` and ``block_sizes`` out, and with them most of the work.
 
@@ -172,9 +175,10 @@ class NVILAProcessor(ProcessorMixin):
         ------
         PromptError, OptionError
         """
-        prompt = self._prompt(parts, conv_mode, tile_all_images, self.image_processor, tile_first)
+        cutter = cutter or self.image_processor
+        prompt = self._prompt(parts, conv_mode, tile_all_images, cutter, tile_first)
         shown = prompt if pixels else replace(prompt, pictures=())
-        return self._batch([shown], CallOptions(TextOptions(), {}, return_tensors)), prompt.layout
+        return self._batch([shown], CallOptions(TextOptions(), {}, return_tensors), cutter), prompt.layout
 
     def _prompt(
         self,
@@ -189,7 +193,7 @@ class NVILAProcessor(ProcessorMixin):
         tiled = tiled_pictures(len(pictures), tile_all_images, tile_first)
         geometry = self._geometry(pictures, tiled, cutter)
         counts = [len(blocks) for blocks in geometry]
-        assembled = assemble(parts, lambda picture: self._markers(counts[picture], tiled[picture]))
+        assembled = assemble(parts, lambda picture: _markers(counts[picture], tiled[picture], cutter))
         mode = self.resolve_conv_mode(conv_mode)
         turns = [turn.turn for turn in assembled]
         text = render(self.tokenizer, turns, mode)
@@ -227,12 +231,6 @@ class NVILAProcessor(ProcessorMixin):
         return [
             picture_blocks(k, *picture.size, options, self.grid, tiled=tiled[k]) for k, picture in enumerate(pictures)
         ]
-
-    def _markers(self, blocks: int, tiled: bool) -> str:
-        """A cut picture of ``dynamic`` has a newline in the text after each of its tiles; all others have one bare marker."""
-        if tiled and self.image_processor.image_aspect_ratio == "dynamic":
-            return f"{IMAGE_TOKEN}\n" * blocks
-        return IMAGE_TOKEN * blocks
 
     def _separator_ids(self, text: str | None) -> list[int]:
         """Ids with the tokenizer's default specials: a Llama tokenizer puts its begin token into every separator."""
@@ -361,7 +359,7 @@ class NVILAProcessor(ProcessorMixin):
         tiled = tiled_pictures(len(pictures), tile_all_images)
         geometry = self._geometry(pictures, tiled, cutter)
         pieces = text.split(IMAGE_TOKEN)
-        markers = [self._markers(len(blocks), cut) for blocks, cut in zip(geometry, tiled, strict=True)]
+        markers = [_markers(len(blocks), cut, cutter) for blocks, cut in zip(geometry, tiled, strict=True)]
         full = "".join(piece + marker for piece, marker in zip(pieces, [*markers, ""], strict=True))
         blocks = [block for blocks in geometry for block in blocks]
         layout = self._expand(full, blocks, _moved(typed, pieces, markers), options.add_special_tokens)
@@ -602,6 +600,13 @@ class NVILAProcessor(ProcessorMixin):
         preprocessor = root / "vision_tower" / "preprocessor_config.json"
         write_json(preprocessor, self.image_processor.to_siglip_dict())
         return [*super().save_pretrained(root, **kwargs), *written, str(preprocessor)]
+
+
+def _markers(blocks: int, tiled: bool, cutter: NVILAImageProcessor) -> str:
+    """A cut picture of ``dynamic`` has a newline in the text after each of its tiles; all others have one bare marker."""
+    if tiled and cutter.image_aspect_ratio == "dynamic":
+        return f"{IMAGE_TOKEN}\n" * blocks
+    return IMAGE_TOKEN * blocks
 
 
 def _positions(reply: Reply, begins: Sequence[int]) -> tuple[int, int]:

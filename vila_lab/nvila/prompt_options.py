@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vila_lab.errors import OptionError
 from vila_lab.options import check_types
+
+ASPECT_RATIOS = ("resize", "pad", "dynamic")
+"""Ways of cutting that any tower of the family can take; "dynamic_s2" needs one that was built for it."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,13 @@ class NVILAOptions:
     tile_first : bool
         Cut the first picture so, and no other: a conversation that began with one picture goes on as it was.
 
+    image_aspect_ratio : str, optional
+        How a picture is cut, instead of the checkpoint's own way: "resize", "pad" or "dynamic".
+
     Raises
     ------
     OptionError
-        If a value has another type.
+        If a value has another type, or is unknown.
     """
 
     conv_mode: str = field(
@@ -31,6 +38,10 @@ class NVILAOptions:
     )
     tile_all_images: bool = False
     tile_first: bool = False
+    image_aspect_ratio: str | None = None
 
     def __post_init__(self) -> None:
         check_types(NVILAOptions, vars(self))
+        if self.image_aspect_ratio not in (None, *ASPECT_RATIOS):
+            known = ", ".join(ASPECT_RATIOS)
+            raise OptionError(f"image_aspect_ratio {self.image_aspect_ratio!r} is unknown; choose one of {known}")

@@ -22,8 +22,9 @@ from ..errors import OptionError
 from ..parcels import pack
 from ..prompt import Prompt
 from ..session import Session
+from ..tokens import Token
 from .comparing import comparing
-from .completions import Body, Completion, finish_reason, scores
+from .completions import LEAST, Body, Completion, finish_reason, scores
 from .doors import Doors, client_of
 from .errand import attended
 from .failures import Busy, Refused, body, refusal_of
@@ -319,7 +320,7 @@ async def _chunks(
                 yield event(completion.chunk(number, {"role": "assistant", "content": ""}, more=name))
             is_piece = kind == "piece"
             logprobs = scores([about]) if asked.logprobs and is_piece else None
-            whole = {"token": vars(about)} if wanted is not None and wanted.tokens and is_piece else None
+            whole = {"token": _token(about)} if wanted is not None and wanted.tokens and is_piece else None
             if text or logprobs or whole:
                 yield event(completion.chunk(number, {"content": text}, None, logprobs, whole))
             if not is_piece:
@@ -334,3 +335,9 @@ async def _chunks(
         yield event(body(refused.status, refused.message, refused.kind))
     finally:
         question.leave(listener)
+
+
+def _token(token: Token) -> dict[str, Any]:
+    """A token whole, in numbers that JSON has."""
+    others = [(text, number, max(logprob, LEAST)) for text, number, logprob in token.alternatives]
+    return {**vars(token), "logprob": max(token.logprob, LEAST), "alternatives": others}

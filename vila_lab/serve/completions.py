@@ -16,6 +16,7 @@ from ..tokens import Token
 from .wanted import Wanted
 
 MOST_ANSWERS = 16
+LEAST = -9999.0  # logarithm of a probability that is 0: JSON has no infinity
 IGNORED = (
     "audio", "frequency_penalty", "logit_bias", "metadata", "modalities", "parallel_tool_calls", "prediction", "presence_penalty",
     "prompt_cache_key", "reasoning_effort", "safety_identifier", "service_tier", "store", "user", "verbosity", "web_search_options",
@@ -146,7 +147,7 @@ def scores(tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def _score(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+    return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(text.encode())}
 
 
 def usage(answers: Sequence[Answer], cached: int) -> dict[str, Any]:
