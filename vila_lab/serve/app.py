@@ -23,17 +23,20 @@ from ..parcels import pack
 from ..prompt import Prompt
 from ..session import Session
 from ..tokens import Token
+from .classroom import Classroom
 from .comparing import comparing
 from .completions import LEAST, Body, Completion, finish_reason, scores
 from .doors import Doors, client_of
 from .errand import attended
+from .exercises import Exercises
 from .failures import Busy, Refused, body, refusal_of
 from .figures import Figures
 from .kept import Kept
 from .looking import FILE, event, looking
 from .page import paging
-from .question import Listener, Question, key_of
+from .question import Heard, Listener, Question, key_of
 from .reading import Bounds, Fetch, prompt_of
+from .schooling import schooling
 from .tokens import Owner, Owners, owners_of
 from .wanted import Wanted
 from .worker import Worker
@@ -71,7 +74,8 @@ def create_app(
         Whether students may join with a code; see `vila_lab.serve.classroom`.
     """
     worker, figures, kept, owners = Worker(), Figures(), Kept(), owners_of(tokens)
-    service = Service(lab, worker, figures, kept, fetch, time_limit)
+    room = Classroom(owners) if classroom else None
+    service = Service(lab, worker, figures, kept, fetch, time_limit, room.heard if room else None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,7 +85,7 @@ def create_app(
 
     app = FastAPI(title="vila_lab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Doors, tokens=owners, hosts=hosts)
-    app.state.worker, app.state.kept, app.state.owners = worker, kept, owners
+    app.state.worker, app.state.kept, app.state.owners, app.state.classroom = worker, kept, owners, room
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -125,6 +129,8 @@ def create_app(
     app.include_router(looking(lab, worker, kept, time_limit))
     app.include_router(comparing(worker, kept, time_limit))
     app.include_router(paging(lab.name, classroom=classroom))
+    if room is not None:
+        app.include_router(schooling(room, Exercises(lab), worker, time_limit))
     for error in (Refused, HTTPException, RequestValidationError):
         app.add_exception_handler(error, _answer_error)
     return app
@@ -165,6 +171,8 @@ class Service:
     ----------
     lab, worker, figures, kept, fetch, limit
         See `create_app`.
+    heard
+        Told whose question was answered, and how.
     """
 
     def __init__(
@@ -175,8 +183,10 @@ class Service:
         kept: Kept,
         fetch: Fetch | None,
         limit: float,
+        heard: Heard | None = None,
     ) -> None:
         self._lab, self._worker, self._figures, self._kept = lab, worker, figures, kept
+        self._heard = heard
         self._fetch, self._limit = fetch, limit
         self._bounds = Bounds(lab.family.context_length)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vila_lab reader")
@@ -264,7 +274,7 @@ class Service:
         question = self._open.get(key) if key is not None else None
         if question is not None and question.join(listener):
             return question
-        question = Question(self._lab, requests, self._kept)
+        question = Question(self._lab, requests, self._kept, self._heard)
         if sum(each.nbytes for each in self._waited_for) + question.nbytes > HELD:
             raise Busy("the pictures of the questions that wait take too much memory; ask again later", 2)
         self._waited_for.add(question)

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from ..answer import Answer
 from ..engine.memory import image_bytes
 from ..engine.request import Request
 from ..interrupts import stoppable
@@ -25,6 +26,8 @@ from .wanted import Wanted, told
 from .worker import Job
 
 log = logging.getLogger("vila_lab.serve")
+
+Heard: TypeAlias = "Callable[[str, Answer], None]"
 
 
 class Listener:
@@ -82,10 +85,12 @@ class Question:
         Of one prompt; several where several answers are wanted.
     kept
         Where answers go that somebody wants to look at.
+    heard
+        Told of every listener whose it is, and the answer; from the worker's thread.
     """
 
-    def __init__(self, lab: Session, requests: Sequence[Request], kept: Kept) -> None:
-        self._lab, self._requests, self._kept = lab, tuple(requests), kept
+    def __init__(self, lab: Session, requests: Sequence[Request], kept: Kept, heard: Heard | None = None) -> None:
+        self._lab, self._requests, self._kept, self._heard = lab, tuple(requests), kept, heard
         self._listeners: list[Listener] = []
         self._said: list[tuple[str, Any]] = []
         self._may_join = True
@@ -166,6 +171,8 @@ class Question:
             more = told(answer, wanted, name, reused)
             if wanted.keep:
                 self._kept.add(listener.owner, name, answer)
+        if self._heard is not None:
+            self._heard(listener.owner, answer)
         listener.timer.read(answer.token_map.prompt_length, reused)
         listener.tell("answer", (number, rest, answer, reused, more))
 

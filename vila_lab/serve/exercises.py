@@ -1,0 +1,93 @@
+"""Exercises of a class on the demo pictures: what is asked, what is right, who predicted what. Knows teaching, and no HTTP."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ..session import Session
+from ..teaching import Exercise, Quiz, Reveal
+from ..teaching.exercise import POINTS
+from ..tiny import demo_images
+from .failures import Refused
+
+TASKS = (
+    (("g.png", "m.png", "a.png", "n.png"), "What is in image 2?"),
+    (("cat_and_dog.png", "dog_alone.png"), "Is there a dog in image 1?"),
+    (("cat_and_dog.png", "cat_and_rocket.png", "dog_alone.png"), "Which image shows a rocket?"),
+    (("cat_and_dog.png", "pizza.png", "wide_train.png"), "What is in image 3?"),
+    (("cat_and_dog.png", "dog_alone.png"), "What is the difference between image 1 and image 2?"),
+)
+"""Pictures and a question each. In some the answer outlives the picture that it is about: that is what there is to learn."""
+
+
+class Exercises:
+    """The exercises of one class.
+
+    Parameters
+    ----------
+    lab
+        Asked in the worker's thread alone, and once for all students.
+    """
+
+    def __init__(self, lab: Session) -> None:
+        folder = demo_images()
+        self._quiz = Quiz(lab, [[*(folder / name for name in names), question] for names, question in TASKS])
+        self._found: dict[tuple[str, int], dict[str, Any]] = {}  # by who and which
+        self._lock = threading.Lock()
+
+    def listed(self, owner: str) -> list[dict[str, Any]]:
+        """All of them, without what is right; of those that somebody did, what came of it."""
+        with self._lock:
+            return [
+                {
+                    "number": number,
+                    "question": question,
+                    "pictures": list(names),
+                    "possible": POINTS,
+                    "done": self._found.get((owner, number)),
+                }
+                for number, (names, question) in enumerate(TASKS, 1)
+            ]
+
+    def check(self, owner: str, number: int, picture: int) -> None:
+        """Raise why a prediction cannot be taken.
+
+        Raises
+        ------
+        Refused
+            If there is no such exercise or picture, or somebody did it before.
+        """
+        if not 1 <= number <= len(TASKS):
+            raise Refused(404, f"there is no exercise {number}; there are 1 to {len(TASKS)}")
+        count = len(TASKS[number - 1][0])
+        if not 1 <= picture <= count:
+            raise Refused(400, f"exercise {number} has pictures 1 to {count}, not {picture}")
+        if (owner, number) in self._found:
+            raise Refused(409, f"you did exercise {number} already; a prediction counts before the answer is seen")
+
+    def reveal(self, owner: str, number: int, picture: int, survives: bool) -> dict[str, Any]:
+        """What the model did, and the points for what was predicted; in the worker's thread."""
+        exercise: Exercise = self._quiz[number - 1]
+        found = told(Reveal(exercise.answer, *exercise.solution, (picture, survives)))
+        with self._lock:
+            self.check(owner, number, picture)
+            self._found[owner, number] = found
+        return found
+
+
+def told(reveal: Reveal) -> dict[str, Any]:
+    """What an exercise reveals, as plain values."""
+    picture, survives = reveal.predicted
+    rows = reveal.table.to_dict("records")
+    return {
+        "answer": reveal.answer.text,
+        "picture": reveal.picture,
+        "survives": reveal.survives,
+        "predicted": {"picture": picture, "survives": survives},
+        "points": reveal.points,
+        "pictures": [
+            {"read": float(row["read"]), "needed": float(row["needed"]), "without": str(row["without it"])}
+            for row in rows
+        ],
+    }
