@@ -55,7 +55,7 @@ class Experiment:
         Raises
         ------
         OptionError
-            If there is no such option, or a plain one has another type.
+            If there is no such option, a plain one has another type, or one is missing.
         """
         takes_more = any(each.kind is each.VAR_KEYWORD for each in self.parameters.values())
         known = [name for name, each in self.parameters.items() if each.kind is not each.VAR_KEYWORD]
@@ -63,6 +63,11 @@ class Experiment:
             if name not in known and not takes_more:
                 raise OptionError(f"{self.name} has no option {name!r}; it has {', '.join(known) or 'none'}")
         check_types(self.function, {name: value for name, value in options.items() if name in known})
+        missing = [
+            name for name in known if self.parameters[name].default is inspect.Parameter.empty and name not in options
+        ]
+        if missing:
+            raise OptionError(f"{self.name} needs {', '.join(missing)}")
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {

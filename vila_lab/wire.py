@@ -210,14 +210,11 @@ def place_of_sum(data: bytes) -> int:
 
 def _picture(data: NDArray[np.uint8], number: int, size: tuple[int, int]) -> Image.Image:
     """One embedded picture, of the size that the header states."""
-    image = picture_of(data)
-    if image.size != size:
-        raise ValueError(f"picture {number + 1} has {image.width}x{image.height} pixels, not {size[0]}x{size[1]}")
-    return image
+    return picture_of(data, size, f"picture {number + 1}")
 
 
-def picture_of(data: NDArray[np.uint8]) -> Image.Image:
-    """The picture of `png_of`; no other decoder than that of PNG is asked.
+def picture_of(data: NDArray[np.uint8], size: tuple[int, int] | None = None, name: str = "a picture") -> Image.Image:
+    """The picture of `png_of`, of a size if one is given; no other decoder than that of PNG is asked.
 
     Raises
     ------
@@ -226,7 +223,9 @@ def picture_of(data: NDArray[np.uint8]) -> Image.Image:
     """
     image = Image.open(io.BytesIO(data.tobytes()), formats=["PNG"])
     if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 2**40):
-        raise ValueError(f"a picture has {image.width}x{image.height} pixels")
+        raise ValueError(f"{name} has {image.width}x{image.height} pixels")
+    if size is not None and image.size != size:
+        raise ValueError(f"{name} has {image.width}x{image.height} pixels, not {size[0]}x{size[1]}")
     return image.convert("RGB")
 
 

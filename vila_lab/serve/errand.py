@@ -70,6 +70,10 @@ class Errand:
         finally:
             self._job.cancel()
 
+    def leave(self) -> None:
+        """Nobody waits for it any more."""
+        self._job.cancel()
+
     async def _last(self) -> Any:
         async for kind, what in self.events():
             if kind == "result":

@@ -8,26 +8,29 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from ..answer import Answer
 from ..engine.record import Record
-from ..errors import OptionError
+from ..engine.record_bytes import KEY
+from ..errors import OptionError, PictureError
 from ..parcels import pack, unpack
 from ..session import Session
 from ..view.html import page_text
 from ..view.live import live_payload, live_reading
 from ..view.of_answer import view_of
+from ..wire import parsing
+from .described import FILE, PARCEL, TOLD_PARCEL
 from .doors import client_of
 from .errand import Errand
+from .events import EVENTS, Events, event
 from .failures import Refused, body
 from .kept import Kept
+from .reading import MOST_PIXELS
 from .wanted import heatmaps_of, known_of, ledger_of, run
 from .worker import Worker
 
 BYTES = "application/octet-stream"
-FILE = "application/vnd.safetensors"
-EVENTS = "text/event-stream"
 
 
 def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter:
@@ -64,12 +67,13 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
         data, name = await request.body(), Kept.new_id()
 
         def adopt() -> None:
+            check_pixels(data)
             kept.add(client_of(request.scope), name, lab.adopt(Record.from_bytes(data)))
 
         await done(request, adopt)
         return {"id": name}
 
-    @router.get("/{name}")
+    @router.get("/{name}", response_class=Response, responses=PARCEL)
     async def saved(request: Request, name: str, pictures: bool = True) -> Response:
         """The file that `Answer.save` writes."""
         answer = mine(request, name)
@@ -89,19 +93,19 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
         answer = mine(request, name)
         return JSONResponse(await done(request, lambda: ledger_of(answer)))
 
-    @router.get("/{name}/heatmaps")
+    @router.get("/{name}/heatmaps", response_class=Response, responses=PARCEL)
     async def heatmaps(request: Request, name: str) -> Response:
         """Attention over each picture, (tokens, rows, columns), as a parcel."""
         answer = mine(request, name)
         return Response(await done(request, lambda: pack(heatmaps_of(answer))), media_type=FILE)
 
-    @router.get("/{name}/attention")
+    @router.get("/{name}/attention", response_class=Response, responses=PARCEL)
     async def attention(request: Request, name: str, layer: int | None = None, head: int | None = None) -> Response:
         """Exact attention weights of the rows that chose the tokens, (token, layer, head, position), as a parcel."""
         answer = mine(request, name)
         return Response(await done(request, lambda: pack(answer.attention(layer, head))), media_type=FILE)
 
-    @router.post("/{name}/experiments/{experiment}")
+    @router.post("/{name}/experiments/{experiment}", response_class=Response, responses=TOLD_PARCEL)
     async def experiment(request: Request, name: str, experiment: str) -> Response:
         """An experiment by its name: its options as JSON or as a parcel; its result as a parcel, or as events that tell how
         much is done."""
@@ -114,7 +118,7 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
 
         if EVENTS in request.headers.get("accept", ""):
             errand = Errand(worker, owner, work, limit)
-            return StreamingResponse(_told(errand), media_type=EVENTS)
+            return Events(_told(errand), errand.leave)
         return Response(await done(request, work), media_type=FILE)
 
     def _with_ids(result: Any, record: Record, owner: str) -> Any:
@@ -140,7 +144,7 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
         answer = mine(request, name)
         return JSONResponse(await done(request, lambda: live_reading(answer.record, layer, head, sinks)))
 
-    @router.get("/{name}/page")
+    @router.get("/{name}/page", response_class=HTMLResponse)
     async def page(request: Request, name: str) -> HTMLResponse:
         """The answer as one self-contained page."""
         answer = mine(request, name)
@@ -148,6 +152,20 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
         return HTMLResponse(text, headers=_as_file(f"{name}.html"))
 
     return router
+
+
+def check_pixels(data: bytes) -> None:
+    """Refuse a saved answer whose pictures are too large, before they are there.
+
+    Raises
+    ------
+    PictureError
+        With the number.
+    """
+    with parsing(data, KEY, "answer", "what was sent") as (header, _):
+        pixels = sum(int(width) * int(height) for width, height in header["sizes"])
+    if pixels > MOST_PIXELS:
+        raise PictureError(f"the answer's pictures have {pixels:,} pixels, and may have {MOST_PIXELS:,} together")
 
 
 def _as_file(name: str) -> dict[str, str]:
@@ -177,8 +195,3 @@ async def _told(errand: Errand) -> AsyncIterator[str]:
                 yield event({"parcel": base64.b64encode(what).decode()})
     except Refused as refused:
         yield event(body(refused.status, refused.message, refused.kind))
-
-
-def event(data: dict[str, Any]) -> str:
-    """A server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

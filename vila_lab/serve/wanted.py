@@ -13,6 +13,7 @@ from ..engine.record import Record
 from ..errors import OptionError
 from ..parcels import pack
 
+RESERVED = ("self", "name", "record", "replay", "from_record")  # what a session gives by itself
 MOST = 64  # edits, or experiments, of one request
 
 
@@ -151,6 +152,9 @@ def run(answer: Answer, name: str, options: Mapping[str, Any], answer_of: Callab
         From an id to an answer of the same owner's, for ``from_answer``; None where none may be named.
     """
     given = dict(options)
+    taken = next((each for each in given if each in RESERVED), None)
+    if taken is not None:
+        raise OptionError(f"{name} has no option {taken!r}")
     if "from_answer" in given:
         if answer_of is None:
             raise OptionError("from_answer names an answer that is kept: POST /v1/answers/ID/experiments/patch_scan")

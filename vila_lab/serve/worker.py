@@ -153,8 +153,9 @@ class Worker:
         for job in left:
             job.failed(Refused(503, "the server is shutting down", {"Retry-After": "10"}))
         self._thread.join(seconds)
-        if self._running is not None:
-            self._running.cancel()
+        running = self._running
+        if running is not None:
+            running.cancel()
             self._thread.join(seconds)
         return not self._thread.is_alive()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.record import Record
+from ..engine.record import Record, index_of
 from ..errors import CaptureError, OptionError
 from ..tokenmap import Kind
 from .payload import AnswerView, Array, Box
@@ -89,7 +89,7 @@ def reading_of(record: Record, layer: int | None = None, head: int | None = None
     reader = _Reader(record)
     if head is None:
         means = record.layer_means()
-        values = means.mean(1) if layer is None else means[:, layer]
+        values = means.mean(1) if layer is None else means[:, index_of(layer, means.shape[1], "layer")]
     else:
         values = record.attention(layer=layer, head=head).to_numpy().mean((1, 2))
     return reader.attention(np.asarray(values), layer=layer, head=head, sinks=sinks)
