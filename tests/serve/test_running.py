@@ -23,7 +23,7 @@ import pytest
 from vila_lab import resident
 from vila_lab.cli import main
 from vila_lab.errors import OptionError
-from vila_lab.serve.doors import HEADERS
+from vila_lab.serve.doors import HEADERS, OPEN, OPEN_BELOW
 from vila_lab.serve.settings import TOKEN, Settings, tell
 
 OWN, ANA = "a-token-of-the-tests", "a-token-of-anas"
@@ -70,7 +70,7 @@ def test_a_check_says_what_is_open_to_whom_and_starts_nothing(said, tokens):
     assert status == 0
     assert lines[0] == "http://127.0.0.1:8000: open to this machine alone, without TLS"
     for words in (
-        "no token is needed for: /, /docs, /healthz, /readyz, /openapi.json, /class/join, /page/...", "token of owner (VILA_LAB_TOKEN): no quota",
+        f"no token is needed for: {', '.join(OPEN)}, {OPEN_BELOW}...", "token of owner (VILA_LAB_TOKEN): no quota",
         "token of ana: 2 questions an hour", "token of ben: no quota", "pictures of other servers: not fetched", "64 MiB", "a question: 12.5 s",
     ):  # fmt: skip
         assert words in text

@@ -41,13 +41,15 @@ def test_a_file_names_owners_and_quotas(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_file_that_others_can_open_is_told(tmp_path, mode):
+def test_a_file_that_others_can_open_is_told(tmp_path, mode, monkeypatch):
     said: list[str] = []
     path = written(tmp_path, f'[ana]\ntoken = "{ANA}"\n', mode)
     assert len(read_owners(path, said.append)) == 1
     assert len(said) == 1
     assert str(path) in said[0]
     assert "chmod 600" in said[0]
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert len(read_owners(path, pytest.fail)) == 1
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def app(owners, behind) -> Doors:
 
 def test_who_has_no_token_stays_outside(app, behind):
     wrong = ("", "Bearer", "Bearer ", f"Basic {ANA}", bearer(ANA + "x"), bearer(ANA[:-1]), bearer(""), ANA, bearer("é"))
-    for path in ("/v1/models", "/metrics", ASKED, "/docs", "/page", "/nowhere", "//", "/readyz/", "/Readyz"):
+    for path in ("/v1/models", "/metrics", ASKED, "/docs/", "/page", "/nowhere", "//", "/readyz/", "/Readyz"):
         for token in wrong:
             found = Reply(app, "POST", path, authorization=token)
             assert (found.status, found.headers["www-authenticate"]) == (401, "Bearer")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,8 +63,8 @@ def build(options: dict[str, str]) -> Any:
 
     deployment = serve.deployment(
         name="vila_lab",
-        num_replicas=int(_number(options, "replicas", 1)),
-        ray_actor_options={"num_gpus": _number(options, "gpus", 0)},
+        num_replicas=_replicas(options),
+        ray_actor_options={"num_gpus": _gpus(options)},
         max_ongoing_requests=WAITING,  # who waits for what is the worker's to say
         **_routing(serve),
     )
@@ -102,8 +103,25 @@ def _settings(options: Mapping[str, str]) -> Settings:
     )
 
 
+def _replicas(options: Mapping[str, str]) -> int:
+    number = _number(options, "replicas", 1)
+    if number < 1 or number % 1:
+        raise OptionError(f"replicas={options['replicas']} must be a whole number from 1")
+    return int(number)
+
+
+def _gpus(options: Mapping[str, str]) -> float:
+    number = _number(options, "gpus", 0)
+    if number < 0:
+        raise OptionError(f"gpus={options['gpus']} must be a number from 0; a part of one is shared")
+    return number
+
+
 def _number(options: Mapping[str, str], name: str, default: float) -> float:
     try:
-        return float(options.get(name, default))
+        number = float(options.get(name, default))
     except ValueError as error:
         raise OptionError(f"{name}={options[name]} is no number") from error
+    if not math.isfinite(number):
+        raise OptionError(f"{name}={options[name]} is no number that can be counted to")
+    return number

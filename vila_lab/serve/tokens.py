@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import os
 import stat
 import threading
 import time
@@ -179,7 +180,9 @@ def read_owners(path: Path, say: Callable[[str], None]) -> list[Owner]:
         Owners(found)
     except OptionError as error:
         raise OptionError(f"--tokens {path}: {error}") from error
-    if mode & 0o077:
+    if mode & 0o077 and os.environ.get("CREDENTIALS_DIRECTORY") != str(
+        path.parent
+    ):  # systemd's, for this service alone
         say(f"warning: --tokens {path} is open to other users of this machine; close it with chmod 600")
     return found
 
