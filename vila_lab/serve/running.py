@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 import time
@@ -57,6 +58,8 @@ def run(load: Callable[[], Session], settings: Settings, say: Callable[[str], No
         say(f"{settings.address(bound.getsockname()[1])} serves {lab.name}")
         if made:
             say(f"token: {made}")
+        if app.state.classroom:
+            say(f"join code of the class: {app.state.classroom.code}")
         if not (settings.is_local or settings.tls_cert):
             say(PLAIN)
         server.run([bound])
@@ -104,16 +107,15 @@ class Server(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
         self._worker = app.state.worker
-        self._ending, self._signal = threading.Event(), 0
+        self._ending = threading.Event()
         threading.Thread(target=self._end_at_last, name="vila_lab end", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """What a signal does."""
-        if self.should_exit:
-            os._exit(128 + sig)
-        self._signal = sig
+        """What the first signal does; at a second one the system ends the process, also where Python gets no turn."""
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
         super().handle_exit(sig, frame)
-        self._ending.set()  # a second signal that comes in the middle of it has passed above
+        self._ending.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let what runs end, then stop to listen, then end."""
@@ -124,7 +126,7 @@ class Server(uvicorn.Server):
     def _end_at_last(self) -> None:
         self._ending.wait()
         time.sleep(LAST)
-        os._exit(128 + self._signal)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Quiet:
