@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,19 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 # One checkpoint per way of the family: tiles and thumbnail, three scales, one tile, and VILA1.5 without a chat template.
 CHECKPOINTS = ("nvila-lite", "nvila-dynamic_s2", "nvila-resize", "VILA1.5-3b-tiny")
+
+AXE = Path(__file__).parents[1] / ".cache" / "axe" / "axe.min.js"
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +60,23 @@ def lab() -> Session:
 @pytest.fixture(scope="session")
 def demo() -> Path:
     return vila_lab.demo_images()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A chromium, for one file: while it is there, nothing else can run an event loop in this thread."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip("there is no chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    if not AXE.exists():
+        pytest.skip("axe-core is not there: make axe fetches it with npm")
+    return AXE.read_text(encoding="utf-8")

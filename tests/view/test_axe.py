@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from vila_lab.view import fragment
 
 pytestmark = pytest.mark.browser
 
-AXE = Path(__file__).parents[2] / ".cache" / "axe" / "axe.min.js"
 # Only what can be seen is judged; a fragment is not a whole page, so landmarks and the page's heading are not asked for.
 RUN = """async () => {
   const found = await axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],
@@ -21,13 +19,6 @@ RUN = """async () => {
   return [found.passes.length, found.violations.filter(({ impact }) => ['serious', 'critical'].includes(impact))
     .map(({ id, help, nodes }) => [id, help, nodes.slice(0, 3).map(({ html, failureSummary }) => [html.slice(0, 420), failureSummary])])];
 }"""
-
-
-@pytest.fixture(scope="module")
-def axe() -> str:
-    if not AXE.exists():
-        pytest.skip("axe-core is not there: make axe fetches it with npm")
-    return AXE.read_text(encoding="utf-8")
 
 
 def view_with_everything(make_view, with_layers, pictures=2, tokens="words"):
