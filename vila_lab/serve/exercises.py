@@ -13,10 +13,10 @@ from .failures import Refused
 
 TASKS = (
     (("g.png", "m.png", "a.png", "n.png"), "What is in image 2?"),
-    (("cat_and_dog.png", "dog_alone.png"), "Is there a dog in image 1?"),
-    (("cat_and_dog.png", "cat_and_rocket.png", "dog_alone.png"), "Which image shows a rocket?"),
+    (("dog_alone.png", "dog_alone.png"), "What is in image 2?"),
+    (("cat_and_dog.png", "cat_and_rocket.png", "dog_alone.png"), "How many images show a cat?"),
+    (("cat_and_dog.png", "dog_alone.png", "pizza.png"), "Which image is the odd one out?"),
     (("cat_and_dog.png", "pizza.png", "wide_train.png"), "What is in image 3?"),
-    (("cat_and_dog.png", "dog_alone.png"), "What is the difference between image 1 and image 2?"),
 )
 """Pictures and a question each. In some the answer outlives the picture that it is about: that is what there is to learn."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Response
 
-from ..tiny import DEMO_MEDIA, demo_images
+from ..tiny import demo_images
 from ..view.compare import viewer_module
 from ..view.html import viewer_style
 from .doors import LARGEST
@@ -77,16 +77,16 @@ def paging(model: str, *, classroom: bool) -> APIRouter:
 def sheets_of(model: str, *, classroom: bool) -> dict[str, Sheet]:
     """All that the page is made of, by name, read once.
 
-    >>> sorted(sheets_of("embedded", classroom=False))[:4]
-    ['demo/a.png', 'demo/g.png', 'demo/m.png', 'demo/n.png']
+    >>> sorted({"index.html", "viewer.js", "demo/g.png"} & set(sheets_of("embedded", classroom=False)))
+    ['demo/g.png', 'index.html', 'viewer.js']
     """
     found = {path.name: Sheet(KINDS[path.suffix], path.read_bytes()) for path in sorted(FOLDER.iterdir())}
     told = {"MODEL": model, "LARGEST": str(LARGEST), "CLASSROOM": "yes" if classroom else "no"}
     found["index.html"] = Sheet(KINDS[".html"], _filled(found["index.html"].data, told))
     found["viewer.js"] = Sheet(KINDS[".js"], viewer_module().encode())
     found["viewer.css"] = Sheet(KINDS[".css"], viewer_style().encode())
-    for name in DEMO_MEDIA:
-        found[f"demo/{name}"] = Sheet(KINDS[".png"], (demo_images() / name).read_bytes())
+    for path in demo_images().glob("*.png"):
+        found[f"demo/{path.name}"] = Sheet(KINDS[".png"], path.read_bytes())
     return found
 
 

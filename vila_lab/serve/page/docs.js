@@ -1,1 +1,58 @@
+// The routes of the service, from /openapi.json as it is. Knows how such a description is written, and asks for nothing else.
 
+import { byId, element } from "/page/elements.js";
+import { get } from "/page/service.js";
+
+const METHODS = ["get", "post", "put", "delete"];
+
+async function show() {
+  const described = await get("/openapi.json");
+  const routes = Object.entries(described.paths).flatMap(([path, ways]) => METHODS.filter((method) => ways[method]).map((method) => [path, method, ways[method]]));
+  const about = element("p", {}, ...words(described.info.description ?? `${described.info.title} ${described.info.version}`));
+  const open = element("p", {}, ...words('What is refused has a status of 400 and more, and says why: `{"error": {"message": …, "type": …, "code": …}}`.'));
+  const list = element("ul", { className: "routes" }, ...routes.map(([path, method], k) => element("li", {}, element("a", { href: `#route-${k}` }, element("code", {}, `${method.toUpperCase()} ${path}`)))));
+  byId("routes").replaceChildren(about, open, element("nav", { "aria-label": "Routes" }, list), ...routes.map((route, k) => routePart(described, route, k)));
+}
+
+function routePart(described, [path, method, route], k) {
+  const given = (route.parameters ?? []).map(({ name, in: where, required, schema, description }) => [name, kind(described, schema), `${where}${required ? ", required" : ""}`, description ?? ""]);
+  const body = Object.entries(route.requestBody?.content ?? {});
+  const answers = Object.entries(route.responses ?? {}).filter(([status]) => status.startsWith("2")).map(([status, { content }]) => `${status}${Object.keys(content ?? {}).map((type) => `, ${type}`).join("")}`);
+  const node = element("article", { className: "route", "aria-labelledby": `route-${k}` }, element("h2", { id: `route-${k}`, tabIndex: -1 }, element("code", {}, `${method.toUpperCase()} ${path}`)), element("p", {}, ...words(route.description ?? route.summary ?? "")));
+  if (given.length) node.append(element("h3", {}, "Parameters"), table(["Name", "Type", "Where", ""], given));
+  for (const [type, { schema }] of body) node.append(...bodyPart(described, type, schema));
+  if (answers.length) node.append(element("p", { className: "small" }, `Answers with ${answers.join(" or ")}.`));
+  return node;
+}
+
+function bodyPart(described, type, schema) {
+  const whole = resolved(described, schema);
+  const rows = Object.entries(whole.properties ?? {}).map(([name, one]) => [name, kind(described, one), whole.required?.includes(name) ? "required" : defaultOf(one), resolved(described, one).description ?? ""]);
+  const about = whole.description ? [element("p", { className: "prose" }, ...words(whole.description))] : [];
+  return [element("h3", {}, `Body, ${type}`), ...about, ...(rows.length ? [table(["Field", "Type", "", ""], rows)] : [])];
+}
+
+/** Text, with what stands between backticks as code. */
+const words = (text) => text.split(/`+/).map((part, k) => (k % 2 ? element("code", {}, part) : part));
+
+const resolved = (described, schema) => (schema?.$ref ? schema.$ref.slice(2).split("/").reduce((at, key) => at[key], described) : schema ?? {});
+const defaultOf = (schema) => (schema.default === undefined ? "" : `default ${JSON.stringify(schema.default)}`);
+
+/** The type of a value in a few words. */
+function kind(described, schema) {
+  if (!schema) return "";
+  if (schema.$ref) return schema.$ref.split("/").at(-1);
+  const any = schema.anyOf ?? schema.oneOf;
+  if (any) return any.map((one) => kind(described, one)).filter((one) => one !== "null").join(" or ");
+  if (schema.type === "array") return `list of ${kind(described, schema.items) || "anything"}`;
+  if (schema.enum) return schema.enum.map((one) => JSON.stringify(one)).join(" or ");
+  return schema.type ?? "anything";
+}
+
+function table(head, rows) {
+  const used = head.map((name, k) => name || rows.some((row) => row[k])); // a column that says nothing stays away
+  const row = (tag, cells) => element("tr", {}, ...cells.filter((_, k) => used[k]).map((cell) => element(tag, tag === "th" ? { scope: "col" } : {}, cell)));
+  return element("div", { className: "wide", role: "region", "aria-label": head[0], tabIndex: 0 }, element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((cells) => row("td", cells)))));
+}
+
+show().catch((error) => byId("routes").replaceChildren(element("p", { role: "alert" }, error.message)));

@@ -1,6 +1,6 @@
 // Looking closer at one answer: methods, a picture left out, another order, a cut, files. Knows the service and the viewer.
 
-import { ask, picturesOf, stop, withPictures } from "/page/asking.js";
+import { ask, picturesOf, withPictures } from "/page/asking.js";
 import { button, element, enable, fill, lead, select } from "/page/elements.js";
 import { Failure, events, get, send } from "/page/service.js";
 import { tray } from "/page/tray.js";
@@ -63,7 +63,7 @@ function methodTool(turn, { show, say, fail }) {
 
   const describe = () => {
     const one = known?.find(({ name }) => name === method.select.value);
-    about.textContent = one ? `${one.measures} Costs ${one.cost}.` : "";
+    about.textContent = one ? `${one.measures} Cost: ${one.cost}; a forward is one run of the model.` : "";
   };
   const offer = async () => {
     known ??= (await get("/v1/methods")).data;

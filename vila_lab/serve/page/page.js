@@ -1,7 +1,8 @@
 // The page: who sits here, the conversation, and what is said when something does not work. Knows its parts by their modules.
 
 import { messagesOf } from "/page/asking.js";
-import { byId, enable, lead } from "/page/elements.js";
+import { join, showExercises, showOverview, whoAmI } from "/page/class.js";
+import { byId, element, enable } from "/page/elements.js";
 import { Failure, get, send, token, tokenFromAddress } from "/page/service.js";
 import { tray } from "/page/tray.js";
 import { playTurn } from "/page/turn.js";
@@ -9,10 +10,13 @@ import { playTurn } from "/page/turn.js";
 const EXAMPLES = ["g.png", "m.png", "a.png", "n.png"];
 const EXAMPLE = "What is in image 2?";
 const EMBEDDED = "The embedded model is small, and was trained on drawn scenes and four company marks: ask it about pictures like the examples. It is no general assistant.";
-const { model } = document.documentElement.dataset;
+const { model, classroom } = document.documentElement.dataset;
+
+const ROOMS = { ask: ["Ask", "ask-room"], exercises: ["Exercises", "exercises"], class: ["Your class", "class"] };
 
 const turns = []; // of this conversation
 let asking = false;
+let rooms = []; // that this person may enter; none while nobody is signed in
 
 // ---- what is said ----
 
@@ -33,25 +37,41 @@ function calm() {
 
 // ---- the door ----
 
-/** Show the room behind the door to whoever has a token that is known. */
+/** Let in whoever has a token that is known. */
 async function enter() {
   try {
-    await get("/v1/models");
+    const me = await (classroom === "yes" ? whoAmI() : get("/v1/models"));
+    rooms = ["ask", ...(classroom === "yes" ? ["exercises"] : []), ...(me.is_teacher ? ["class"] : [])];
+    byId("name").textContent = me.is_teacher ? "Teacher" : me.name ?? "";
   } catch (error) {
     byId("door").hidden = false;
     return fail(error);
   }
   calm();
-  byId("door").hidden = true;
-  byId("lab").hidden = byId("who").hidden = false;
-  byId("question").focus();
+  await openRoom();
 }
 
 function signOut() {
   token.drop();
-  byId("lab").hidden = byId("who").hidden = true;
-  byId("door").hidden = false;
-  byId("token").focus();
+  rooms = [];
+  openRoom();
+  byId(classroom === "yes" ? "code" : "token").focus();
+}
+
+// ---- rooms ----
+
+/** Show the room that the address names: the first one unless it names another that may be entered. */
+async function openRoom(asked = location.hash.slice(1)) {
+  const now = rooms.includes(asked) ? asked : rooms[0];
+  byId("door").hidden = rooms.length > 0;
+  byId("who").hidden = !rooms.length;
+  for (const [name, [, id]] of Object.entries(ROOMS)) byId(id).hidden = name !== now;
+  byId("rooms").hidden = rooms.length < 2;
+  byId("rooms").replaceChildren(...rooms.map((name) => element("a", { href: `#${name}`, ...(name === now ? { "aria-current": "page" } : {}) }, ROOMS[name][0])));
+  if (now === "ask") byId("question").focus();
+  if (now === "exercises") await showExercises(byId("exercises"), { say, fail });
+  if (now === "class") await showOverview(byId("class"), { fail });
+  if (now && now !== "ask") byId(ROOMS[now][1]).querySelector("h2").focus();
 }
 
 // ---- the conversation ----
@@ -100,17 +120,28 @@ function setAsking(on) {
   enable(byId("ask"), !on);
 }
 
-/** Begin anew; the server need not keep what was said. */
+/** Begin anew. */
 function begin(shown = []) {
-  for (const { id, node } of turns.splice(0)) {
-    node.remove();
-    send(`/v1/answers/${id}`, { method: "DELETE" }).catch(() => {}); // it goes by itself within the hour
-  }
+  if (asking) return fail(new Failure("An answer is still coming: stop it first, or wait for it."));
+  forget();
+  turns.splice(0).forEach(({ node }) => node.remove());
   pictures.clear();
   pictures.put(shown);
   hint();
   say("A new conversation.");
   byId("question").focus();
+}
+
+/** The server need not keep what was said; where it does not hear of it, it lets go by itself within the hour. */
+function forget() {
+  for (const { id } of turns) send(`/v1/answers/${id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+}
+
+/** Leave nothing for who sits here next. */
+function leave() {
+  forget();
+  token.drop();
+  location.reload();
 }
 
 async function useExamples() {
@@ -124,7 +155,7 @@ async function useExamples() {
 
 const guarded = (work) => (...given) => Promise.resolve(work(...given)).catch(fail);
 const hear = (id, kind, work) => byId(id).addEventListener(kind, guarded(work));
-const withFiles = ({ dataTransfer }) => !byId("lab").hidden && dataTransfer?.types.includes("Files");
+const withFiles = ({ dataTransfer }) => !byId("ask-room").hidden && dataTransfer?.types.includes("Files");
 
 hear("composer", "submit", (event) => { event.preventDefault(); return askNext(); });
 hear("question", "keydown", (event) => {
@@ -137,7 +168,7 @@ hear("files", "change", async ({ target }) => {
 hear("examples", "click", useExamples);
 hear("new", "click", () => begin());
 hear("again", "click", () => begin(turns.flatMap((turn) => turn.pictures)));
-hear("leave", "click", () => { begin(); signOut(); });
+hear("leave", "click", leave);
 hear("dismiss", "click", calm);
 hear("sign-in", "submit", (event) => {
   event.preventDefault();
@@ -146,9 +177,10 @@ hear("sign-in", "submit", (event) => {
   return enter();
 });
 document.addEventListener("paste", guarded((event) => {
-  if (byId("lab").hidden || !event.clipboardData.files.length) return;
-  event.preventDefault();
-  return pictures.add(event.clipboardData.files);
+  const images = [...event.clipboardData.files].filter(({ type }) => type.startsWith("image/"));
+  if (byId("ask-room").hidden || !images.length) return;
+  if (!event.clipboardData.types.includes("text/plain")) event.preventDefault(); // words that come along go where they belong
+  return pictures.add(images);
 }));
 document.addEventListener("dragover", (event) => { if (withFiles(event)) { event.preventDefault(); document.body.classList.add("over"); } });
 document.addEventListener("dragleave", ({ relatedTarget }) => { if (!relatedTarget) document.body.classList.remove("over"); });
@@ -158,9 +190,15 @@ document.addEventListener("drop", guarded((event) => {
   event.preventDefault();
   return pictures.add(event.dataTransfer.files);
 }));
-addEventListener("hashchange", guarded(() => tokenFromAddress() && enter()));
+hear("join", "submit", async (event) => {
+  event.preventDefault();
+  await join(byId("code").value, byId("student").value);
+  return enter();
+});
+addEventListener("hashchange", guarded(() => (tokenFromAddress() ? enter() : openRoom())));
 
+byId("join").hidden = classroom !== "yes";
 tokenFromAddress();
 hint();
-if (token.get()) enter();
+if (token.get()) guarded(enter)();
 else byId("door").hidden = false;

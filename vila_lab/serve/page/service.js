@@ -40,13 +40,13 @@ function unescaped(text) {
 }
 
 /** A request with the token; raises a `Failure`, or the AbortError of its `signal`. */
-export async function send(path, { method = "GET", body, accept = "application/json", signal } = {}) {
+export async function send(path, { method = "GET", body, accept = "application/json", signal, keepalive = false } = {}) {
   const headers = { accept };
   const mine = token.get();
   if (mine && !/^[\x21-\x7e]+$/.test(mine)) throw new Failure(UNKNOWN, 401); // no header can hold it
   if (mine) headers.authorization = `Bearer ${mine}`;
   if (body !== undefined) headers["content-type"] = "application/json";
-  const response = await reached(fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal }), AWAY);
+  const response = await reached(fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal, keepalive }), AWAY);
   if (!response.ok) throw await failure(response);
   return response;
 }
