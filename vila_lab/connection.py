@@ -19,6 +19,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 CONNECT = 10.0  # seconds to reach a server
 READ = 660.0  # seconds that it may keep silent: its own limit of a question, and some in the queue
 PATIENCE = 60.0  # seconds in which a busy server is asked again
+PAUSE = 0.1  # seconds between two looks whether a server is ready
 EVENTS = {"Accept": "text/event-stream"}
 
 
@@ -62,6 +63,16 @@ class Connection:
     def close(self) -> None:
         """Let go of what is open."""
         self._end()
+
+    def wait(self, seconds: float) -> None:
+        """Until the server can answer a question, so many seconds at most."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                self.get("/readyz")
+                return
+            except ServiceError:
+                time.sleep(PAUSE)
 
     def get(self, path: str, **query: Any) -> bytes:
         """What is at a path."""

@@ -52,7 +52,7 @@ ENCODED = 32  # pictures that are kept as they are sent
 ELSEWHERE = "the model is on a server, and what is asked of it here cannot travel"
 
 
-def connect(url: str | None = None, token: str | None = None) -> RemoteSession:
+def connect(url: str | None = None, token: str | None = None, *, wait: float = 0.0) -> RemoteSession:
     """A session whose model is kept by ``vila-lab serve``, here or on another machine.
 
     Parameters
@@ -61,6 +61,8 @@ def connect(url: str | None = None, token: str | None = None) -> RemoteSession:
         Where it listens: "http://127.0.0.1:8000"; by default what ``VILA_LAB_URL`` says.
     token
         What it asks for; by default what ``VILA_LAB_TOKEN`` says.
+    wait
+        Seconds that a server which was just started has to get ready.
 
     Returns
     -------
@@ -81,6 +83,7 @@ def connect(url: str | None = None, token: str | None = None) -> RemoteSession:
         )
     connection = Connection(address, token if token is not None else os.environ.get(TOKEN))
     try:
+        connection.wait(wait)
         return RemoteSession(connection)
     except BaseException:
         connection.close()
