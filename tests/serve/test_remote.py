@@ -9,6 +9,7 @@ import time
 import warnings
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -253,12 +254,30 @@ def test_who_is_not_let_in_is_told(server):
 
 
 def test_answers_are_their_owners(server, there):
+    """Another's id is as good as none, for all that can be asked of an answer."""
     answer = there.ask(QUESTION)
-    with vila_lab.connect(server[0], OTHER) as other:
-        name = there._ids[answer.record] if hasattr(there, "_ids") else ""
-        with pytest.raises(ServiceError, match="no answer of that id"):
-            other._connection.get(f"/v1/answers/{name}")
+    kept = server[1].state.kept
+    name = kept.of("one")[0]["id"]
+    paths = [
+        ("GET", ""),
+        ("GET", "/ledger"),
+        ("GET", "/view"),
+        ("GET", "/attention"),
+        ("DELETE", ""),
+        ("POST", "/stop"),
+    ]
+    paths += [("POST", "/experiments/leakage")]
+    with httpx.Client(base_url=f"{server[0]}/v1/answers", headers={"Authorization": f"Bearer {OTHER}"}) as other:
+        for method, path in paths:
+            told = [other.request(method, f"/{each}{path}") for each in (name, "chatcmpl-nothing")]
+            assert [each.status_code for each in told] == [404, 404], path
+            assert told[0].json() == told[1].json()
+        assert other.get(f"{server[0]}/v1/answers").json()["data"] == []
     assert answer.attention(layer=0).shape[0] == 3
+    with httpx.Client(base_url=f"{server[0]}/v1/answers", headers={"Authorization": f"Bearer {TOKEN}"}) as own:
+        assert own.get(f"/{name}/ledger").json()["columns"] == list(answer.ledger().columns)
+        assert own.delete(f"/{name}").status_code == 204
+        assert own.get(f"/{name}").status_code == 404
 
 
 def test_an_answer_that_the_server_let_go_of_is_sent_again(server, lab, there):

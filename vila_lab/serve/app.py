@@ -96,8 +96,8 @@ def create_app(
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:
         """A question can be answered."""
-        if not lab.is_loaded:
-            raise Refused(503, "the model is not loaded")
+        if not (lab.is_loaded and worker.is_open):
+            raise Refused(503, "the model is not there, or not any more", {"Retry-After": "10"})
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse)

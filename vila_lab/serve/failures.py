@@ -36,6 +36,10 @@ class Busy(Refused):
         super().__init__(429, message, {"Retry-After": str(seconds)})
 
 
+NO_ROOM = (
+    "there is no memory for this, also after all was dropped that can be computed again: ask with fewer or smaller pictures, or fewer "
+    "tokens"
+)
 LONGEST = 1000  # characters of a message: what a client sent is not sent back to it whole
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -57,7 +61,7 @@ def refusal_of(error: BaseException) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, OutOfMemory):
-        return Refused(503, str(error), {"Retry-After": "5"}, type(error).__name__)
+        return Refused(503, NO_ROOM, {"Retry-After": "5"}, type(error).__name__)
     if isinstance(error, VilaLabError):
         return Refused(400, str(error), kind=type(error).__name__)
     return Refused(500, "something went wrong inside the server; its log says what")

@@ -19,6 +19,16 @@ WAITING = 256  # questions in the queue, at most
 WAITING_EACH = 64  # of one client
 
 
+def gone() -> Refused:
+    """Nobody waits for the answer any more."""
+    return Refused(499, "the client went away")
+
+
+def closing() -> Refused:
+    """The server ends."""
+    return Refused(503, "the server is shutting down", {"Retry-After": "10"})
+
+
 @dataclass(eq=False)
 class Job:
     """A question that waits, or is being answered.
@@ -41,6 +51,7 @@ class Job:
     limit: float = float("inf")
     stream: Stream | None = None
     is_cancelled: bool = False
+    why: Callable[[], Refused] = gone
     ends_at: float = float("inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -52,7 +63,7 @@ class Job:
         Refused
         """
         if self.is_cancelled:
-            raise Refused(499, "the client went away")
+            raise self.why()
         if time.monotonic() > self.ends_at:
             raise Refused(400, f"this took more than the {self.limit:g} s that one request may take; ask for less")
 
@@ -63,9 +74,10 @@ class Job:
             if self.is_cancelled:
                 stream.close()
 
-    def cancel(self) -> None:
-        """Nobody waits for the answer any more; from any thread."""
+    def cancel(self, why: Callable[[], Refused] = gone) -> None:
+        """Nobody waits for the answer any more, or there is another reason to end; from any thread."""
         with self._lock:
+            self.why = self.why if self.is_cancelled else why
             self.is_cancelled = True
             if self.stream is not None:
                 self.stream.close()
@@ -90,6 +102,11 @@ class Worker:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="vila_lab worker", daemon=True)
         self._thread.start()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether work is taken."""
+        return self._is_open
 
     @property
     def waiting(self) -> int:
@@ -132,7 +149,7 @@ class Worker:
 
     def _check_room(self, client: str) -> None:
         if not self._is_open:
-            raise Refused(503, "the server is shutting down", {"Retry-After": "10"})
+            raise closing()
         mine = self._waiting.get(client, ())
         if len(mine) >= WAITING_EACH or sum(map(len, self._waiting.values())) >= WAITING:
             raise Busy("too many questions wait already; ask again later", 2)
@@ -151,11 +168,11 @@ class Worker:
             self._waiting.clear()
             self._changed.notify_all()
         for job in left:
-            job.failed(Refused(503, "the server is shutting down", {"Retry-After": "10"}))
+            job.failed(closing())
         self._thread.join(seconds)
         running = self._running
         if running is not None:
-            running.cancel()
+            running.cancel(closing)
             self._thread.join(seconds)
         return not self._thread.is_alive()
 
