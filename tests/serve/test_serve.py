@@ -18,18 +18,17 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import uvicorn
 
 import vila_lab
 from vila_lab.errors import PictureError
 from vila_lab.prompt import Prompt
 from vila_lab.serve import app as serving
-from vila_lab.serve.app import create_app
 from vila_lab.serve.completions import Pieces
 from vila_lab.serve.reading import Bounds, prompt_of
 from vila_lab.session import Session
 
-TOKEN, OTHER = "a-token-of-the-tests", "another-token-of-theirs"
+from .conftest import OTHER, TOKEN
+
 BOUNDS = Bounds(4096)
 FORM = {
     "type": "json_schema",
@@ -38,19 +37,11 @@ FORM = {
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    app = create_app(vila_lab.load(), {"one": TOKEN, "two": OTHER})
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
-    server, listening = uvicorn.Server(config), config.bind_socket()
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
-    assert not [each for each in threading.enumerate() if each.name == "vila_lab worker"]
+def address(another_server) -> Iterator[str]:
+    before = set(threading.enumerate())
+    with another_server() as (found, _):
+        yield found
+    assert not [each for each in set(threading.enumerate()) - before if each.name.startswith("vila_lab")]
 
 
 @pytest.fixture
