@@ -7,7 +7,7 @@ async function mountCompare(host, { answers, notes }, { css = "" } = {}) {
   const views = [];
   for (const [mine, { label, payload }] of answers.entries()) {
     const place = element("div", { className: "vila-part" });
-    columns.append(element("section", { "aria-label": label }, element("h3", { dir: "auto" }, label), place));
+    columns.append(element("section", { role: "group", "aria-label": label }, element("h3", { dir: "auto" }, label), place));
     const onChange = ({ tokens, region, layer }) => answers.forEach((other, k) => {
       if (k === mine) return;
       const translate = (from, to, index) => (from[index] < 0 ? ALL : to.indexOf(from[index]));

@@ -98,7 +98,7 @@ function revealPart(one, { answer, picture, survives, predicted, points, picture
 const signed = (value) => `${value >= 0.005 ? "+" : ""}${Math.abs(value) < 0.005 ? "0.00" : value.toFixed(2)}`;
 
 /** A table that is wider than a small screen scrolls by itself, by keys too. */
-const scrolling = (label, table) => element("div", { className: "wide", role: "region", "aria-label": label, tabIndex: 0 }, table);
+const scrolling = (label, table) => element("div", { className: "scrolls", role: "group", "aria-label": label, tabIndex: 0 }, table);
 
 // ---- the teacher's overview ----
 

@@ -19,7 +19,7 @@ function routePart(described, [path, method, route], k) {
   const body = Object.entries(route.requestBody?.content ?? {});
   const answers = Object.entries(route.responses ?? {}).filter(([status]) => status.startsWith("2")).map(([status, { content }]) => `${status}${Object.keys(content ?? {}).map((type) => `, ${type}`).join("")}`);
   const node = element("article", { className: "route", "aria-labelledby": `route-${k}` }, element("h2", { id: `route-${k}`, tabIndex: -1 }, element("code", {}, `${method.toUpperCase()} ${path}`)), element("p", {}, ...words(route.description ?? route.summary ?? "")));
-  if (given.length) node.append(element("h3", {}, "Parameters"), table(["Name", "Type", "Where", ""], given));
+  if (given.length) node.append(element("h3", {}, "Parameters"), table("Parameters", ["Name", "Type", "Where", "Meaning"], given));
   for (const [type, { schema }] of body) node.append(...bodyPart(described, type, schema));
   if (answers.length) node.append(element("p", { className: "small" }, `Answers with ${answers.join(" or ")}.`));
   return node;
@@ -29,7 +29,7 @@ function bodyPart(described, type, schema) {
   const whole = resolved(described, schema);
   const rows = Object.entries(whole.properties ?? {}).map(([name, one]) => [name, kind(described, one), whole.required?.includes(name) ? "required" : defaultOf(one), resolved(described, one).description ?? ""]);
   const about = whole.description ? [element("p", { className: "prose" }, ...words(whole.description))] : [];
-  return [element("h3", {}, `Body, ${type}`), ...about, ...(rows.length ? [table(["Field", "Type", "", ""], rows)] : [])];
+  return [element("h3", {}, `Body, ${type}`), ...about, ...(rows.length ? [table("Fields", ["Field", "Type", "Needed", "Meaning"], rows)] : [])];
 }
 
 /** Text, with what stands between backticks as code. */
@@ -49,10 +49,11 @@ function kind(described, schema) {
   return schema.type ?? "anything";
 }
 
-function table(head, rows) {
-  const used = head.map((name, k) => name || rows.some((row) => row[k])); // a column that says nothing stays away
+/** A table that scrolls by itself where the screen is narrow, by keys too. */
+function table(label, head, rows) {
+  const used = head.map((_, k) => rows.some((row) => row[k])); // a column that says nothing stays away
   const row = (tag, cells) => element("tr", {}, ...cells.filter((_, k) => used[k]).map((cell) => element(tag, tag === "th" ? { scope: "col" } : {}, cell)));
-  return element("div", { className: "wide", role: "region", "aria-label": head[0], tabIndex: 0 }, element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((cells) => row("td", cells)))));
+  return element("div", { className: "scrolls", role: "group", "aria-label": label, tabIndex: 0 }, element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((cells) => row("td", cells)))));
 }
 
 show().catch((error) => byId("routes").replaceChildren(element("p", { role: "alert" }, error.message)));

@@ -7,6 +7,7 @@ import { tray } from "/page/tray.js";
 import { mount, mountCompare } from "/page/viewer.js";
 
 const WHOLE = "whole";
+const LONG = 160; // characters of two answers that are hard to compare by reading
 const style = fetch("/page/viewer.css").then((response) => response.text());
 let known = null; // the methods, asked for once
 
@@ -115,7 +116,7 @@ async function computed(id, method, token, signal, tell) {
 
 function withoutTool(count, again) {
   const buttons = [...Array(count).keys()].map((k) => button(`Without picture ${k + 1}`, () => again(withoutPicture(k + 1))));
-  return card("Does it need this picture?", "Asks again while nothing can read that picture (it is knocked out). Its place stays, so the others keep their numbers.", element("p", { className: "row" }, ...buttons));
+  return card("Which pictures does it need?", "Asks again while nothing can read one of them (it is knocked out). Its place stays, so the others keep their numbers.", element("p", { className: "row" }, ...buttons));
 }
 
 const withoutPicture = (k) => ({
@@ -164,7 +165,7 @@ async function compareWith(turn, results, { title, words, edits = [], messages =
   const stopper = new AbortController();
   const halt = button("Stop", () => stopper.abort());
   const close = button("Close", () => { box.remove(); stopper.abort(); });
-  const box = element("section", { className: "result", "aria-label": title }, element("div", { className: "row" }, heading, element("span", { className: "gap" }), halt, close), element("p", { className: "small" }, words), said, host);
+  const box = element("section", { className: "result" }, element("div", { className: "row" }, heading, element("span", { className: "gap" }), halt, close), element("p", { className: "small" }, words), said, host);
   results.prepend(box);
   lead(heading);
   try {
@@ -182,7 +183,11 @@ async function compareWith(turn, results, { title, words, edits = [], messages =
   }
 }
 
-const verdict = (before, after) => (before === after ? `The answer stays the same: “${after}”` : `The answer changes: “${before}” becomes “${after}”`);
+/** What came of it, in words; of long answers the differences are underlined below. */
+function verdict(before, after) {
+  if (before === after) return `The answer stays the same: “${after}”`;
+  return before.length + after.length > LONG ? "The answer changes; the words that differ are underlined." : `The answer changes: “${before}” becomes “${after}”`;
+}
 
 // ---- files ----
 

@@ -80,13 +80,13 @@ const pictures = tray(byId("tray"), { say, onChange: () => hint() });
 
 function hint() {
   const shown = turns.flatMap((turn) => turn.pictures).length;
-  const words = turns.length
+  const words = asking ? "The answer is coming. Write the next question meanwhile." : turns.length
     ? `The conversation goes on: the model still sees ${shown === 1 ? "the picture" : `the ${shown} pictures`} from before. Add more, or just ask.`
     : model === "embedded" ? EMBEDDED : "Add pictures, put them in order, and ask about them: they are numbered as they stand.";
   byId("hint").textContent = words;
-  byId("new").hidden = !turns.length;
-  byId("again").hidden = !shown;
-  byId("examples").hidden = turns.length > 0 || pictures?.pictures().length > 0;
+  byId("new").hidden = asking || !turns.length;
+  byId("again").hidden = asking || !shown;
+  byId("examples").hidden = asking || turns.length > 0 || pictures.pictures().length > 0;
 }
 
 async function askNext() {
@@ -106,23 +106,22 @@ async function askNext() {
   try {
     await playTurn(byId("turns"), turn, { say, fail });
     turns.push(turn);
-  } catch (error) { // the question goes back to where it was
-    byId("question").value ||= turn.text;
-    if (!pictures.pictures().length) pictures.put(turn.pictures);
+  } catch (error) { // the question goes back to where it was, beside what was written meanwhile
+    byId("question").value = [turn.text, byId("question").value].filter(Boolean).join("\n");
+    pictures.put(turn.pictures);
     error.name === "AbortError" ? say("Stopped.") : fail(error);
   }
   setAsking(false);
-  hint();
 }
 
 function setAsking(on) {
   asking = on;
   enable(byId("ask"), !on);
+  hint();
 }
 
 /** Begin anew. */
 function begin(shown = []) {
-  if (asking) return fail(new Failure("An answer is still coming: stop it first, or wait for it."));
   forget();
   turns.splice(0).forEach(({ node }) => node.remove());
   pictures.clear();

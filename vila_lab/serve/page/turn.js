@@ -4,6 +4,8 @@ import { ask, stop } from "/page/asking.js";
 import { button, element } from "/page/elements.js";
 import { look, toolsPart } from "/page/looking.js";
 
+const HOW = "Point at a word, or tap it, to see where the model looked when it chose that word. Drag over a picture to see which words looked there.";
+
 /**
  * Ask a question and show it in `place`. `turn` is `{ number, pictures, text, messages }`, and gets `id` and `reply`;
  * returns once the answer stands there, and raises what kept it from coming, its part taken away again.
@@ -24,6 +26,8 @@ export async function playTurn(place, turn, { say, fail }) {
   part.finish(turn.reply);
   say(`Answer: ${turn.reply || "empty"}`);
   await openTurn(part, turn, { say, fail }).catch(fail); // the answer itself is there
+  const { top } = part.node.getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) part.node.scrollIntoView(); // it has grown
   turn.node = part.node;
 }
 
@@ -35,7 +39,7 @@ function turnPart({ number, pictures, text }) {
   const waiting = element("p", { className: "small waiting" }, "Waiting for the first word …");
   const halt = button("Stop", () => {});
   const host = element("div", { className: "vila-view" });
-  const fold = element("details", { open: true }, element("summary", {}, title, short), shown, said, waiting, element("p", { className: "row" }, halt), host);
+  const fold = element("details", { open: true }, element("summary", {}, title, short), shown, said, waiting, element("p", { className: "row halt" }, halt), host);
   const node = element("article", { className: "turn", "aria-labelledby": title.id }, fold);
   return {
     node, host, halt, fold,
@@ -58,6 +62,7 @@ async function openTurn(part, turn, { say, fail }) {
   const onChange = ({ tokens }) => tools?.pinned(tokens.at(-1));
   const drawn = await look(part.host, turn.id, { onChange });
   part.seen();
+  part.host.before(element("p", { className: "small" }, HOW));
   const show = async (name) => {
     drawn.view.destroy();
     Object.assign(drawn, await look(part.host, turn.id, { name, onChange }));
