@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 
 import vila_lab
 from vila_lab.errors import (
@@ -376,3 +377,40 @@ def test_capture_errors_stay_what_they_are(there):
     stream.close()
     with pytest.raises(CaptureError):
         stream.answer  # noqa: B018
+
+
+def test_an_equal_question_is_answered_from_what_was_said(server, there, lab):
+    """Until the model is another one: then it is asked."""
+    begun: list[int] = []
+    begin = vila_lab.Session.begin
+
+    def counted(self: Any, request: Any) -> Any:
+        begun.append(1)
+        return begin(self, request)
+
+    question = [MARKS[3], MARKS[0], "What is in image 1?"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vila_lab.Session, "begin", counted)
+        first = there.ask(question)
+        again = there.ask(question)
+        streamed = there.stream(question)
+        assert tuple(streamed) == first.tokens
+        assert len(begun) == 1
+        check_same(again, first)
+        check_same(streamed.answer, first)
+        assert again.attribute("leave_one_out").shares().idxmax() == "image_1"
+        for _ in range(2):  # drawn without a seed, or under edits: nobody else's answer
+            there.ask(question, do_sample=True, max_new_tokens=1)
+            with there.steer("image_1", 1):
+                there.ask(question)
+        assert len(begun) == 5
+        weight = lab.model.get_output_embeddings().weight
+        with torch.no_grad():
+            weight.mul_(2)
+        try:
+            assert there.ask(question).tokens[0].logprob != first.tokens[0].logprob
+        finally:
+            with torch.no_grad():
+                weight.div_(2)
+        assert there.ask(question).tokens == first.tokens
+        assert len(begun) == 7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -105,14 +105,27 @@ class Answering:
             return self._generation.step()
 
     @keeps_gradients
-    def rest(self) -> None:
-        """All tokens that are left, the engine held throughout: nobody else's come between, and hooks are put in once."""
-        self._with_room(self._rest)
+    def rest(self, told: Callable[[Token], None] | None = None) -> None:
+        """All tokens that are left, the engine held throughout: nobody else's come between, and hooks are put in once.
 
-    def _rest(self) -> None:
-        with self._engine.lock, self._generation.in_the_model():
+        Parameters
+        ----------
+        told
+            Called with each token as it comes; then `stop` is noticed before every layer, and ends it with what was said.
+        """
+        if told is None:
+            self._with_room(self._rest)
+            return
+        with suppress(Stopped):
+            self._with_room(lambda: self._rest(told))
+
+    def _rest(self, told: Callable[[Token], None] | None = None) -> None:
+        watched = self._stoppable() if told is not None else nullcontext()
+        with self._engine.lock, watched, self._generation.in_the_model():
             while not self.has_ended:
-                self._generation.step()
+                token = self._generation.step()
+                if told is not None:
+                    told(token)
 
     def _with_room(self, work: Callable[[], T]) -> T:
         """Where memory ran out the answer is begun again, and comes to the same words; hooks are not called twice."""

@@ -83,6 +83,8 @@ class Reuse:
     ----------
     note : str
         Why nothing could be kept of a prompt, where that was so.
+    cleared : int
+        How often everything was let go of.
 
     Examples
     --------
@@ -100,6 +102,7 @@ class Reuse:
         self._by_key: dict[str, list[Kept]] = {}
         self._nbytes = 0
         self.note = ""
+        self.cleared = 0
 
     def __iter__(self) -> Iterator[Kept]:
         return iter(list(self._kept.values()))
@@ -161,6 +164,7 @@ class Reuse:
 
     def clear(self) -> None:
         """Let go of everything."""
+        self.cleared += 1
         with uninterrupted():
             self._kept.clear()
             self._by_key.clear()

@@ -13,15 +13,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 from ..answer import Answer
+from ..engine.answering import Answering
 from ..engine.memory import image_bytes
+from ..engine.record import Record
 from ..engine.request import Request
 from ..interrupts import stoppable
 from ..session import Session
-from ..stream import Stream
 from .completions import Pieces
 from .failures import refusal_of
 from .figures import Timer
 from .kept import Kept
+from .memo import Memo
 from .wanted import Wanted, told
 from .worker import Job
 
@@ -85,18 +87,29 @@ class Question:
         Of one prompt; several where several answers are wanted.
     kept
         Where answers go that somebody wants to look at.
+    memo
+        The last answers.
     heard
         Told of every listener whose it is, and the answer; from the worker's thread.
+
+    Attributes
+    ----------
+    key
+        What equal questions have in common; None for one that is equal to none.
     """
 
-    def __init__(self, lab: Session, requests: Sequence[Request], kept: Kept, heard: Heard | None = None) -> None:
-        self._lab, self._requests, self._kept, self._heard = lab, tuple(requests), kept, heard
+    def __init__(
+        self, lab: Session, requests: Sequence[Request], kept: Kept, memo: Memo, heard: Heard | None = None
+    ) -> None:
+        self._lab, self._requests, self._kept, self._memo, self._heard = lab, tuple(requests), kept, memo, heard
+        self.key = key_of(requests)
         self._listeners: list[Listener] = []
         self._said: list[tuple[str, Any]] = []
         self._may_join = True
         self._begun = False
+        self._is_stopped = False
         self._lock = threading.Lock()
-        self._stream: Stream | None = None
+        self._answering: Answering | None = None
         self.job: Job | None = None
 
     @property
@@ -133,8 +146,9 @@ class Question:
         """Have the answer end here, with what was said."""
         with self._lock:
             self._may_join = False
-            if self._stream is not None:
-                self._stream.close()
+            self._is_stopped = True
+            if self._answering is not None:
+                self._answering.stop()
 
     # -- in the worker's thread --------------------------------------------------------------------------------------
 
@@ -144,26 +158,47 @@ class Question:
             self._begun = True
             for listener in self._listeners:
                 listener.timer.begins()
+        known = self._memo.get(self.key)
         with stoppable(job.check):
-            for number, request in enumerate(self._requests):
+            records = [
                 self._answer_one(job, number, request)
+                if known is None
+                else self._say_again(number, request, known[number])
+                for number, request in enumerate(self._requests)
+            ]
+        if known is None and not self._is_stopped:
+            self._memo.put(self.key, records)
         self._for_all(lambda listener: self._end(listener, "stop", "end", None))
 
-    def _answer_one(self, job: Job, number: int, request: Request) -> None:
-        stream = Stream(self._lab.begin(request), self._lab.answer_of)
-        self._stream = stream
-        job.follow(stream)
-        pieces = Pieces(list(request.stop))
-        for token in stream:
-            self._tell("piece", (number, pieces.add(token.text), token))
+    def _answer_one(self, job: Job, number: int, request: Request) -> Record:
+        answering = self._lab.begin(request)
+        with self._lock:
+            self._answering = answering
+        if self._is_stopped:
+            answering.stop()
+        job.follow(answering.stop)
+        pieces = Pieces(request.stop)
+        answering.rest(lambda token: self._tell("piece", (number, pieces.add(token.text), token)))
         job.check()
-        answer, reused = stream.answer, stream.reused
-        rest = pieces.rest(answer.text)
+        record, reused = answering.record(), answering.reused
+        self._close(number, pieces, record, reused)
+        return record
+
+    def _say_again(self, number: int, request: Request, record: Record) -> Record:
+        """An answer that was given before, as if it came now."""
+        pieces = Pieces(request.stop)
+        for token in record.tokens:
+            self._tell("piece", (number, pieces.add(token.text), token))
+        self._close(number, pieces, record, record.token_map.prompt_length)
+        return record
+
+    def _close(self, number: int, pieces: Pieces, record: Record, reused: int) -> None:
+        rest = pieces.rest(record.text)
         with self._lock:
             self._may_join = False
-        self._for_all(lambda listener: self._give(listener, number, rest, answer.record, reused))
+        self._for_all(lambda listener: self._give(listener, number, rest, record, reused))
 
-    def _give(self, listener: Listener, number: int, rest: str, record: Any, reused: int) -> None:
+    def _give(self, listener: Listener, number: int, rest: str, record: Record, reused: int) -> None:
         """An answer, with all that this one asked for."""
         answer, wanted, name = self._lab.answer_of(record), listener.wanted, listener.names[number]
         more = None

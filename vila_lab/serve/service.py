@@ -25,6 +25,7 @@ from .events import Events, event
 from .failures import Busy, Refused, body
 from .figures import Figures
 from .kept import Kept
+from .memo import Memo
 from .question import Heard, Listener, Question, key_of
 from .reading import Bounds, Fetch, prompt_of
 from .wanted import Wanted
@@ -57,6 +58,7 @@ class Service:
     ) -> None:
         self._lab, self._worker, self._figures, self._kept = lab, worker, figures, kept
         self._heard = heard
+        self._memo = Memo(lab.engine)
         self._fetch, self._limit = fetch, limit
         self._bounds = Bounds(lab.family.context_length)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vila_lab reader")
@@ -79,7 +81,7 @@ class Service:
         self._worker.check_room(owner)
         reading = asyncio.get_running_loop().run_in_executor(self._readers, self._requests, asked, owner)
         requests = await reading
-        question = self._ask(listener, requests, may_share=not (wanted and wanted.tokens))
+        question = self._ask(listener, requests, may_share=not asked.stream)  # a stream may be stopped
         for name in names:
             self._running[owner, name] = question
         completion = Completion(self._lab.name, names[0])
@@ -141,10 +143,10 @@ class Service:
     def _ask(self, listener: Listener, requests: Sequence[engine.Request], *, may_share: bool) -> Question:
         """Have a question answered, or listen to an equal one that is being answered."""
         key = key_of(requests) if may_share else None
-        question = self._open.get(key) if key is not None else None
-        if question is not None and question.join(listener):
-            return question
-        question = Question(self._lab, requests, self._kept, self._heard)
+        found = self._open.get(key) if key is not None else None
+        if found is not None and found.join(listener):
+            return found
+        question = Question(self._lab, requests, self._kept, self._memo, self._heard)
         if sum(each.nbytes for each in self._waited_for) + question.nbytes > HELD:
             raise Busy("the pictures of the questions that wait take too much memory; ask again later", 2)
         self._waited_for.add(question)

@@ -12,7 +12,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..stream import Stream
 from .failures import Busy, Refused
 
 WAITING = 256  # questions in the queue, at most
@@ -49,7 +48,7 @@ class Job:
     work: Callable[[Job], None]
     failed: Callable[[BaseException], None]
     limit: float = float("inf")
-    stream: Stream | None = None
+    stop: Callable[[], None] | None = None
     is_cancelled: bool = False
     why: Callable[[], Refused] = gone
     ends_at: float = float("inf")
@@ -67,20 +66,20 @@ class Job:
         if time.monotonic() > self.ends_at:
             raise Refused(400, f"this took more than the {self.limit:g} s that one request may take; ask for less")
 
-    def follow(self, stream: Stream) -> None:
-        """Let `cancel` stop this stream; one that came earlier stops it now."""
+    def follow(self, stop: Callable[[], None]) -> None:
+        """Let `cancel` call this; one that came earlier calls it now."""
         with self._lock:
-            self.stream = stream
+            self.stop = stop
             if self.is_cancelled:
-                stream.close()
+                stop()
 
     def cancel(self, why: Callable[[], Refused] = gone) -> None:
         """Nobody waits for the answer any more, or there is another reason to end; from any thread."""
         with self._lock:
             self.why = self.why if self.is_cancelled else why
             self.is_cancelled = True
-            if self.stream is not None:
-                self.stream.close()
+            if self.stop is not None:
+                self.stop()
 
 
 class Worker:
@@ -186,7 +185,7 @@ class Worker:
                 job.failed(error)
             finally:
                 self._running = None
-                job.stream = None
+                job.stop = None
 
     def _next(self) -> Job | None:
         with self._changed:
