@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 import vila_lab
 from vila_lab.serve.page import FOLDER, POLICY
@@ -270,6 +271,26 @@ def test_pictures_are_dropped_and_pasted(open_page, demo):
         assert sheet.evaluate(give, [picture, kind])
         until(sheet, f"document.querySelectorAll('#tray .card').length === {number}")
     assert ask(sheet, QUESTION).locator(".said").inner_text() == "Microsoft."
+
+
+def test_pictures_are_sent_byte_for_byte_and_seen_as_the_reader_sees_them(open_page, demo, tmp_path):
+    """A photograph that is turned by its EXIF data is turned by a browser, and so for the model."""
+    photo = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    with Image.open(demo / "wide_train.png") as image:
+        image.convert("RGB").save(photo, exif=exif)
+        size = image.size
+    sheet = open_page()
+    choose(sheet, photo)
+    wide, high = sheet.locator("#tray img").evaluate("img => [img.naturalWidth, img.naturalHeight]")
+    assert (high, wide) == size
+    with sheet.expect_request("**/v1/chat/completions") as sent:
+        turn = ask(sheet, "What is in image 1?")
+    part = sent.value.post_data_json["messages"][0]["content"][0]
+    assert base64.b64decode(part["image_url"]["url"].partition(",")[2]) == photo.read_bytes()
+    shape = turn.locator(".stack").evaluate("stack => stack.style.aspectRatio")
+    assert float(shape.split("/")[0]) == pytest.approx(wide / high, rel=0.01)
 
 
 def test_an_answer_grows_and_can_be_stopped(open_page, demo, lab, slowly):
@@ -559,6 +580,8 @@ def test_all_of_it_can_be_done_with_the_keys_alone(open_page):
         raise AssertionError(f"no key leads to {words}")
 
     tab_to("To the question")
+    sheet.keyboard.press("Enter")
+    assert sheet.locator("#door").is_visible()  # nobody is in yet
     sheet.get_by_label("Token", exact=True).focus()
     sheet.keyboard.type(TOKEN)
     sheet.keyboard.press("Enter")
@@ -570,6 +593,9 @@ def test_all_of_it_can_be_done_with_the_keys_alone(open_page):
     sheet.keyboard.press("Control+Enter")
     sheet.locator(".turn .closer").wait_for()
     assert sheet.evaluate("document.activeElement.id") == "question"
+    sheet.locator(".skip").focus()
+    sheet.keyboard.press("Enter")
+    until(sheet, "document.activeElement.id === 'question'")
     tab_to("Without picture 2", back=True)
     sheet.keyboard.press("Enter")
     compared(sheet.locator(".turn"))
@@ -625,7 +651,11 @@ def test_docs_list_every_route_that_is_described(open_page, address):
     sheet.wait_for_selector(".route")
     assert set(sheet.locator(".route h2").all_inner_texts()) == routes
     ask_route = sheet.locator(".route").filter(has=sheet.get_by_role("heading", name="POST /v1/chat/completions"))
-    assert "max_completion_tokens" in ask_route.inner_text()
+    text = ask_route.inner_text()
+    assert all(
+        words in text
+        for words in ("max_completion_tokens", "Body, application/json, vila_lab", "What acts on the model meanwhile")
+    )
 
 
 @pytest.mark.slow

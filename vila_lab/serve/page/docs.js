@@ -20,17 +20,29 @@ function routePart(described, [path, method, route], k) {
   const answers = Object.entries(route.responses ?? {}).filter(([status]) => status.startsWith("2")).map(([status, { content }]) => `${status}${Object.keys(content ?? {}).map((type) => `, ${type}`).join("")}`);
   const node = element("article", { className: "route", "aria-labelledby": `route-${k}` }, element("h2", { id: `route-${k}`, tabIndex: -1 }, element("code", {}, `${method.toUpperCase()} ${path}`)), element("p", {}, ...words(route.description ?? route.summary ?? "")));
   if (given.length) node.append(element("h3", {}, "Parameters"), table("Parameters", ["Name", "Type", "Where", "Meaning"], given));
-  for (const [type, { schema }] of body) node.append(...bodyPart(described, type, schema));
+  for (const [type, { schema }] of body) node.append(...bodyPart(described, `Body, ${type}`, schema));
   if (answers.length) node.append(element("p", { className: "small" }, `Answers with ${answers.join(" or ")}.`));
   return node;
 }
 
-function bodyPart(described, type, schema) {
+function bodyPart(described, title, schema) {
   const whole = resolved(described, schema);
-  const rows = Object.entries(whole.properties ?? {}).map(([name, one]) => [name, kind(described, one), whole.required?.includes(name) ? "required" : defaultOf(one), resolved(described, one).description ?? ""]);
-  const about = whole.description ? [element("p", { className: "prose" }, ...words(whole.description))] : [];
-  return [element("h3", {}, `Body, ${type}`), ...about, ...(rows.length ? [table("Fields", ["Field", "Type", "Needed", "Meaning"], rows)] : [])];
+  const { about, meanings } = toldApart(whole.description ?? "");
+  const fields = Object.entries(whole.properties ?? {});
+  const rows = fields.map(([name, one]) => [name, kind(described, one), whole.required?.includes(name) ? "required" : defaultOf(one), one.description ?? meanings.get(name) ?? ""]);
+  const inner = fields.flatMap(([name, one]) => referred(one).map((other) => [`${title}, ${name}`, other]));
+  return [element("h3", {}, title), ...(about ? [element("p", {}, ...words(about))] : []), ...(rows.length ? [table(title, ["Field", "Type", "Needed", "Meaning"], rows)] : []),
+    ...inner.flatMap(([name, other]) => bodyPart(described, name, other))];
 }
+
+/** A description, and what its list of attributes says of each (a name on a line, its meaning indented below it). */
+function toldApart(description) {
+  const [about, listed = ""] = description.split(/\n+Attributes\n-+\n/);
+  const found = listed.matchAll(/^(\w+)[^\n]*\n((?: +[^\n]*\n?)+)/gm);
+  return { about, meanings: new Map([...found].map(([, name, meaning]) => [name, meaning.replace(/\s+/g, " ").trim()])) };
+}
+
+const referred = (schema) => [schema, ...(schema.anyOf ?? [])].filter((one) => one.$ref);
 
 /** Text, with what stands between backticks as code. */
 const words = (text) => text.split(/`+/).map((part, k) => (k % 2 ? element("code", {}, part) : part));
@@ -52,7 +64,7 @@ function kind(described, schema) {
 /** A table that scrolls by itself where the screen is narrow, by keys too. */
 function table(label, head, rows) {
   const used = head.map((_, k) => rows.some((row) => row[k])); // a column that says nothing stays away
-  const row = (tag, cells) => element("tr", {}, ...cells.filter((_, k) => used[k]).map((cell) => element(tag, tag === "th" ? { scope: "col" } : {}, cell)));
+  const row = (tag, cells) => element("tr", {}, ...cells.filter((_, k) => used[k]).map((cell) => element(tag, tag === "th" ? { scope: "col" } : {}, ...words(cell))));
   return element("div", { className: "scrolls", role: "group", "aria-label": label, tabIndex: 0 }, element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((cells) => row("td", cells)))));
 }
 

@@ -90,7 +90,7 @@ function hint() {
 }
 
 async function askNext() {
-  if (asking) return;
+  if (asking) return say("The answer before it is still coming.");
   const turn = { number: turns.length + 1, pictures: pictures.pictures(), text: byId("question").value.trim() };
   if (!turn.text) {
     byId("question").focus();
