@@ -94,6 +94,13 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     add("--tls-cert", type=Path, metavar="FILE", help="certificate, and those that vouch for it, in PEM form")
     add("--tls-key", type=Path, metavar="FILE", help="the certificate's private key, in PEM form without a password")
     add("--time-limit", type=float, default=300.0, metavar="SECONDS", help="for one question (default: 300)")
+    add(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="answer up to N questions side by side, for throughput (default: 1)",
+    )
     add("--classroom", action="store_true", help="class mode: a join code instead of a token, a quota each")
     add("--allow-remote-images", action="store_true", help="fetch pictures from public http(s) addresses")
     add("--allowed-media-domains", default="", metavar="HOSTS", help="from these hosts alone: a.example,b.example")
@@ -168,6 +175,7 @@ def _serve(options: argparse.Namespace) -> int:
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
         time_limit=options.time_limit,
+        batch=options.batch,
         classroom=options.classroom,
     )
     try:

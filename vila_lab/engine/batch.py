@@ -7,9 +7,10 @@ go through the decoder together. The weights of an answer differ from those of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 
@@ -20,12 +21,17 @@ from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
 from ..hooks.sites import select_sites
+from ..interrupts import check_stop
+from ..tokens import Token
 from ..upstream import joined
+from .answering import Stopped
 from .asked import Asked
 from .prefill import read_beginning, stretches_of
 from .record import Record
 from .reuse import Reuse
 from .saying import Saying
+
+Told: TypeAlias = "Callable[[int, Token], None]"
 
 
 @dataclass(eq=False)
@@ -40,6 +46,8 @@ class Row:
         What of it goes through the decoder next.
     error : VilaLabError or None
         Why it has no answer.
+    is_stopped : bool
+        Whether it ends with what was said.
     """
 
     asked: Asked
@@ -49,10 +57,11 @@ class Row:
     start: int
     stretch: Embedded
     error: VilaLabError | None = None
+    is_stopped: bool = False
 
     @property
     def has_ended(self) -> bool:
-        return self.error is not None or self.saying.has_ended
+        return self.error is not None or self.is_stopped or self.saying.has_ended
 
     @property
     def length(self) -> int:
@@ -70,7 +79,9 @@ def can_batch(asked: Asked) -> bool:
 
 
 @torch.no_grad()
-def answer_batch(family: Family, batch: Sequence[Asked], reuse: Reuse) -> list[Record | VilaLabError]:
+def answer_batch(
+    family: Family, batch: Sequence[Asked], reuse: Reuse, told: Told | None = None
+) -> list[Record | VilaLabError]:
     """The records of several questions, or why there is none.
 
     Parameters
@@ -81,6 +92,8 @@ def answer_batch(family: Family, batch: Sequence[Asked], reuse: Reuse) -> list[R
         Each `can_batch`.
     reuse
         What was computed before.
+    told
+        Called with a question's number and each of its tokens as it comes; one that raises `Stopped` ends it there, a `VilaLabError` in place of it.
     """
     rows = [_begun(family, asked, reuse) for asked in batch]
     before = max(row.start for row in rows)
@@ -93,10 +106,11 @@ def answer_batch(family: Family, batch: Sequence[Asked], reuse: Reuse) -> list[R
     norms = ResidualNorms(layers[len(layers) // 2])
     with recorder.watching(), norms:
         while not all(row.has_ended for row in rows):
+            check_stop()
             logits, cache, shown = family.decode_batch([row.stretch for row in rows], cache, shown)
             for number, row in enumerate(rows):
                 if not row.has_ended:
-                    _say(row, logits[number : number + 1])
+                    _say(row, logits[number : number + 1], None if told is None else partial(told, number))
                 place = row.asked.question.embedded.next_position + len(row.saying.tokens) - 1
                 row.stretch = family.embed_ids([token.id for token in row.saying.tokens[-1:]] or [0], place)
     tape = tape_of(recorder, before + width)
@@ -113,9 +127,13 @@ def _begun(family: Family, asked: Asked, reuse: Reuse) -> Row:
     return Row(asked, asked.new_saying(), cache, norms, start, question.embedded[start:])
 
 
-def _say(row: Row, logits: torch.Tensor) -> None:
+def _say(row: Row, logits: torch.Tensor, told: Callable[[Token], None] | None) -> None:
     try:
-        row.saying.add(logits)
+        token = row.saying.add(logits)
+        if told is not None:
+            told(token)
+    except Stopped:
+        row.is_stopped = True
     except VilaLabError as error:
         row.error = error
 

@@ -18,7 +18,7 @@ from ..tokens import Token
 from ..upstream import foreign_hooks, is_out_of_memory, keeps_everything, state_of
 from .answering import Answering
 from .asked import Asked
-from .batch import answer_batch, can_batch
+from .batch import Told, answer_batch, can_batch
 from .guide import Guides
 from .inputs import Inputs
 from .lock import ModelLock
@@ -107,7 +107,7 @@ class Engine:
         return answering.record()
 
     def run_many(
-        self, requests: Sequence[Request], batch_size: int | None = None
+        self, requests: Sequence[Request], batch_size: int | None = None, told: Told | None = None
     ) -> Generator[Record | VilaLabError, None, None]:
         """Answer requests side by side: for each, in order, its record, or why it has none.
 
@@ -117,12 +117,14 @@ class Engine:
         ----------
         batch_size
             How many stand side by side; by default as many as there is memory for, and at most `BATCH`.
+        told
+            Called with a request's number and each of its tokens as it comes; see `vila_lab.engine.batch.answer_batch`.
         """
         size, place = batch_size or BATCH, 0
         while place < len(requests):
             some = requests[place : place + size]
             try:
-                yield from self._together(some)
+                yield from self._together(some, None if told is None else partial(_behind, told, place))
             except OutOfMemory:
                 if batch_size is not None or len(some) == 1:
                     raise
@@ -131,7 +133,7 @@ class Engine:
             place += len(some)
 
     @keeps_gradients
-    def _together(self, requests: Sequence[Request]) -> list[Record | VilaLabError]:
+    def _together(self, requests: Sequence[Request], told: Told | None) -> list[Record | VilaLabError]:
         """The records of one batch."""
         found: dict[int, Record | VilaLabError] = {}
         ready: dict[int, Asked] = {}
@@ -142,13 +144,13 @@ class Engine:
                 raise
             except VilaLabError as error:
                 found[number] = error
-        found |= self.with_room(lambda: self._batch(ready))
+        found |= self.with_room(lambda: self._batch(ready, told))
         for number, request in enumerate(requests):
             if number not in found:
-                found[number] = self._alone(request)
+                found[number] = self._alone(request, None if told is None else partial(told, number))
         return [found[number] for number in range(len(requests))]
 
-    def _batch(self, ready: dict[int, Asked]) -> dict[int, Record | VilaLabError]:
+    def _batch(self, ready: dict[int, Asked], told: Told | None) -> dict[int, Record | VilaLabError]:
         """The records of those that can stand side by side, if there is more than one."""
         with self.lock:
             self.check()
@@ -160,11 +162,15 @@ class Engine:
             batch = {number: asked for number, asked in ready.items() if can_batch(asked)}
             if len(batch) < 2:
                 return {}
-            return dict(zip(batch, answer_batch(self.family, list(batch.values()), reuse), strict=True))
+            numbers = list(batch)
+            mine = None if told is None else lambda place, token: told(numbers[place], token)
+            return dict(zip(batch, answer_batch(self.family, list(batch.values()), reuse, mine), strict=True))
 
-    def _alone(self, request: Request) -> Record | VilaLabError:
+    def _alone(self, request: Request, told: Callable[[Token], None] | None) -> Record | VilaLabError:
         try:
-            return self.answer(request)
+            answering = Answering(self, request)
+            answering.rest(told)
+            return answering.record()
         except OutOfMemory:
             raise
         except VilaLabError as error:
@@ -281,3 +287,7 @@ class Engine:
                 f"needs {wanted or 1}, but {self.name} holds {self.family.context_length}: give fewer pictures or a lower max_new_tokens"
             )
         return wanted or min(DEFAULT_NEW_TOKENS, room)
+
+
+def _behind(told: Told, before: int, number: int, token: Token) -> None:
+    told(before + number, token)

@@ -27,10 +27,12 @@ from .failures import Refused, body, refusal_of
 from .figures import Figures
 from .kept import Kept
 from .looking import looking
+from .memo import Memo
 from .page import paging
 from .reading import Fetch
 from .schooling import schooling
 from .service import Service
+from .together import Together
 from .tokens import Owner, Owners, owners_of
 from .worker import Worker
 
@@ -47,6 +49,7 @@ def create_app(
     fetch: Fetch | None = None,
     *,
     time_limit: float = TIME_LIMIT,
+    batch: int = 1,
     classroom: bool = False,
 ) -> FastAPI:
     """The service around a session.
@@ -63,12 +66,15 @@ def create_app(
         Gives the pictures of other servers; None to read none.
     time_limit
         Seconds that one request may take.
+    batch
+        How many questions are answered side by side; beyond 1 an answer is what it is alone to the rounding of a batch.
     classroom
         Whether students may join with a code; see `vila_lab.serve.classroom`.
     """
-    worker, figures, kept, owners = Worker(), Figures(), Kept(), owners_of(tokens)
+    memo, figures, kept, owners = Memo(lab.engine), Figures(), Kept(), owners_of(tokens)
+    worker = Worker(batch, Together(lab.engine, memo) if batch > 1 else None)
     room = Classroom(owners) if classroom else None
-    service = Service(lab, worker, figures, kept, fetch, time_limit, room.heard if room else None)
+    service = Service(lab, worker, figures, kept, fetch, memo, time_limit, room.heard if room else None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

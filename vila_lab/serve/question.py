@@ -19,6 +19,7 @@ from ..engine.record import Record
 from ..engine.request import Request
 from ..interrupts import stoppable
 from ..session import Session
+from ..tokens import Token
 from .completions import Pieces
 from .failures import refusal_of
 from .figures import Timer
@@ -94,28 +95,38 @@ class Question:
 
     Attributes
     ----------
+    requests : tuple of Request
     key
         What equal questions have in common; None for one that is equal to none.
+    is_stopped : bool
+        Whether somebody has heard enough.
+    job : Job or None
     """
 
     def __init__(
         self, lab: Session, requests: Sequence[Request], kept: Kept, memo: Memo, heard: Heard | None = None
     ) -> None:
-        self._lab, self._requests, self._kept, self._memo, self._heard = lab, tuple(requests), kept, memo, heard
-        self.key = key_of(requests)
+        self._lab, self._kept, self._memo, self._heard = lab, kept, memo, heard
+        self.requests, self.key = tuple(requests), key_of(requests)
+        self._pieces = [Pieces(request.stop) for request in requests]
         self._listeners: list[Listener] = []
         self._said: list[tuple[str, Any]] = []
         self._may_join = True
         self._begun = False
-        self._is_stopped = False
+        self.is_stopped = False
         self._lock = threading.Lock()
         self._answering: Answering | None = None
         self.job: Job | None = None
 
     @property
+    def may_stand_beside_others(self) -> bool:
+        """Whether it is one request, and without edits."""
+        return len(self.requests) == 1 and not self.requests[0].edits
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its pictures."""
-        return image_bytes(self._requests[0].prompt.images)
+        return image_bytes(self.requests[0].prompt.images)
 
     # -- in the event loop -------------------------------------------------------------------------------------------
 
@@ -146,7 +157,7 @@ class Question:
         """Have the answer end here, with what was said."""
         with self._lock:
             self._may_join = False
-            self._is_stopped = True
+            self.is_stopped = True
             if self._answering is not None:
                 self._answering.stop()
 
@@ -154,49 +165,58 @@ class Question:
 
     def answer(self, job: Job) -> None:
         """Answer, and tell each token as it comes."""
+        self.begin()
+        known = self._memo.get(self.key)
+        with stoppable(job.check):
+            if known is None:
+                records = [self._answer_one(job, number) for number in range(len(self.requests))]
+            else:
+                records = [self._say_again(number, record) for number, record in enumerate(known)]
+        self.end(records)
+
+    def begin(self) -> None:
+        """It is not waiting any more."""
         with self._lock:
             self._begun = True
             for listener in self._listeners:
                 listener.timer.begins()
-        known = self._memo.get(self.key)
-        with stoppable(job.check):
-            records = [
-                self._answer_one(job, number, request)
-                if known is None
-                else self._say_again(number, request, known[number])
-                for number, request in enumerate(self._requests)
-            ]
-        if known is None and not self._is_stopped:
-            self._memo.put(self.key, records)
-        self._for_all(lambda listener: self._end(listener, "stop", "end", None))
 
-    def _answer_one(self, job: Job, number: int, request: Request) -> Record:
-        answering = self._lab.begin(request)
-        with self._lock:
-            self._answering = answering
-        if self._is_stopped:
-            answering.stop()
-        job.follow(answering.stop)
-        pieces = Pieces(request.stop)
-        answering.rest(lambda token: self._tell("piece", (number, pieces.add(token.text), token)))
-        job.check()
-        record, reused = answering.record(), answering.reused
-        self._close(number, pieces, record, reused)
-        return record
+    def say(self, number: int, token: Token) -> None:
+        """Tell a token of one of the answers."""
+        self._tell("piece", (number, self._pieces[number].add(token.text), token))
 
-    def _say_again(self, number: int, request: Request, record: Record) -> Record:
-        """An answer that was given before, as if it came now."""
-        pieces = Pieces(request.stop)
-        for token in record.tokens:
-            self._tell("piece", (number, pieces.add(token.text), token))
-        self._close(number, pieces, record, record.token_map.prompt_length)
-        return record
-
-    def _close(self, number: int, pieces: Pieces, record: Record, reused: int) -> None:
-        rest = pieces.rest(record.text)
+    def close(self, number: int, record: Record, reused: int) -> None:
+        """Tell the whole of one of the answers."""
+        rest = self._pieces[number].rest(record.text)
         with self._lock:
             self._may_join = False
         self._for_all(lambda listener: self._give(listener, number, rest, record, reused))
+
+    def end(self, records: Sequence[Record]) -> None:
+        """Tell that these were all."""
+        if not self.is_stopped:
+            self._memo.put(self.key, records)
+        self._for_all(lambda listener: self._end(listener, "stop", "end", None))
+
+    def _answer_one(self, job: Job, number: int) -> Record:
+        answering = self._lab.begin(self.requests[number])
+        with self._lock:
+            self._answering = answering
+        if self.is_stopped:
+            answering.stop()
+        job.follow(answering.stop)
+        answering.rest(lambda token: self.say(number, token))
+        job.check()
+        record = answering.record()
+        self.close(number, record, answering.reused)
+        return record
+
+    def _say_again(self, number: int, record: Record) -> Record:
+        """An answer that was given before, as if it came now."""
+        for token in record.tokens:
+            self.say(number, token)
+        self.close(number, record, record.token_map.prompt_length)
+        return record
 
     def _give(self, listener: Listener, number: int, rest: str, record: Record, reused: int) -> None:
         """An answer, with all that this one asked for."""

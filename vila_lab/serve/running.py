@@ -52,7 +52,13 @@ def run(load: Callable[[], Session], settings: Settings, say: Callable[[str], No
         lab = load()
         fetcher = partial(fetch, domains=settings.domains) if settings.remote else None
         app = create_app(
-            lab, owners, settings.hosts, fetcher, time_limit=settings.time_limit, classroom=settings.classroom
+            lab,
+            owners,
+            settings.hosts,
+            fetcher,
+            time_limit=settings.time_limit,
+            batch=settings.batch,
+            classroom=settings.classroom,
         )
         server = Server(app, settings)
         say(f"{settings.address(bound.getsockname()[1])} serves {lab.name}")

@@ -40,7 +40,7 @@ class Service:
 
     Parameters
     ----------
-    lab, worker, figures, kept, fetch, limit
+    lab, worker, figures, kept, fetch, memo, limit
         See `create_app`.
     heard
         Told whose question was answered, and how.
@@ -53,12 +53,13 @@ class Service:
         figures: Figures,
         kept: Kept,
         fetch: Fetch | None,
+        memo: Memo,
         limit: float,
         heard: Heard | None = None,
     ) -> None:
         self._lab, self._worker, self._figures, self._kept = lab, worker, figures, kept
         self._heard = heard
-        self._memo = Memo(lab.engine)
+        self._memo = memo
         self._fetch, self._limit = fetch, limit
         self._bounds = Bounds(lab.family.context_length)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vila_lab reader")
@@ -151,7 +152,8 @@ class Service:
             raise Busy("the pictures of the questions that wait take too much memory; ask again later", 2)
         self._waited_for.add(question)
         question.join(listener)
-        question.job = self._worker.submit(listener.owner, question.answer, question.fail, self._limit)
+        alike = question if len(requests) == 1 and not requests[0].edits else None
+        question.job = self._worker.submit(listener.owner, question.answer, question.fail, self._limit, alike)
         if key is not None:
             self._open[key] = question
         return question

@@ -19,6 +19,7 @@ from .tokens import OWNER, Owner, Owners, check_token, read_owners
 TOKEN = "VILA_LAB_TOKEN"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 TIME_LIMIT = 300.0  # seconds that one question may take
+MOST_BATCH = 64  # questions side by side
 
 PLAIN = (
     "warning: plain http beyond this machine: whoever listens on the way reads tokens, pictures and answers; "
@@ -46,6 +47,8 @@ class Settings:
         Files in PEM form; both, or none for plain http.
     time_limit
         Seconds that one question may take.
+    batch
+        How many questions are answered side by side.
     classroom
         Whether class mode is on.
 
@@ -64,6 +67,7 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     time_limit: float = TIME_LIMIT
+    batch: int = 1
     classroom: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +75,8 @@ class Settings:
             raise OptionError(f"--port {self.port} is no port; choose one from 1 to 65535")
         if not (math.isfinite(self.time_limit) and self.time_limit > 0):
             raise OptionError(f"--time-limit {self.time_limit:g} is no time; give seconds, such as {TIME_LIMIT:.0f}")
+        if not 1 <= self.batch <= MOST_BATCH:
+            raise OptionError(f"--batch {self.batch} is out of range; choose 1 to {MOST_BATCH}")
         if not self.host.strip():
             raise OptionError("--host is empty; give an address to listen on, such as 127.0.0.1")
         _check_tls(self.tls_cert, self.tls_key)
@@ -185,5 +191,12 @@ def _limits(settings: Settings) -> list[str]:
         f"a request: {LARGEST // 2**20} MiB, within {BODY_SECONDS:.0f} s",
         f"questions that wait: {WAITING}, of one client {WAITING_EACH}",
         f"a question: {settings.time_limit:g} s",
+        _batch(settings.batch),
         f"answers are kept, for who asked alone: {MOST_BYTES // 2**20} MiB, of one client {MOST_EACH}, {SECONDS:.0f} s",
     ]
+
+
+def _batch(count: int) -> str:
+    if count == 1:
+        return "questions are answered one by one, each to the bit as in a notebook"
+    return f"up to {count} questions are answered side by side, each to the rounding of a batch as in a notebook"

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from .failures import Busy, Refused
 
@@ -42,12 +43,15 @@ class Job:
         Given the error, where the work raised one, or the job was never begun.
     limit : float
         Seconds that it may take, from its begin.
+    alike
+        What `Worker` gives to its ``together``, where this may be done beside others; None for work by itself.
     """
 
     client: str
     work: Callable[[Job], None]
     failed: Callable[[BaseException], None]
     limit: float = float("inf")
+    alike: Any = None
     stop: Callable[[], None] | None = None
     is_cancelled: bool = False
     why: Callable[[], Refused] = gone
@@ -85,6 +89,13 @@ class Job:
 class Worker:
     """One thread for one model.
 
+    Parameters
+    ----------
+    most
+        How many jobs are done side by side.
+    together
+        Does several that are alike: given the jobs.
+
     Examples
     --------
     >>> import queue
@@ -94,9 +105,10 @@ class Worker:
     ('done', True)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1, together: Callable[[list[Job]], None] | None = None) -> None:
+        self._most, self._together = most, together
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client, who was served last stands last
-        self._running: Job | None = None
+        self._running: list[Job] = []
         self._is_open = True
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="vila_lab worker", daemon=True)
@@ -115,8 +127,8 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """Questions being answered, 0 or 1."""
-        return int(self._running is not None)
+        """Questions being answered."""
+        return len(self._running)
 
     def submit(
         self,
@@ -124,6 +136,7 @@ class Worker:
         work: Callable[[Job], None],
         failed: Callable[[BaseException], None],
         limit: float = float("inf"),
+        alike: Any = None,
     ) -> Job:
         """Have some work done in the worker's thread, for some seconds at most.
 
@@ -134,7 +147,7 @@ class Worker:
         Refused
             If the worker is closing.
         """
-        job = Job(client, work, failed, limit)
+        job = Job(client, work, failed, limit, alike)
         with self._changed:
             self._check_room(client)
             self._waiting.setdefault(client, deque()).append(job)
@@ -169,34 +182,62 @@ class Worker:
         for job in left:
             job.failed(closing())
         self._thread.join(seconds)
-        running = self._running
-        if running is not None:
-            running.cancel(closing)
+        running = list(self._running)
+        if running:
+            for job in running:
+                job.cancel(closing)
             self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
+        while jobs := self._next():
             try:
-                job.ends_at = time.monotonic() + job.limit
-                job.check()
-                job.work(job)
+                self._do(jobs)
             except BaseException as error:  # the thread outlives whatever a question does
-                job.failed(error)
+                for job in jobs:
+                    job.failed(error)
             finally:
-                self._running = None
-                job.stop = None
+                self._running = []
+                for job in jobs:
+                    job.stop = None
 
-    def _next(self) -> Job | None:
+    def _do(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.ends_at = time.monotonic() + job.limit
+        if len(jobs) > 1 and self._together is not None:
+            self._together(jobs)
+            return
+        jobs[0].check()
+        jobs[0].work(jobs[0])
+
+    def _next(self) -> list[Job]:
+        """The next job, and those that may be done beside it; none at the end."""
         with self._changed:
             while self._is_open and not self._waiting:
                 self._changed.wait()
             if not self._waiting:
-                return None
-            client, jobs = next(iter(self._waiting.items()))
-            job = jobs.popleft()
-            del self._waiting[client]
-            if jobs:
-                self._waiting[client] = jobs  # behind all others
-            self._running = job
-            return job
+                return []
+            self._running = [self._taken(next(iter(self._waiting)))]
+            if self._running[0].alike is not None and self._together is not None:
+                self._take_alike()
+            return list(self._running)
+
+    def _take_alike(self) -> None:
+        """One of each client, and again, as long as the oldest of one is of those that may stand beside others."""
+        found = True
+        while found:
+            found = False
+            for client in list(self._waiting):
+                if len(self._running) == self._most:
+                    return
+                if self._waiting[client][0].alike is not None:
+                    self._running.append(self._taken(client))
+                    found = True
+
+    def _taken(self, client: str) -> Job:
+        """A client's oldest; the client stands behind all others then."""
+        jobs = self._waiting.pop(client)
+        job = jobs.popleft()
+        if jobs:
+            self._waiting[client] = jobs
+        return job
