@@ -53,5 +53,6 @@ export const stop = (id) => send(`/v1/answers/${id}/stop`, { method: "POST" });
 function checkSize(urls) {
   const bytes = urls.reduce((sum, url) => sum + url.length, 0);
   if (bytes < Number(largest) - MIB) return;
-  throw new Failure(`The pictures of this conversation are ${Math.ceil(bytes / MIB)} MiB as they are sent, and a question may have ${Math.floor(largest / MIB)} MiB. Remove some, or choose smaller files.`, 413);
+  const sizes = `${Math.ceil(bytes / MIB)} MiB as they are sent, and a question may have ${Math.floor(largest / MIB)} MiB`;
+  throw new Failure(`The pictures of this conversation are ${sizes}. Remove some, or choose smaller files.`, 413);
 }

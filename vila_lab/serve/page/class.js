@@ -4,6 +4,10 @@ import { element, enable } from "/page/elements.js";
 import { get, send, token } from "/page/service.js";
 
 const EVERY = 4000; // milliseconds between two looks at the class
+const MEANING = "Read: share of the attention. Needed: how much less likely the answer is without the picture (log-probability). The two need not agree.";
+const ALONE = "This address reaches this machine alone. For a class start the server with --host 0.0.0.0, and open it under this machine’s name or number.";
+const KEPT = "Names, questions and points are kept in this server’s memory alone: nothing is written to disk or sent elsewhere, " +
+  "and all of it is gone when the server ends. Pictures are not shown here.";
 const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
 
 /** Join with a code; the token that comes back is one's own. */
@@ -36,9 +40,10 @@ function scoreWords(exercises) {
 
 function exerciseCard(one, { say, fail, tell }) {
   const title = element("h3", { id: `exercise-${one.number}` }, `Exercise ${one.number}`);
-  const pictures = one.pictures.map((name, k) => element("li", { className: "card" }, element("img", { src: `/page/demo/${name}`, alt: `picture ${k + 1}: ${name.replace(/\.\w+$/, "").replaceAll("_", " ")}` }), element("span", { className: "number" }, String(k + 1))));
+  const pictures = element("ol", { className: "tray", "aria-label": "Pictures" }, ...one.pictures.map(pictureCard));
   const place = element("div", { className: "predict" });
-  const node = element("article", { className: "exercise", "aria-labelledby": title.id }, title, element("p", { className: "said", dir: "auto" }, one.question), element("ol", { className: "tray", "aria-label": "Pictures" }, ...pictures), place);
+  const question = element("p", { className: "said", dir: "auto" }, one.question);
+  const node = element("article", { className: "exercise", "aria-labelledby": title.id }, title, question, pictures, place);
   const reveal = (found) => {
     const shown = revealPart(one, found);
     place.replaceChildren(shown);
@@ -56,10 +61,17 @@ function exerciseCard(one, { say, fail, tell }) {
   return node;
 }
 
+function pictureCard(name, k) {
+  const words = name.replace(/\.\w+$/, "").replaceAll("_", " ");
+  const image = element("img", { src: `/page/demo/${name}`, alt: `picture ${k + 1}: ${words}` });
+  return element("li", { className: "card" }, image, element("span", { className: "number" }, String(k + 1)));
+}
+
 function predictionForm(one, predict, fail) {
   const name = `exercise-${one.number}`;
   const which = choice("Which picture does the answer need most?", `${name}-picture`, one.pictures.map((_, k) => [String(k + 1), `picture ${k + 1}`]));
-  const stays = choice("And if nothing can read that picture?", `${name}-survives`, [["yes", "the answer stays the same"], ["no", "the answer changes"]]);
+  const outcomes = [["yes", "the answer stays the same"], ["no", "the answer changes"]];
+  const stays = choice("And if nothing can read that picture?", `${name}-survives`, outcomes);
   const go = element("button", { type: "submit", className: "main" }, "Predict and look");
   const form = element("form", { className: "prediction" }, which, stays, element("p", { className: "row" }, go));
   form.addEventListener("submit", async (event) => {
@@ -85,14 +97,21 @@ function choice(legend, name, options) {
 function revealPart(one, { answer, picture, survives, predicted, points, pictures }) {
   const stays = (yes) => (yes ? "stays the same" : "changes");
   const other = pictures[picture - 1].without;
-  const happened = `The model says “${answer}” Picture ${picture} counts most: without it the answer ${survives ? "is still the same." : `is “${other}”`}`;
+  const after = survives ? "is still the same." : `is “${other}”`;
+  const happened = `The model says “${answer}” Picture ${picture} counts most: without it the answer ${after}`;
   const guess = `You said picture ${predicted.picture}, and that the answer ${stays(predicted.survives)}: `;
   const head = ["Picture", "Read", "Needed", "Without it"].map((text) => element("th", { scope: "col" }, text));
   const rows = pictures.map(({ read, needed, without }, k) => element("tr", { className: k + 1 === picture ? "most" : "" },
-    element("th", { scope: "row" }, String(k + 1)), element("td", {}, `${(100 * read).toFixed(0)} %`), element("td", {}, signed(needed)), element("td", { dir: "auto" }, without)));
-  return element("div", { className: "revealed" }, element("p", { dir: "auto" }, happened), element("p", {}, guess, element("b", {}, `${points} of ${one.possible} points.`)),
-    scrolling("What the model did", element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))),
-    element("p", { className: "small" }, "Read: share of the attention. Needed: how much less likely the answer is without the picture (log-probability). The two need not agree."));
+    element("th", { scope: "row" }, String(k + 1)),
+    element("td", {}, `${(100 * read).toFixed(0)} %`),
+    element("td", {}, signed(needed)),
+    element("td", { dir: "auto" }, without)));
+  const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
+  return element("div", { className: "revealed" },
+    element("p", { dir: "auto" }, happened),
+    element("p", {}, guess, element("b", {}, `${points} of ${one.possible} points.`)),
+    scrolling("What the model did", table),
+    element("p", { className: "small" }, MEANING));
 }
 
 const signed = (value) => `${value >= 0.005 ? "+" : ""}${Math.abs(value) < 0.005 ? "0.00" : value.toFixed(2)}`;
@@ -112,8 +131,8 @@ export async function showOverview(room, { fail }) {
   const address = element("b", {}, location.origin);
   const invite = element("p", {}, "Students open ", address, " and join with this code:");
   const code = element("p", { className: "code", "aria-label": found.code.split("").join(" ") }, `${found.code.slice(0, 4)} ${found.code.slice(4)}`);
-  const alone = LOOPBACK.includes(location.hostname) ? element("p", { className: "small" }, "This address reaches this machine alone. For a class start the server with --host 0.0.0.0, and open it under this machine’s name or number.") : "";
-  const kept = element("p", { className: "small" }, "Names, questions and points are kept in this server’s memory alone: nothing is written to disk or sent elsewhere, and all of it is gone when the server ends. Pictures are not shown here.");
+  const alone = LOOPBACK.includes(location.hostname) ? element("p", { className: "small" }, ALONE) : "";
+  const kept = element("p", { className: "small" }, KEPT);
   room.querySelector(".filled").replaceChildren(invite, code, alone, count, scrolling("The class", whole), kept);
   const draw = ({ students, exercises }) => {
     count.textContent = students.length ? `${students.length} in the class` : "Nobody has joined yet.";
@@ -136,6 +155,7 @@ function studentRow({ name, questions, last_question: question, last_answer: ans
   const cell = (text) => element("td", { dir: "auto" }, text);
   const asked = [question, ...edits.map((edit) => `(${edit})`)].join(" ");
   const sum = Object.values(points).reduce((all, one) => all + one, 0);
-  return element("tr", {}, element("th", { scope: "row", dir: "auto" }, name), cell(String(questions)), cell(String(sum)), cell(asked), cell(answer), cell(at ? new Date(1000 * at).toLocaleTimeString() : "–"),
-    ...exercises.map((number) => cell(String(points[number] ?? "–"))));
+  const when = at ? new Date(1000 * at).toLocaleTimeString() : "–";
+  const each = exercises.map((number) => String(points[number] ?? "–"));
+  return element("tr", {}, element("th", { scope: "row", dir: "auto" }, name), ...[String(questions), String(sum), asked, answer, when, ...each].map(cell));
 }

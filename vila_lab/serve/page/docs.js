@@ -7,18 +7,27 @@ const METHODS = ["get", "post", "put", "delete"];
 
 async function show() {
   const described = await get("/openapi.json");
-  const routes = Object.entries(described.paths).flatMap(([path, ways]) => METHODS.filter((method) => ways[method]).map((method) => [path, method, ways[method]]));
-  const about = element("p", {}, ...words(described.info.description ?? `${described.info.title} ${described.info.version}`));
+  const { paths, info } = described;
+  const waysOf = ([path, ways]) => METHODS.filter((method) => ways[method]).map((method) => [path, method, ways[method]]);
+  const routes = Object.entries(paths).flatMap(waysOf);
+  const about = element("p", {}, ...words(info.description ?? `${info.title} ${info.version}`));
   const open = element("p", {}, ...words('What is refused has a status of 400 and more, and says why: `{"error": {"message": …, "type": …, "code": …}}`.'));
-  const list = element("ul", { className: "routes" }, ...routes.map(([path, method], k) => element("li", {}, element("a", { href: `#route-${k}` }, element("code", {}, `${method.toUpperCase()} ${path}`)))));
-  byId("routes").replaceChildren(about, open, element("nav", { "aria-label": "Routes" }, list), ...routes.map((route, k) => routePart(described, route, k)));
+  const link = ([path, method], k) => element("li", {}, element("a", { href: `#route-${k}` }, nameOf(path, method)));
+  const list = element("nav", { "aria-label": "Routes" }, element("ul", { className: "routes" }, ...routes.map(link)));
+  byId("routes").replaceChildren(about, open, list, ...routes.map((route, k) => routePart(described, route, k)));
 }
 
+const nameOf = (path, method) => element("code", {}, `${method.toUpperCase()} ${path}`);
+
 function routePart(described, [path, method, route], k) {
-  const given = (route.parameters ?? []).map(({ name, in: where, required, schema, description }) => [name, kind(described, schema), `${where}${required ? ", required" : ""}`, description ?? ""]);
+  const given = (route.parameters ?? []).map(({ name, in: where, required, schema, description }) =>
+    [name, kind(described, schema), `${where}${required ? ", required" : ""}`, description ?? ""]);
   const body = Object.entries(route.requestBody?.content ?? {});
-  const answers = Object.entries(route.responses ?? {}).filter(([status]) => status.startsWith("2")).map(([status, { content }]) => `${status}${Object.keys(content ?? {}).map((type) => `, ${type}`).join("")}`);
-  const node = element("article", { className: "route", "aria-labelledby": `route-${k}` }, element("h2", { id: `route-${k}`, tabIndex: -1 }, element("code", {}, `${method.toUpperCase()} ${path}`)), element("p", {}, ...words(route.description ?? route.summary ?? "")));
+  const good = Object.entries(route.responses ?? {}).filter(([status]) => status.startsWith("2"));
+  const answers = good.map(([status, { content }]) => [status, ...Object.keys(content ?? {})].join(", "));
+  const title = element("h2", { id: `route-${k}`, tabIndex: -1 }, nameOf(path, method));
+  const about = element("p", {}, ...words(route.description ?? route.summary ?? ""));
+  const node = element("article", { className: "route", "aria-labelledby": title.id }, title, about);
   if (given.length) node.append(element("h3", {}, "Parameters"), table("Parameters", ["Name", "Type", "Where", "Meaning"], given));
   for (const [type, { schema }] of body) node.append(...bodyPart(described, `Body, ${type}`, schema));
   if (answers.length) node.append(element("p", { className: "small" }, `Answers with ${answers.join(" or ")}.`));
@@ -29,10 +38,17 @@ function bodyPart(described, title, schema) {
   const whole = resolved(described, schema);
   const { about, meanings } = toldApart(whole.description ?? "");
   const fields = Object.entries(whole.properties ?? {});
-  const rows = fields.map(([name, one]) => [name, kind(described, one), whole.required?.includes(name) ? "required" : defaultOf(one), one.description ?? meanings.get(name) ?? ""]);
+  const rows = fields.map(([name, one]) => {
+    const needed = whole.required?.includes(name) ? "required" : defaultOf(one);
+    return [name, kind(described, one), needed, one.description ?? meanings.get(name) ?? ""];
+  });
   const inner = fields.flatMap(([name, one]) => referred(one).map((other) => [`${title}, ${name}`, other]));
-  return [element("h3", {}, title), ...(about ? [element("p", {}, ...words(about))] : []), ...(rows.length ? [table(title, ["Field", "Type", "Needed", "Meaning"], rows)] : []),
-    ...inner.flatMap(([name, other]) => bodyPart(described, name, other))];
+  return [
+    element("h3", {}, title),
+    ...(about ? [element("p", {}, ...words(about))] : []),
+    ...(rows.length ? [table(title, ["Field", "Type", "Needed", "Meaning"], rows)] : []),
+    ...inner.flatMap(([name, other]) => bodyPart(described, name, other)),
+  ];
 }
 
 /** A description, and what its list of attributes says of each (a name on a line, its meaning indented below it). */
@@ -64,8 +80,10 @@ function kind(described, schema) {
 /** A table that scrolls by itself where the screen is narrow, by keys too. */
 function table(label, head, rows) {
   const used = head.map((_, k) => rows.some((row) => row[k])); // a column that says nothing stays away
-  const row = (tag, cells) => element("tr", {}, ...cells.filter((_, k) => used[k]).map((cell) => element(tag, tag === "th" ? { scope: "col" } : {}, ...words(cell))));
-  return element("div", { className: "scrolls", role: "group", "aria-label": label, tabIndex: 0 }, element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((cells) => row("td", cells)))));
+  const cell = (tag) => (text) => element(tag, tag === "th" ? { scope: "col" } : {}, ...words(text));
+  const row = (tag, texts) => element("tr", {}, ...texts.filter((_, k) => used[k]).map(cell(tag)));
+  const whole = element("table", {}, element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((texts) => row("td", texts))));
+  return element("div", { className: "scrolls", role: "group", "aria-label": label, tabIndex: 0 }, whole);
 }
 
 show().catch((error) => byId("routes").replaceChildren(element("p", { role: "alert" }, error.message)));

@@ -44,10 +44,15 @@ export function toolsPart(turn, { show, say, fail }) {
   if (count > 1) cards.push(orderTool(turn, say, again));
   cards.push(cutTool(count, again), keepTool(turn, say, fail));
   const grid = element("div", { className: "tools" }, ...cards);
-  return { node: element("section", { className: "closer", "aria-label": "Look closer" }, element("h4", {}, "Look closer"), grid, results), pinned: method.pinned };
+  const node = element("section", { className: "closer" }, element("h4", {}, "Look closer"), grid, results);
+  return { node, pinned: method.pinned };
 }
 
-const card = (title, words, ...children) => element("section", { className: "tool" }, element("h5", {}, title), element("p", { className: "small" }, words), ...children);
+function card(title, words, ...children) {
+  return element("section", { className: "tool" }, element("h5", {}, title), element("p", { className: "small" }, words), ...children);
+}
+
+const row = (...children) => element("p", { className: "row" }, ...children);
 
 // ---- a method ----
 
@@ -57,7 +62,8 @@ function methodTool(turn, { show, say, fail }) {
   const word = select("For", [[WHOLE, "the whole answer"], ...turn.payload.tokens.map((text, k) => [k, `word ${k + 1}: ${text.trim() || "␣"}`])]);
   const bar = element("progress", { "aria-label": "How much is computed" });
   const done = element("span", { className: "small" });
-  const running = element("p", { className: "row", hidden: true }, bar, done);
+  const running = row(bar, done);
+  running.hidden = true;
   const compute = button("Compute", () => run());
   const cancel = button("Cancel", () => stopper?.abort(), { hidden: true });
   let stopper = null;
@@ -98,7 +104,8 @@ function methodTool(turn, { show, say, fail }) {
     if (!on && document.activeElement === document.body) compute.focus(); // it was on Cancel
   };
   offer().catch(fail);
-  const node = card("Why these words?", "Attention shows where the model looked. A method computes what mattered, and draws it above.", method.node, word.node, about, element("p", { className: "row" }, compute, cancel), running);
+  const words = "Attention shows where the model looked. A method computes what mattered, and draws it above.";
+  const node = card("Why these words?", words, method.node, word.node, about, row(compute, cancel), running);
   return { node, pinned: (token) => { word.select.value = token ?? WHOLE; } };
 }
 
@@ -116,7 +123,8 @@ async function computed(id, method, token, signal, tell) {
 
 function withoutTool(count, again) {
   const buttons = [...Array(count).keys()].map((k) => button(`Without picture ${k + 1}`, () => again(withoutPicture(k + 1))));
-  return card("Which pictures does it need?", "Asks again while nothing can read one of them (it is knocked out). Its place stays, so the others keep their numbers.", element("p", { className: "row" }, ...buttons));
+  const words = "Asks again while nothing can read one of them (it is knocked out). Its place stays, so the others keep their numbers.";
+  return card("Which pictures does it need?", words, row(...buttons));
 }
 
 const withoutPicture = (k) => ({
@@ -133,7 +141,7 @@ function orderTool(turn, say, again) {
   const changed = () => enable(go, order.pictures().some(({ k }, at) => k !== at));
   order.put(urls.map((url, k) => ({ k, url, name: `picture ${k + 1} as asked` })));
   const swap = button(urls.length === 2 ? "Swap them" : "Reverse them", () => again(inOrder(turn, [...urls.keys()].reverse())));
-  return card("Does the order matter?", "Asks again with the pictures in another order. The numbers follow the new order.", list, element("p", { className: "row" }, go, swap));
+  return card("Does the order matter?", "Asks again with the pictures in another order. The numbers follow the new order.", list, row(go, swap));
 }
 
 const inOrder = (turn, order) => ({
@@ -144,8 +152,10 @@ const inOrder = (turn, order) => ({
 
 function cutTool(count, again) {
   const pictures = [...Array(count).keys()].map((k) => [`image_${k + 1}`, `picture ${k + 1}`]);
-  const sources = [...pictures, ...(count > 1 ? [["images", "all pictures"]] : []), ["question", "the question’s words"], ["prompt", "all words before the answer"]];
-  const readers = [["answer", "the answer"], ["prompt", "the words before the answer"], ["question", "the question’s words"], ["*", "everything after it"]];
+  const all = count > 1 ? [["images", "all pictures"]] : [];
+  const question = ["question", "the question’s words"];
+  const sources = [...pictures, ...all, question, ["prompt", "all words before the answer"]];
+  const readers = [["answer", "the answer"], ["prompt", "the words before the answer"], question, ["*", "everything after it"]];
   const from = select("From", sources);
   const to = select("to", readers);
   const chosen = ({ select: list }) => list.selectedOptions[0].textContent;
@@ -154,7 +164,8 @@ function cutTool(count, again) {
     words: `The same question, while ${chosen(to)} cannot read ${chosen(from)} directly, in any layer.`,
     edits: [{ edit: "knockout", edge: `${from.select.value} -> ${to.select.value}` }],
   }));
-  return card("Cut a connection", "What the model reads flows along connections. Cut one, and see whether the answer still comes out.", element("p", { className: "row" }, from.node, to.node), element("p", { className: "row" }, go));
+  const words = "What the model reads flows along connections. Cut one, and see whether the answer still comes out.";
+  return card("Cut a connection", words, row(from.node, to.node), row(go));
 }
 
 /** Ask again, and draw both answers side by side. */
@@ -165,7 +176,8 @@ async function compareWith(turn, results, { title, words, edits = [], messages =
   const stopper = new AbortController();
   const halt = button("Stop", () => stopper.abort());
   const close = button("Close", () => { box.remove(); stopper.abort(); });
-  const box = element("section", { className: "result" }, element("div", { className: "row" }, heading, element("span", { className: "gap" }), halt, close), element("p", { className: "small" }, words), said, host);
+  const head = element("div", { className: "row" }, heading, element("span", { className: "gap" }), halt, close);
+  const box = element("section", { className: "result" }, head, element("p", { className: "small" }, words), said, host);
   results.prepend(box);
   lead(heading);
   try {
@@ -186,7 +198,8 @@ async function compareWith(turn, results, { title, words, edits = [], messages =
 /** What came of it, in words; of long answers the differences are underlined below. */
 function verdict(before, after) {
   if (before === after) return `The answer stays the same: “${after}”`;
-  return before.length + after.length > LONG ? "The answer changes; the words that differ are underlined." : `The answer changes: “${before}” becomes “${after}”`;
+  if (before.length + after.length > LONG) return "The answer changes; the words that differ are underlined.";
+  return `The answer changes: “${before}” becomes “${after}”`;
 }
 
 // ---- files ----
@@ -201,8 +214,10 @@ function keepTool(turn, say, fail) {
     }
   };
   const name = `answer-${turn.number}`;
-  return card("Keep it", "A .vila file opens in Python (vila_lab.open) with all its numbers; a web page opens in any browser, also offline.", element("p", { className: "row" },
-    button("Save as .vila", save(`/v1/answers/${turn.id}`, `${name}.vila`)), button("Save as a web page", save(`/v1/answers/${turn.id}/page`, `${name}.html`))));
+  const words = "A .vila file opens in Python (vila_lab.open) with all its numbers; a web page opens in any browser, also offline.";
+  return card("Keep it", words, row(
+    button("Save as .vila", save(`/v1/answers/${turn.id}`, `${name}.vila`)),
+    button("Save as a web page", save(`/v1/answers/${turn.id}/page`, `${name}.html`))));
 }
 
 function download(blob, name) {
