@@ -363,9 +363,10 @@ class Answer:
 
     def known_or_run(self, name: str, **options: Any) -> Any:
         """`experiment`, once: of a method on a token, or on the whole answer, what `heatmap` has computed is given again."""
-        token = options.get("token")
-        if name == "attribute" and options.keys() <= {"method", "token"} and (token is None or type(token) is int):
-            return self._attribution(options.get("method", ""), token)
+        method, token = options.get("method"), options.get("token")
+        is_plain = isinstance(method, str) and (token is None or type(token) is int)
+        if name == "attribute" and is_plain and options.keys() <= {"method", "token"}:
+            return self._attribution(str(method), token)
         return self.experiment(name, **options)
 
     def rows_of(self, word: str | None = None) -> list[int]:
