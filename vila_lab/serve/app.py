@@ -20,7 +20,7 @@ from ..session import Session
 from .classroom import Classroom
 from .comparing import comparing
 from .completions import Body
-from .described import COMPLETION, FILE, PARCEL, REFUSED
+from .described import COMPLETION, FILE, PARCEL, REFUSED, text
 from .doors import Doors, client_of
 from .exercises import Exercises
 from .failures import Refused, body, refusal_of
@@ -106,7 +106,7 @@ def create_app(
             raise Refused(503, "the model is not there, or not any more", {"Retry-After": "10"})
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_class=Response, responses=text("text/plain", "Figures"))
     async def metrics() -> PlainTextResponse:
         """Figures for Prometheus."""
         figures.look(worker, lab, kept.nbytes)

@@ -46,10 +46,12 @@ _COMPLETION = {
     },
 }
 
+_EVENTS = {"schema": {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}}
+
 COMPLETION: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The completion; with `stream` its chunks as events",
-        "content": {"application/json": {"schema": _COMPLETION}, EVENTS: {"schema": {"type": "string"}}},
+        "content": {"application/json": {"schema": _COMPLETION}, EVENTS: _EVENTS},
     }
 }
 
@@ -63,6 +65,11 @@ PARCEL: dict[int | str, dict[str, Any]] = {
 TOLD_PARCEL: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The result as a parcel; where events are accepted how much is done, and the parcel in base64",
-        "content": {**PARCEL[200]["content"], EVENTS: {"schema": {"type": "string"}}},
+        "content": {**PARCEL[200]["content"], EVENTS: _EVENTS},
     }
 }
+
+
+def text(kind: str, what: str) -> dict[int | str, dict[str, Any]]:
+    """A response that is text of a kind."""
+    return {200: {"description": what, "content": {kind: {"schema": {"type": "string"}}}}}

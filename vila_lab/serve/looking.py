@@ -20,7 +20,7 @@ from ..view.html import page_text
 from ..view.live import live_payload, live_reading
 from ..view.of_answer import view_of
 from ..wire import parsing
-from .described import FILE, PARCEL, TOLD_PARCEL
+from .described import FILE, PARCEL, TOLD_PARCEL, text
 from .doors import client_of
 from .errand import Errand
 from .events import EVENTS, Events, event
@@ -144,12 +144,12 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
         answer = mine(request, name)
         return JSONResponse(await done(request, lambda: live_reading(answer.record, layer, head, sinks)))
 
-    @router.get("/{name}/page", response_class=HTMLResponse)
+    @router.get("/{name}/page", response_class=Response, responses=text("text/html", "The page"))
     async def page(request: Request, name: str) -> HTMLResponse:
         """The answer as one self-contained page."""
         answer = mine(request, name)
-        text = await done(request, lambda: page_text(view_of(answer.record, attributions=answer.attributions)))
-        return HTMLResponse(text, headers=_as_file(f"{name}.html"))
+        whole = await done(request, lambda: page_text(view_of(answer.record, attributions=answer.attributions)))
+        return HTMLResponse(whole, headers=_as_file(f"{name}.html"))
 
     return router
 

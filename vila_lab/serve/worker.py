@@ -70,6 +70,12 @@ class Job:
         if time.monotonic() > self.ends_at:
             raise Refused(400, f"this took more than the {self.limit:g} s that one request may take; ask for less")
 
+    def forget(self) -> None:
+        """It is done: a job that still held its question would hold that one's keys and values, and be held by it."""
+        with self._lock:
+            self.work = self.failed = _nothing
+            self.stop = self.alike = None
+
     def follow(self, stop: Callable[[], None]) -> None:
         """Let `cancel` call this; one that came earlier calls it now."""
         with self._lock:
@@ -181,6 +187,7 @@ class Worker:
             self._changed.notify_all()
         for job in left:
             job.failed(closing())
+            job.forget()
         self._thread.join(seconds)
         running = list(self._running)
         if running:
@@ -199,7 +206,7 @@ class Worker:
             finally:
                 self._running = []
                 for job in jobs:
-                    job.stop = None
+                    job.forget()
 
     def _do(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -241,3 +248,7 @@ class Worker:
         if jobs:
             self._waiting[client] = jobs
         return job
+
+
+def _nothing(_: object) -> None:
+    """What is left of work that is done."""
