@@ -54,7 +54,7 @@ class Job:
     alike: Any = None
     stop: Callable[[], None] | None = None
     is_cancelled: bool = False
-    why: Callable[[], Refused] = gone
+    why: Callable[[], Refused] | None = None
     ends_at: float = float("inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -66,7 +66,7 @@ class Job:
         Refused
         """
         if self.is_cancelled:
-            raise self.why()
+            raise (self.why or gone)()
         if time.monotonic() > self.ends_at:
             raise Refused(400, f"this took more than the {self.limit:g} s that one request may take; ask for less")
 
@@ -83,7 +83,7 @@ class Job:
             if self.is_cancelled:
                 stop()
 
-    def cancel(self, why: Callable[[], Refused] = gone) -> None:
+    def cancel(self, why: Callable[[], Refused] | None = None) -> None:
         """Nobody waits for the answer any more, or there is another reason to end; from any thread."""
         with self._lock:
             self.why = self.why if self.is_cancelled else why
