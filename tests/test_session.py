@@ -14,6 +14,7 @@ import vila_lab
 from tests.conftest import CHECKPOINTS, GOLDENS
 from tests.inside import hooks_in
 from vila_lab.errors import ContextTooLong, DeviceError, OptionError, PictureNotFound, PromptError
+from vila_lab.hooks import Tape
 from vila_lab.prompt import Prompt
 from vila_lab.upstream import attention_name
 
@@ -233,3 +234,22 @@ def test_as_a_block_the_model_is_let_go_of_at_its_end(error):
     assert answer.ledger().shape[0] == 2
     with pytest.raises(OptionError, match="was unloaded"):
         lab.ask("Hello")
+
+
+def test_what_an_answer_holds_is_counted_once(monkeypatch):
+    """A session with a thousand answers must not count them all at each further one."""
+    lab, counted = vila_lab.load(), []
+    nbytes = Tape.nbytes
+
+    def counting(tape: Tape) -> int:
+        counted.append(1)
+        return int(nbytes.fget(tape))
+
+    monkeypatch.setattr(Tape, "nbytes", property(counting))
+    answers = [lab.ask("Hello", max_new_tokens=1) for _ in range(12)]
+    assert len(counted) <= 2 * len(answers)
+    before = lab.memory().tapes
+    answers[0].offload()
+    assert lab.memory().tapes == before
+    answers[0].release()
+    assert lab.memory().tapes < before

@@ -144,6 +144,7 @@ class KeptTape:
 
     def __init__(self, tape: Tape | None) -> None:
         self._held = tape
+        self._size: tuple[Tape, int, bool] | None = None  # counted once, as a session counts all its answers at each
         self._spilled: Spilled | None = None
         self.looked_at = time.monotonic()
         self.source: Callable[[], Tape] | None = None
@@ -178,27 +179,39 @@ class KeptTape:
     @property
     def device_bytes(self) -> int:
         """Bytes on an accelerator."""
-        return self._held.nbytes if self._held is not None and self._held.is_on_accelerator else 0
+        nbytes, is_on_accelerator = self._counted()
+        return nbytes if is_on_accelerator else 0
 
     @property
     def host_bytes(self) -> int:
         """Bytes in the host's memory."""
-        return 0 if self._held is None or self._held.is_on_accelerator else self._held.nbytes
+        nbytes, is_on_accelerator = self._counted()
+        return 0 if is_on_accelerator else nbytes
+
+    def _counted(self) -> tuple[int, bool]:
+        """Bytes in memory, and whether they are an accelerator's."""
+        tape = self._held
+        if tape is None:
+            return 0, False
+        if self._size is None or self._size[0] is not tape:
+            self._size = tape, tape.nbytes, tape.is_on_accelerator
+        return self._size[1:]
 
     def offload(self) -> None:
         """Move it to the host's memory."""
         if self._held is not None:
+            self._size = None
             self._held.to("cpu")
 
     def spill(self, disk: Disk) -> None:
         """Move it to a file."""
         if self._held is not None:
             self._spilled = self._spilled or Spilled.of(self._held, disk)
-            self._held = None
+            self._held = self._size = None
 
     def release(self) -> None:
         """Let go of it."""
-        self._held = self._spilled = self.source = None
+        self._held = self._size = self._spilled = self.source = None
 
 
 @dataclass(frozen=True)
