@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -143,6 +144,7 @@ class RemoteSession(Asking):
         self._ids: weakref.WeakKeyDictionary[Record, str] = weakref.WeakKeyDictionary()
         self._gone: deque[str] = deque()
         self._encoded: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
 
     def _described(self) -> dict[str, Any]:
         found: dict[str, Any] = unpack(self._connection.get("/v1/lab"), plain=True)
@@ -269,13 +271,14 @@ class RemoteSession(Asking):
     def _part(self, part: str | Picture) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        if part.digest not in self._encoded:
-            data = base64.b64encode(png_of(part.image, level=1)).decode()
-            self._encoded[part.digest] = f"data:image/png;base64,{data}"
-        self._encoded.move_to_end(part.digest)
-        url = self._encoded[part.digest]
-        while len(self._encoded) > ENCODED:
-            self._encoded.popitem(last=False)
+        with self._lock:
+            url = self._encoded.pop(part.digest, None)
+        if url is None:
+            url = f"data:image/png;base64,{base64.b64encode(png_of(part.image, level=1)).decode()}"
+        with self._lock:
+            self._encoded[part.digest] = url  # used last stands last
+            while len(self._encoded) > ENCODED:
+                self._encoded.popitem(last=False)
         return {"type": "image_url", "image_url": {"url": url}}
 
     def _released(self) -> list[str]:

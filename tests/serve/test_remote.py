@@ -334,6 +334,15 @@ def test_threads_share_a_session(lab, there):
     assert found[1] != expected[1]
 
 
+def test_the_live_widget_reads_what_is_there(there, lab):
+    explorers = [each.ask(QUESTION).explore() for each in (lab, there)]
+    told: list[list[Any]] = [[], []]
+    for explorer, heard in zip(explorers, told, strict=True):
+        explorer.send = heard.append
+        explorer.answer_browser(None, {"id": 1, "layer": 3, "head": 2, "sinks": False}, None)
+    assert told[0] == told[1] != []
+
+
 def test_a_server_that_ends_is_told_in_a_sentence(another_server):
     with another_server() as (address, _):
         there = vila_lab.connect(address, TOKEN)
