@@ -14,6 +14,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from types import TracebackType
@@ -283,7 +284,11 @@ class RemoteSession(Asking):
 
     def _released(self) -> list[str]:
         """Answers that nobody here holds any more."""
-        return [self._gone.popleft() for _ in range(len(self._gone))]
+        found: list[str] = []
+        with suppress(IndexError):  # another thread may take the last
+            while self._gone:
+                found.append(self._gone.popleft())
+        return found
 
     # ---- what an answer asks of its model --------------------------------------------------------------------------
 
