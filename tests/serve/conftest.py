@@ -36,7 +36,7 @@ def serving(**options: Any) -> Iterator[tuple[str, Any]]:
     assert not thread.is_alive()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, Any]]:
     with serving() as found:
         yield found

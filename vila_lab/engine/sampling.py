@@ -57,6 +57,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_types(Sampling, vars(self))
+        check_range("temperature", self.temperature, above=0)
         check_range("temperature", self.temperature, least=COLDEST)
         check_range("top_p", self.top_p, above=0, most=1)
         check_range("top_k", self.top_k, least=1)

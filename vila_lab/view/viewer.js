@@ -1,13 +1,13 @@
 // The viewer: an answer's tokens over the pictures they read. Knows no model, no kernel and no network.
 //
-// One ES module for three hosts: a notebook cell and an offline page inline it, a widget imports it. `mount` draws into a
-// shadow root with the host's style sheet (viewer.css). What a user or a model wrote becomes text, never markup.
+// Cells and offline pages inline it, the widget and the service's page import it. `mount` draws into a shadow root with
+// viewer.css. What a user or a model wrote becomes text, never markup.
 
 // Okabe-Ito, told apart with any colour vision, and a wine red for an eighth picture.
 const PICTURE_COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255"];
 const DARK = ["#0072b2", "#882255"]; // with white text on them
-const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // its upper two thirds: purple is lost on a dimmed picture
-const BLUE_RED = "3d9bff 7ab8ff b8d8ff f7f7f7 ffc9b8 ff9a7a ff5f3c"; // signed: zero in the middle, and no dark ends
+const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // purple is lost on a dimmed picture
+const BLUE_RED = "3d9bff 7ab8ff b8d8ff f7f7f7 ffc9b8 ff9a7a ff5f3c"; // signed: zero in the middle, no dark ends
 const MISSING = 255;
 const NO_NUMBER = -32768;
 const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this
