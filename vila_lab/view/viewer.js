@@ -12,9 +12,9 @@ const MISSING = 255;
 const NO_NUMBER = -32768;
 const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this
 const STRONGEST_CELL = 0.88; // opacity of the cell at the top of the scale; half the number is half the opacity
-const BRIGHTEST = 10; // a token's own scale is at most so much finer: who hardly read stays faint
+const BRIGHTEST = 10; // a token's own scale is at most so much finer
 const COLOURS = 1024; // steps of the colour table
-const SLIMMEST = 24; // a picture longer than this is drawn shorter
+const SLIMMEST = 24; // longer pictures are drawn shorter
 const ALL = -1;
 const CHOSEN = ["name", "layer", "heads", "sinks"]; // what tells one reading from the others
 
