@@ -5,15 +5,15 @@
 
 // Okabe-Ito, told apart with any colour vision, and a wine red for an eighth picture.
 const PICTURE_COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255"];
-const DARK = ["#0072b2", "#882255"]; // with white text on them
+const DARK = ["#0072b2", "#882255"]; // with white text
 const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // purple is lost on a dimmed picture
 const BLUE_RED = "3d9bff 7ab8ff b8d8ff f7f7f7 ffc9b8 ff9a7a ff5f3c"; // signed: zero in the middle, no dark ends
 const MISSING = 255;
 const NO_NUMBER = -32768;
-const STRONGEST_TINT = 0.4; // text keeps 4.5:1 on every tint up to this
+const STRONGEST_TINT = 0.4; // text keeps 4.5:1 up to this
 const STRONGEST_CELL = 0.88; // opacity of the cell at the top of the scale; half the number is half the opacity
 const BRIGHTEST = 10; // a token's own scale is at most so much finer
-const COLOURS = 1024; // steps of the colour table
+const COLOURS = 1024; // steps of the table
 const SLIMMEST = 24; // longer pictures are drawn shorter
 const ALL = -1;
 const CHOSEN = ["name", "layer", "heads", "sinks"]; // what tells one reading from the others
