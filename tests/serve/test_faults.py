@@ -22,7 +22,7 @@ from tests.serve.process import ASK, Process, head
 from vila_lab.session import Session
 
 HELLO = [{"role": "user", "content": "Hello"}]
-LONG = {"messages": HELLO, "max_tokens": 800, "temperature": 50}  # some ten seconds, if nobody stops it
+LONG = {"messages": HELLO, "max_tokens": 800, "temperature": 50, "n": 16}  # some 1,500 tokens, if nobody stops it
 VANISHING, SLOW, GUESSES = 200, 50, 10_000
 ALLOWANCE = 6 * 2**20  # bytes
 
@@ -96,12 +96,12 @@ def test_clients_that_vanish_leave_nothing_behind(server, hello):
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(come_and_go, range(VANISHING))) == VANISHING / 2
     assert seconds_until(lambda: is_idle(server), 5) < 5
-    assert server.figure("generation_tokens_total") - before < 0.1 * VANISHING * LONG["max_tokens"]
+    assert server.figure("generation_tokens_total") - before < 25 * VANISHING
     assert_well(server, hello)
 
 
 def test_a_client_that_does_not_stream_and_goes_away_stops_the_model(server, hello):
-    connections = [server.sent(**LONG, n=16, seed=number) for number in range(4)]
+    connections = [server.sent(**LONG, seed=number) for number in range(4)]
     seconds_until(lambda: server.figure("num_requests_running") == 1, 10)
     assert server.figure("num_requests_waiting") == 3
     for number, connection in enumerate(connections):
