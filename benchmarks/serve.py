@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -318,31 +318,46 @@ def compared(told: Sequence[Told], expected: Sequence[Told]) -> Row:
     }
 
 
-def rates(server: Server, lab: Session, rounds: int, count: int, clients: int) -> tuple[list[Row], list[Row]]:
-    """The service beside the session: rates and waits, and answers."""
-    often, runs, same, told = asked_often(), [], [], []
+def rates(
+    servers: Mapping[str, Server], lab: Session, rounds: int, count: int, clients: int
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """Services, by how they answer, beside the session: rates, waits, and answers."""
+    often, runs, same = asked_often(), [], []
+    told: dict[str, list[Told]] = {name: [] for name in servers}
     for number in range(rounds + 1):
         requests = requests_of(number, count if number else min(count, 40), often)
         turns: dict[str, Callable[[], Spent]] = {
-            "service": lambda asked=requests: from_service(server, asked, clients),
+            **{
+                name: lambda asked=requests, server=server: from_service(server, asked, clients)
+                for name, server in servers.items()
+            },
             "ask_many": lambda asked=requests: from_session(lab, asked, often, many=True),
             "one by one": lambda asked=requests: from_session(lab, asked, often, many=False),
         }
         spent = {name: turns[name]() for name in (turns if number % 2 else reversed(turns))}
         if number:
             runs.append(spent)
-            told += spent["service"].answers
-            same.append({"requests": count, **compared(spent["service"].answers, spent["one by one"].answers)})
-    return [_rate(runs, count, clients), _waits(told)], same
+            for name in servers:
+                told[name] += spent[name].answers
+                row = compared(spent[name].answers, spent["one by one"].answers)
+                same.append({"service": name, "requests": count, **row})
+    return (
+        [_rate(runs, name, count, clients) for name in servers],
+        [{"service": name, **_waits(told[name])} for name in servers],
+        same,
+    )
 
 
-def _rate(runs: Sequence[dict[str, Spent]], count: int, clients: int) -> Row:
+def _rate(runs: Sequence[dict[str, Spent]], service: str, count: int, clients: int) -> Row:
     def over(name: str, what: str) -> float:
-        return statistics.median(getattr(run[name], what) / getattr(run["service"], what) for run in runs)
+        return statistics.median(getattr(run[name], what) / getattr(run[service], what) for run in runs)
 
-    rate = {name: statistics.median(count / run[name].seconds for run in runs) for name in runs[0]}
+    def rate(name: str) -> float:
+        return statistics.median(count / run[name].seconds for run in runs)
+
     return {
-        "clients": clients, "requests": count, **{f"{name}, 1/s": value for name, value in rate.items()},
+        "service": service, "clients": clients, "requests": count, "service, 1/s": rate(service),
+        "ask_many, 1/s": rate("ask_many"), "one by one, 1/s": rate("one by one"),
         "service over ask_many": over("ask_many", "seconds"), "service over one by one": over("one by one", "seconds"),
         "CPU: ask_many over service": over("ask_many", "cpu"), "CPU: one by one over service": over("one by one", "cpu"),
     }  # fmt: skip
@@ -450,13 +465,17 @@ def main() -> None:
     names = [f"client-{number:02}" for number in range(CROWD)]
     if options.rounds:
         lab = vila_lab.load()
-        with serving(SERVE, options.threads, names) as server:
+        with (
+            serving(SERVE, options.threads, names) as server,
+            serving([*SERVE, "--batch", str(options.clients)], options.threads, names) as batched,
+        ):
             report.add("start", [{"ready s": server.ready}])
-            (rate, waits), same = rates(server, lab, options.rounds, options.requests, options.clients)
-            report.add("rate", [rate])
-            report.add("waits", [waits])
+            servers = {"alone": server, f"--batch {options.clients}": batched}
+            rate, waits, same = rates(servers, lab, options.rounds, options.requests, options.clients)
+            report.add("rate", rate)
+            report.add("waits", waits)
             report.add("answers", same)
-            report.add("at once", [crowd(server, names)])
+            report.add("at once", [{"service": name, **crowd(each, names)} for name, each in servers.items()])
     if options.soak:
         with serving(SMALL, options.threads) as server:
             report.add("memory", [soak(server, options.soak)])
