@@ -56,6 +56,8 @@ class Engine:
         What is known of the last prompts without edits.
     reuse : Reuse
         Features of pictures and beginnings of prompts, to be asked for by `usable`.
+    is_alone : bool
+        Whether nobody else's hooks were in the model when `usable` looked last, which every answer does.
 
     Examples
     --------
@@ -77,6 +79,7 @@ class Engine:
         self.head_sets: dict[str, Sequence[tuple[int, int]]] = dict(head_sets or {})
         self.clean = CleanLogits()
         self.reuse = Reuse()
+        self.is_alone = True
         self._state: tuple[Any, ...] = ()
         self._inputs: weakref.WeakKeyDictionary[Record, Inputs] = weakref.WeakKeyDictionary()
 
@@ -263,7 +266,8 @@ class Engine:
         What the model computed with other weights is let go of first.
         """
         model = self.family.model
-        if foreign_hooks(model, PACKAGE) or is_acted_on(model):
+        self.is_alone = not (foreign_hooks(model, PACKAGE) or is_acted_on(model))
+        if not self.is_alone:
             return None
         state = state_of(model)
         if state != self._state:

@@ -72,7 +72,7 @@ def create_app(
         Whether students may join with a code; see `vila_lab.serve.classroom`.
     """
     memo, figures, kept, owners = Memo(lab.engine), Figures(), Kept(), owners_of(tokens)
-    worker = Worker(batch, Together(lab.engine, memo) if batch > 1 else None)
+    worker = Worker(batch, Together(lab.engine, memo, batch) if batch > 1 else None)
     room = Classroom(owners) if classroom else None
     service = Service(lab, worker, figures, kept, fetch, memo, time_limit, room.heard if room else None)
 

@@ -36,15 +36,23 @@ class Memo:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key is not None and key in self._kept
+
+    def look(self) -> None:
+        """Let go of what the model would not say any more. That walks all of it, so it is done once for what is asked together."""
+        self._engine.usable()
+        self._is_valid()
+
     def get(self, key: Hashable) -> tuple[Record, ...] | None:
-        """The answers to a question, if it was asked lately."""
-        if key is None or not self._is_valid() or key not in self._kept:
+        """The answers to a question, if it was asked lately; behind a `look`."""
+        if key not in self:
             return None
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def put(self, key: Hashable, records: Sequence[Record]) -> None:
-        """Keep the answers to a question."""
+        """Keep the answers to a question that was answered just now."""
         if key is None or not self._is_valid():
             return
         self._kept[key] = tuple(records)
@@ -59,9 +67,8 @@ class Memo:
         return tapes + image_bytes(image for record in records for image in record.images)
 
     def _is_valid(self) -> bool:
-        """Whether what is kept is what the model would say; if not, it is let go of."""
-        is_usable = self._engine.usable() is not None
-        if not is_usable or self._engine.reuse.cleared != self._cleared:
+        """Whether what is kept is what the model would say, as the engine saw it last; if not, it is let go of."""
+        if not self._engine.is_alone or self._engine.reuse.cleared != self._cleared:
             self._kept.clear()
             self._cleared = self._engine.reuse.cleared
-        return is_usable
+        return self._engine.is_alone

@@ -45,10 +45,12 @@ class Listener:
     names
         Ids of its answers.
     timer
+    streams
+        Whether it is told every piece; who waits for the whole is told at the end alone, and the event loop is left in peace.
     """
 
-    def __init__(self, owner: str, wanted: Wanted | None, names: Sequence[str], timer: Timer) -> None:
-        self.owner, self.wanted, self.names, self.timer = owner, wanted, tuple(names), timer
+    def __init__(self, owner: str, wanted: Wanted | None, names: Sequence[str], timer: Timer, *, streams: bool) -> None:
+        self.owner, self.wanted, self.names, self.timer, self.streams = owner, wanted, tuple(names), timer, streams
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
 
@@ -110,7 +112,6 @@ class Question:
         self.requests, self.key = tuple(requests), key_of(requests)
         self._pieces = [Pieces(request.stop) for request in requests]
         self._listeners: list[Listener] = []
-        self._said: list[tuple[str, Any]] = []
         self._may_join = True
         self._begun = False
         self.is_stopped = False
@@ -131,15 +132,13 @@ class Question:
     # -- in the event loop -------------------------------------------------------------------------------------------
 
     def join(self, listener: Listener) -> bool:
-        """Listen as well, and be told what was said so far; False if it is too late for that."""
+        """Listen as well, to the answers as wholes; False if it is too late for that."""
         with self._lock:
             if not self._may_join:
                 return False
             self._listeners.append(listener)
             if self._begun:
                 listener.timer.begins()
-            for kind, what in self._said:
-                listener.tell(kind, what)
             return True
 
     def leave(self, listener: Listener) -> None:
@@ -166,13 +165,21 @@ class Question:
     def answer(self, job: Job) -> None:
         """Answer, and tell each token as it comes."""
         self.begin()
-        known = self._memo.get(self.key)
+        if self.key in self._memo:
+            self._memo.look()
         with stoppable(job.check):
-            if known is None:
-                records = [self._answer_one(job, number) for number in range(len(self.requests))]
-            else:
-                records = [self._say_again(number, record) for number, record in enumerate(known)]
-        self.end(records)
+            if not self.answer_again():
+                self.end([self._answer_one(job, number) for number in range(len(self.requests))])
+
+    def answer_again(self) -> bool:
+        """Answer as it was answered before, if it was; behind a `Memo.look`."""
+        known = self._memo.get(self.key)
+        if known is None:
+            return False
+        for number, record in enumerate(known):
+            self._say_again(number, record)
+        self.end(known)
+        return True
 
     def begin(self) -> None:
         """It is not waiting any more."""
@@ -183,7 +190,12 @@ class Question:
 
     def say(self, number: int, token: Token) -> None:
         """Tell a token of one of the answers."""
-        self._tell("piece", (number, self._pieces[number].add(token.text), token))
+        piece = number, self._pieces[number].add(token.text), token
+        with self._lock:
+            for listener in self._listeners:
+                listener.timer.token()
+                if listener.streams:
+                    listener.tell("piece", piece)
 
     def close(self, number: int, record: Record, reused: int) -> None:
         """Tell the whole of one of the answers."""
@@ -211,12 +223,11 @@ class Question:
         self.close(number, record, answering.reused)
         return record
 
-    def _say_again(self, number: int, record: Record) -> Record:
+    def _say_again(self, number: int, record: Record) -> None:
         """An answer that was given before, as if it came now."""
         for token in record.tokens:
             self.say(number, token)
         self.close(number, record, record.token_map.prompt_length)
-        return record
 
     def _give(self, listener: Listener, number: int, rest: str, record: Record, reused: int) -> None:
         """An answer, with all that this one asked for."""
@@ -249,13 +260,6 @@ class Question:
             self._may_join = False
         listener.timer.ends(how)
         listener.tell(kind, what)
-
-    def _tell(self, kind: str, what: Any) -> None:
-        with self._lock:
-            self._said.append((kind, what))
-            for listener in self._listeners:
-                listener.timer.token()
-                listener.tell(kind, what)
 
     def _for_all(self, function: Callable[[Listener], None]) -> None:
         """Do something for each; what goes wrong for one is that one's alone."""

@@ -76,7 +76,7 @@ class Service:
         """The response to a request."""
         owner, wanted = client_of(request.scope), asked.vila_lab
         names = [Kept.new_id() for _ in range(asked.n)]
-        listener = Listener(owner, wanted, names, self._figures.timer())
+        listener = Listener(owner, wanted, names, self._figures.timer(), streams=asked.stream)
         if wanted is not None:
             self._kept.drop(owner, wanted.release)
         self._worker.check_room(owner)

@@ -6,6 +6,10 @@ An answer given so is that of the question alone to the rounding of a batch, so 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
 from ..engine.answering import Stopped
 from ..engine.engine import Engine
 from ..errors import CaptureError, VilaLabError
@@ -14,6 +18,9 @@ from .failures import Refused
 from .memo import Memo
 from .question import Question
 from .worker import Job
+
+More: TypeAlias = "Callable[[int, float], list[Job]]"
+GATHERING = 0.03  # seconds
 
 
 class Together:
@@ -24,18 +31,19 @@ class Together:
     engine
     memo
         The last answers: who asks one of them again needs no model.
+    most
+        Questions side by side.
     """
 
-    def __init__(self, engine: Engine, memo: Memo) -> None:
-        self._engine, self._memo = engine, memo
+    def __init__(self, engine: Engine, memo: Memo, most: int) -> None:
+        self._engine, self._memo, self._most = engine, memo, most
+        self._before = 0  # questions that were answered side by side of late
 
-    def __call__(self, jobs: list[Job]) -> None:
+    def __call__(self, jobs: list[Job], more: More) -> None:
         """Answer the questions of some jobs; each fails alone."""
-        fresh = [job for job in jobs if not self._is_settled(job)]
+        fresh = self._gathered(jobs, more)
+        self._before = max(len(fresh), self._before - 1)
         questions: list[Question] = [job.alike for job in fresh]
-        for question in questions:
-            question.begin()
-
         last = [-1] * len(fresh)
 
         def told(number: int, token: Token) -> None:
@@ -52,16 +60,30 @@ class Together:
                 job.alike.close(0, found, 0)
                 job.alike.end([found])
 
-    def _is_settled(self, job: Job) -> bool:
-        """Whether a job needs no model: nobody waits for it any more, or it was answered before."""
-        why = _why(job)
-        if why is not None:
-            job.failed(why)
-            return True
-        if self._memo.get(job.alike.key) is None:
-            return False
-        job.work(job)
+    def _gathered(self, jobs: list[Job], more: More) -> list[Job]:
+        """Jobs that need the model. Clients who were answered together come back together, and those who asked again what was asked
+        before at once: as many as of late are waited for, for a moment."""
+        end = time.monotonic() + GATHERING
+        fresh = self._unsettled(jobs)
+        while len(fresh) < min(self._before, self._most) and (left := end - time.monotonic()) > 0:
+            fresh += self._unsettled(more(self._most - len(fresh), left))
+        return fresh
+
+    def _unsettled(self, jobs: list[Job]) -> list[Job]:
+        if any(job.alike.key in self._memo for job in jobs):
+            self._memo.look()
+        return [job for job in jobs if not _is_settled(job)]
+
+
+def _is_settled(job: Job) -> bool:
+    """Whether a job needs no model: nobody waits for it any more, or it was answered before."""
+    why = _why(job)
+    if why is not None:
+        job.failed(why)
         return True
+    question: Question = job.alike
+    question.begin()
+    return question.answer_again()
 
 
 def _check(job: Job, question: Question) -> None:

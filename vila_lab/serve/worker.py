@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .failures import Busy, Refused
 
@@ -100,7 +100,7 @@ class Worker:
     most
         How many jobs are done side by side.
     together
-        Does several that are alike: given the jobs.
+        Does several that are alike: given the jobs, and `more`.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class Worker:
     ('done', True)
     """
 
-    def __init__(self, most: int = 1, together: Callable[[list[Job]], None] | None = None) -> None:
+    def __init__(self, most: int = 1, together: Together | None = None) -> None:
         self._most, self._together = most, together
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client, who was served last stands last
         self._running: list[Job] = []
@@ -201,18 +201,18 @@ class Worker:
             try:
                 self._do(jobs)
             except BaseException as error:  # the thread outlives whatever a question does
-                for job in jobs:
+                for job in self._running:
                     job.failed(error)
             finally:
-                self._running = []
-                for job in jobs:
+                done, self._running = self._running, []
+                for job in done:
                     job.forget()
 
     def _do(self, jobs: list[Job]) -> None:
         for job in jobs:
             job.ends_at = time.monotonic() + job.limit
-        if len(jobs) > 1 and self._together is not None:
-            self._together(jobs)
+        if jobs[0].alike is not None and self._together is not None:
+            self._together(jobs, self.more)
             return
         jobs[0].check()
         jobs[0].work(jobs[0])
@@ -226,20 +226,32 @@ class Worker:
                 return []
             self._running = [self._taken(next(iter(self._waiting)))]
             if self._running[0].alike is not None and self._together is not None:
-                self._take_alike()
+                self._take_alike(self._most - 1)
             return list(self._running)
 
-    def _take_alike(self) -> None:
+    def more(self, count: int, seconds: float) -> list[Job]:
+        """For what is done side by side, in the worker's thread: further jobs of the kind, so many at most, as soon as there are any
+        within some seconds."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while not (found := self._take_alike(count)) and self._is_open and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+        for job in found:
+            job.ends_at = time.monotonic() + job.limit
+        return found
+
+    def _take_alike(self, most: int) -> list[Job]:
         """One of each client, and again, as long as the oldest of one is of those that may stand beside others."""
+        taken: list[Job] = []
         found = True
         while found:
             found = False
             for client in list(self._waiting):
-                if len(self._running) == self._most:
-                    return
-                if self._waiting[client][0].alike is not None:
-                    self._running.append(self._taken(client))
+                if len(taken) < most and self._waiting[client][0].alike is not None:
+                    taken.append(self._taken(client))
                     found = True
+        self._running += taken
+        return taken
 
     def _taken(self, client: str) -> Job:
         """A client's oldest; the client stands behind all others then."""
@@ -248,6 +260,12 @@ class Worker:
         if jobs:
             self._waiting[client] = jobs
         return job
+
+
+class Together(Protocol):
+    """What does jobs side by side."""
+
+    def __call__(self, jobs: list[Job], more: Callable[[int, float], list[Job]]) -> None: ...
 
 
 def _nothing(_: object) -> None:
