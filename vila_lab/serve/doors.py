@@ -24,7 +24,7 @@ OPEN = ("/", "/docs", "/healthz", "/readyz", "/openapi.json", "/class/join")
 OPEN_BELOW = "/page/"
 """What the page is made of; no token either."""
 
-COUNTED = re.compile(r"/v1/(chat/completions|answers/[^/]+/experiments/.+)")
+COUNTED = re.compile(r"/v1/(chat/completions|compare|answers/[^/]+/experiments/.+)")
 """What puts the model to work: a quota counts it."""
 
 HOST = re.compile(r"(\[(?P<number>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(:\d*)?")
