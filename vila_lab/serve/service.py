@@ -152,7 +152,7 @@ class Service:
             raise Busy("the pictures of the questions that wait take too much memory; ask again later", 2)
         self._waited_for.add(question)
         question.join(listener)
-        alike = question if len(requests) == 1 and not requests[0].edits else None
+        alike = question if question.may_stand_beside_others else None
         question.job = self._worker.submit(listener.owner, question.answer, question.fail, self._limit, alike)
         if key is not None:
             self._open[key] = question
