@@ -49,7 +49,8 @@ class Connection:
             raise OptionError(f"{url!r} is no address of a server; write http://host:port")
         if token is not None and (not isinstance(token, str) or not token.isascii() or not token.isprintable()):
             raise OptionError("the token has characters that no token has")
-        self.url = f"{parts.scheme}://{parts.netloc}"
+        # Behind a proxy it may lie below a path; what OpenAI's clients are given is the same server.
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._client = httpx2.Client(
             base_url=self.url,

@@ -245,6 +245,12 @@ def test_errors_are_the_kernels(lab, there):
         assert there.ask(QUESTION).text == "Microsoft."
 
 
+def test_the_address_may_be_openais(server, there):
+    for end in ("/", "/v1", "/v1/"):
+        with vila_lab.connect(server[0] + end, TOKEN) as found:
+            assert found.url == there.url
+
+
 def test_who_is_not_let_in_is_told(server):
     for url, token in ((server[0], "a-wrong-token"), (server[0], None), ("http://127.0.0.1:9", TOKEN)):
         with pytest.raises(ServiceError):
