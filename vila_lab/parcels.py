@@ -85,6 +85,12 @@ def unpack(data: bytes, known: Mapping[str, Any] | None = None, *, plain: bool =
         return _Unpacker(tensors, known or {}, plain).value(header["value"])
 
 
+def known_of(record: Record) -> dict[str, Any]:
+    """What whoever has an answer need not be sent again, by the names that stand for it in a parcel."""
+    images = {f"image.{k}": image for k, image in enumerate(record.images)}
+    return {"record": record, "token_map": record.token_map, **images}
+
+
 class _Packer:
     """From a value to its tree, its arrays gathered on the way."""
 

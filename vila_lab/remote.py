@@ -38,7 +38,7 @@ from .engine.request import Request
 from .errors import CaptureError, NotHere, OptionError, ServiceError, VilaLabError
 from .hooks import Tape
 from .hooks.edits import Edit
-from .parcels import pack, unpack
+from .parcels import known_of, pack, unpack
 from .picture import Picture
 from .progress import progress
 from .prompt import Prompt
@@ -345,10 +345,8 @@ class RemoteSession(Asking):
         if isinstance(given.get("from_record"), Record):
             given["from_answer"] = self._id_of(given.pop("from_record"))
         path = f"/v1/answers/{self._id_of(record)}/experiments/{name}"
-        images = {f"image.{k}": image for k, image in enumerate(record.images)}
-        known = {"record": record, "token_map": record.token_map, **images}
         with self._connection.events(path, pack(given)) as events:
-            found = unpack(_last(events), known)
+            found = unpack(_last(events), known_of(record))
         if isinstance(found, dict) and found.keys() == {"result", "after"}:
             self._known(found["result"].after, found["after"])
             return found["result"]

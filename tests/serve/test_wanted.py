@@ -14,6 +14,7 @@ import pytest
 
 import vila_lab
 from vila_lab.parcels import unpack
+from vila_lab.serve import looking
 from vila_lab.serve.kept import Kept
 
 from .conftest import TOKEN
@@ -198,3 +199,13 @@ def test_what_is_kept_stays_within_its_bounds(lab):
     assert kept.drop("ana", ["b1"]) == 0
     assert len({Kept.new_id() for _ in range(1000)}) == 1000
     assert all(len(Kept.new_id()) > 30 for _ in range(10))
+
+
+def test_an_answer_whose_pictures_are_too_large_is_not_taken_in(http, lab, monkeypatch):
+    data = lab.ask(QUESTION).record.to_bytes()
+    assert "id" in http.post("/v1/answers", content=data).json()
+    monkeypatch.setattr(looking, "MOST_PIXELS", 256 * 256)
+    monkeypatch.setattr("vila_lab.wire.picture_of", lambda *given: pytest.fail("decoded"))
+    refused = http.post("/v1/answers", content=data)
+    assert refused.status_code == 400
+    assert "131,072 pixels, and may have 65,536 together" in refused.json()["error"]["message"]

@@ -32,12 +32,12 @@ from .page import paging
 from .reading import Fetch
 from .schooling import schooling
 from .service import Service
+from .settings import TIME_LIMIT
 from .together import Together
 from .tokens import Owner, Owners, owners_of
 from .worker import Worker
 
 GRACE = 10.0  # seconds that a running question has after the server is told to end
-TIME_LIMIT = 300.0  # seconds that one request may take
 ABOUT = """One resident model, many clients: OpenAI's chat completions with several pictures, and what is asked of an answer: where
 each of its tokens was read, and any experiment by its name. Every path below /v1 and /metrics needs `Authorization: Bearer TOKEN`."""
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..interrupts import stoppable
 from ..progress import told_to
-from .failures import Refused, refusal_of
+from .failures import closing, gone, refusal_of
+from .mailbox import Mailbox
 from .worker import Job, Worker
 
 log = logging.getLogger("vila_lab.serve")
@@ -34,8 +35,7 @@ class Errand:
 
     def __init__(self, worker: Worker, owner: str, work: Callable[[], Any], limit: float) -> None:
         self._work = work
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._mailbox = Mailbox()
         self._job = worker.submit(owner, self._do, self._fail, limit)
 
     async def result(self, is_gone: IsGone) -> Any:
@@ -61,9 +61,7 @@ class Errand:
         """
         try:
             while True:
-                kind, what = await self._events.get()
-                if kind == "error":
-                    raise what
+                kind, what = await self._mailbox.next()
                 yield kind, what
                 if kind == "result":
                     return
@@ -78,26 +76,20 @@ class Errand:
         async for kind, what in self.events():
             if kind == "result":
                 return what
-        raise Refused(503, "the server is shutting down")
+        raise closing()
 
     # -- in the worker's thread --------------------------------------------------------------------------------------
 
     def _do(self, job: Job) -> None:
-        with stoppable(job.check), told_to(lambda *told: self._tell("progress", told)):
+        with stoppable(job.check), told_to(lambda *told: self._mailbox.tell("progress", told)):
             found = self._work()
-        self._tell("result", found)
+        self._mailbox.tell("result", found)
 
     def _fail(self, error: BaseException) -> None:
         refused = refusal_of(error)
         if refused.status == 500:
             log.error("some work failed", exc_info=error)
-        self._tell("error", refused)
-
-    def _tell(self, kind: str, what: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, what))
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            log.info("some work was done after the server's end")
+        self._mailbox.tell("error", refused)
 
 
 async def attended(waited: Awaitable[Any], is_gone: IsGone) -> Any:
@@ -113,7 +105,7 @@ async def attended(waited: Awaitable[Any], is_gone: IsGone) -> Any:
         while not waiting.done():
             await asyncio.wait([waiting], timeout=POLL)
             if not waiting.done() and await is_gone():
-                raise Refused(499, "the client went away")
+                raise gone()
         return waiting.result()
     finally:
         waiting.cancel()

@@ -41,6 +41,18 @@ NO_ROOM = (
     "tokens"
 )
 LONGEST = 1000  # characters of a message: what a client sent is not sent back to it whole
+
+
+def gone() -> Refused:
+    """Nobody waits for the answer any more."""
+    return Refused(499, "the client went away")
+
+
+def closing() -> Refused:
+    """The server ends."""
+    return Refused(503, "the server is shutting down", {"Retry-After": "10"})
+
+
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 

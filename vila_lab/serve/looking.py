@@ -13,8 +13,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from ..answer import Answer
 from ..engine.record import Record
 from ..engine.record_bytes import KEY
-from ..errors import OptionError, PictureError
-from ..parcels import pack, unpack
+from ..errors import FileError, OptionError
+from ..parcels import known_of, pack, unpack
 from ..session import Session
 from ..view.html import page_text
 from ..view.live import live_payload, live_reading
@@ -27,7 +27,7 @@ from .events import EVENTS, Events, event
 from .failures import Refused, body
 from .kept import Kept
 from .reading import MOST_PIXELS
-from .wanted import heatmaps_of, known_of, ledger_of, run
+from .wanted import heatmaps_of, ledger_of, run
 from .worker import Worker
 
 BYTES = "application/octet-stream"
@@ -67,8 +67,7 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
         data, name = await request.body(), Kept.new_id()
 
         def adopt() -> None:
-            check_pixels(data)
-            kept.add(client_of(request.scope), name, lab.adopt(Record.from_bytes(data)))
+            kept.add(client_of(request.scope), name, lab.adopt(record_of(data)))
 
         await done(request, adopt)
         return {"id": name}
@@ -154,18 +153,19 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
     return router
 
 
-def check_pixels(data: bytes) -> None:
-    """Refuse a saved answer whose pictures are too large, before they are there.
+def record_of(data: bytes) -> Record:
+    """A saved answer from a stranger, refused before its pictures are there if they are too large.
 
     Raises
     ------
-    PictureError
-        With the number.
+    FileError
+        If it is none, or too large.
     """
-    with parsing(data, KEY, "answer", "what was sent") as (header, _):
+    with parsing(data, KEY, "answer", "what was sent") as (header, tensors):
         pixels = sum(int(width) * int(height) for width, height in header["sizes"])
-    if pixels > MOST_PIXELS:
-        raise PictureError(f"the answer's pictures have {pixels:,} pixels, and may have {MOST_PIXELS:,} together")
+        if pixels > MOST_PIXELS:
+            raise FileError(f"the answer's pictures have {pixels:,} pixels, and may have {MOST_PIXELS:,} together")
+        return Record.restored(header, tensors)
 
 
 def _as_file(name: str) -> dict[str, str]:

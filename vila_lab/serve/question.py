@@ -6,7 +6,6 @@ pictures, and do not draw tokens at random, are answered once.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,6 +23,7 @@ from .completions import Pieces
 from .failures import refusal_of
 from .figures import Timer
 from .kept import Kept
+from .mailbox import Mailbox
 from .memo import Memo
 from .wanted import Wanted, told
 from .worker import Job
@@ -33,8 +33,8 @@ log = logging.getLogger("vila_lab.serve")
 Heard: TypeAlias = "Callable[[str, Answer], None]"
 
 
-class Listener:
-    """One who asked; lives in the event loop, and is told things from the worker's thread.
+class Listener(Mailbox):
+    """One who asked, and is told pieces, answers and the end.
 
     Parameters
     ----------
@@ -50,29 +50,8 @@ class Listener:
     """
 
     def __init__(self, owner: str, wanted: Wanted | None, names: Sequence[str], timer: Timer, *, streams: bool) -> None:
+        super().__init__()
         self.owner, self.wanted, self.names, self.timer, self.streams = owner, wanted, tuple(names), timer, streams
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-
-    def tell(self, kind: str, what: Any) -> None:
-        """From any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, what))
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            log.info("an answer came after the server's end")
-
-    async def next(self) -> tuple[str, Any]:
-        """The next event: a piece, an answer, or the end.
-
-        Raises
-        ------
-        Refused
-            If there is no answer.
-        """
-        kind, what = await self._events.get()
-        if kind == "error":
-            raise what
-        return kind, what
 
     async def events(self) -> AsyncIterator[tuple[str, Any]]:
         """All events but the end."""

@@ -20,7 +20,7 @@ from ..errors import FileAccessError
 from ..session import Session
 from .app import GRACE, create_app
 from .doors import send_refusal
-from .failures import Refused
+from .failures import closing
 from .fetching import fetch
 from .settings import PLAIN, Settings
 
@@ -153,4 +153,4 @@ class _Quiet:
             await self._app(scope, receive, sending)
         except asyncio.CancelledError:
             if scope["type"] == "http" and not begun:
-                await send_refusal(Refused(503, "the server is shutting down", {"Retry-After": "10"}), send)
+                await send_refusal(closing(), send)

@@ -26,7 +26,7 @@ from .failures import Busy, Refused, body
 from .figures import Figures
 from .kept import Kept
 from .memo import Memo
-from .question import Heard, Listener, Question, key_of
+from .question import Heard, Listener, Question
 from .reading import Bounds, Fetch, prompt_of
 from .wanted import Wanted
 from .worker import Worker
@@ -143,11 +143,11 @@ class Service:
 
     def _ask(self, listener: Listener, requests: Sequence[engine.Request], *, may_share: bool) -> Question:
         """Have a question answered, or listen to an equal one that is being answered."""
-        key = key_of(requests) if may_share else None
+        question = Question(self._lab, requests, self._kept, self._memo, self._heard)
+        key = question.key if may_share else None
         found = self._open.get(key) if key is not None else None
         if found is not None and found.join(listener):
             return found
-        question = Question(self._lab, requests, self._kept, self._memo, self._heard)
         if sum(each.nbytes for each in self._waited_for) + question.nbytes > HELD:
             raise Busy("the pictures of the questions that wait take too much memory; ask again later", 2)
         self._waited_for.add(question)

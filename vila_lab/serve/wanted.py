@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..answer import Answer
 from ..engine.record import Record
 from ..errors import OptionError
-from ..parcels import pack
+from ..parcels import known_of, pack
 
 RESERVED = ("self", "name", "record", "replay", "from_record")  # what a session gives by itself
 MOST = 64  # edits, or experiments, of one request
@@ -69,12 +69,6 @@ class Wanted(BaseModel):
     goes_on: bool = False
     replies: list[list[int] | None] | None = None
     release: list[str] = Field(default_factory=list, max_length=10_000)
-
-
-def known_of(record: Record) -> dict[str, Any]:
-    """What a client has of an answer already, by the names that stand for it in a parcel."""
-    images = {f"image.{k}": image for k, image in enumerate(record.images)}
-    return {"record": record, "token_map": record.token_map, **images}
 
 
 def told(answer: Answer, wanted: Wanted, name: str, reused: int) -> dict[str, Any]:

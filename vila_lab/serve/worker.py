@@ -13,20 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .failures import Busy, Refused
+from .failures import Busy, Refused, closing, gone
 
 WAITING = 256  # questions in the queue, at most
 WAITING_EACH = 64  # of one client
-
-
-def gone() -> Refused:
-    """Nobody waits for the answer any more."""
-    return Refused(499, "the client went away")
-
-
-def closing() -> Refused:
-    """The server ends."""
-    return Refused(503, "the server is shutting down", {"Retry-After": "10"})
 
 
 @dataclass(eq=False)
@@ -209,8 +199,6 @@ class Worker:
                     job.forget()
 
     def _do(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            job.ends_at = time.monotonic() + job.limit
         if jobs[0].alike is not None and self._together is not None:
             self._together(jobs, self.more)
             return
@@ -236,8 +224,6 @@ class Worker:
         with self._changed:
             while not (found := self._take_alike(count)) and self._is_open and (left := end - time.monotonic()) > 0:
                 self._changed.wait(left)
-        for job in found:
-            job.ends_at = time.monotonic() + job.limit
         return found
 
     def _take_alike(self, most: int) -> list[Job]:
@@ -254,9 +240,10 @@ class Worker:
         return taken
 
     def _taken(self, client: str) -> Job:
-        """A client's oldest; the client stands behind all others then."""
+        """A client's oldest, whose time begins; the client stands behind all others then."""
         jobs = self._waiting.pop(client)
         job = jobs.popleft()
+        job.ends_at = time.monotonic() + job.limit
         if jobs:
             self._waiting[client] = jobs
         return job
