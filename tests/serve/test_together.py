@@ -13,6 +13,7 @@ import pytest
 import vila_lab
 from vila_lab.engine import engine as engines
 from vila_lab.errors import ContextTooLong, VilaLabError
+from vila_lab.serve.settings import MOST_BATCH
 
 from .conftest import TOKEN
 
@@ -107,6 +108,10 @@ def test_each_fails_and_ends_alone(batched, sizes):
     assert "interrupted" in found[2].notes[-1]
     assert len(found[2].tokens) < 600
     assert found[3].text == "Apple"
+
+
+def test_as_many_as_may_be_asked_for_are_put_together():
+    assert MOST_BATCH == engines.BATCH
 
 
 def test_who_goes_away_frees_the_place(batched):

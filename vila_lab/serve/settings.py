@@ -19,7 +19,7 @@ from .tokens import OWNER, Owner, Owners, check_token, read_owners
 TOKEN = "VILA_LAB_TOKEN"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 TIME_LIMIT = 300.0  # seconds that one question may take
-MOST_BATCH = 64  # questions side by side
+MOST_BATCH = 16  # questions side by side: as many as the engine puts together (`vila_lab.engine.engine.BATCH`)
 
 PLAIN = (
     "warning: plain http beyond this machine: whoever listens on the way reads tokens, pictures and answers; "
