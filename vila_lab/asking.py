@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from .answer import Answer
 from .answers import Answers, answered
 from .chat import Chat
-from .edits.redirect import STRENGTH, Redirection
-from .edits.where import Heads
 from .engine.inputs import Inputs
 from .engine.record import Record
 from .engine.replay import Replay
 from .engine.request import Request, limits_of
 from .engine.sampling import Sampling
 from .errors import OptionError, VilaLabError
-from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
-from .evidence.order import ORDERS
 from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types
 from .prompt import Prompt
 from .stream import Stream, UnderWay
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 TILINGS = ("reference", "first")
 
@@ -364,100 +356,3 @@ class Asking(Interventions):
         chosen = self.options_of(options)
         parts = self.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
         return Request(parts, chosen, sampling, **limits)
-
-    # ---- evidence ------------------------------------------------------------------------------------------------
-
-    def rank_heads(
-        self, dataset: Sequence[Sample], kind: str = "routing", *, top: int = 3, seed: int = 0
-    ) -> HeadRanking:
-        """Heads whose attention picks the right picture ("routing") or the right place in it ("localization").
-
-        From then on ``heads=kind`` stands for the best of them wherever heads are chosen.
-
-        Parameters
-        ----------
-        dataset
-            Questions about a known picture, as `vila_lab.evidence.Sample`.
-        kind, top, seed
-            See `vila_lab.evidence.rank_heads`.
-
-        Returns
-        -------
-        HeadRanking
-        """
-        ranking = rank_heads(self, dataset, kind, top=top, seed=seed)
-        self.head_sets[kind] = ranking.heads
-        return ranking
-
-    def order_test(
-        self,
-        prompt: Any,
-        images: Any = None,
-        *,
-        orders: int = ORDERS,
-        twins: Mapping[int, Any] | None = None,
-        max_new_tokens: int = 64,
-        seed: int = 0,
-    ) -> OrderTest:
-        """Ask with the pictures in other orders, one twice, blank, or replaced by its twin: does the answer change?
-
-        Parameters
-        ----------
-        prompt, images
-            As in `ask`.
-        orders, twins, max_new_tokens, seed
-            See `vila_lab.evidence.order_test`.
-        """
-        asked = Prompt.of(prompt, images=images)
-        return order_test(self, asked, orders=orders, twins=twins, max_new_tokens=max_new_tokens, seed=seed)
-
-    def patch_scan(self, answer: Answer, from_answer: Answer, **options: Any) -> xr.DataArray:
-        """Where does what tells two answers apart lie? Patch every layer and position, one at a time.
-
-        Parameters
-        ----------
-        answer, from_answer, options
-            See `vila_lab.edits.scan.patch_scan`.
-
-        Returns
-        -------
-        xarray.DataArray
-            Recovered logit difference, dims (layer, position).
-        """
-        found: xr.DataArray = self.experiment(answer.record, "patch_scan", from_record=from_answer.record, **options)
-        return found
-
-    def redirect(
-        self,
-        answer: Answer,
-        to_image: int | None = None,
-        *,
-        image: int | None = None,
-        strength: float = STRENGTH,
-        heads: Heads = "routing",
-    ) -> Redirection[Answer]:
-        """Ask again with heads steered to another picture: does the answer follow?
-
-        Parameters
-        ----------
-        answer
-        image
-            The picture, counted from 0.
-        strength, heads
-            See `vila_lab.edits.redirect.redirect`.
-        to_image
-            The same, counted from 1: the spelling of before, for one release.
-        """
-        if (image is None) == (to_image is None):
-            raise OptionError("redirect needs the picture to steer to: redirect(answer, image=0) is the first")
-        if to_image is not None:
-            warnings.warn(
-                "redirect counts pictures from 0 now, as everything else does: write image= instead of to_image=, one less",
-                FutureWarning,
-                stacklevel=2,
-            )
-            image = to_image - 1
-        options = {"image": image, "strength": strength, "heads": heads}
-        found: Redirection[Record] = self.experiment(answer.record, "redirect", **options)
-        after = self.answer_of(found.after)
-        return Redirection(answer, after, found.image, found.share_before, found.share_after)

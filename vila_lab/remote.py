@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from PIL import Image
 
 from .answer import Answer
-from .asking import Asking
 from .connection import AnswerGone, Connection
 from .edits.handle import Handle
 from .edits.looks import AttentionHook, HiddenHook
@@ -43,6 +42,7 @@ from .picture import Picture
 from .progress import progress
 from .prompt import Prompt
 from .remote_answering import RemoteAnswering
+from .studies import Studies
 from .wire import png_of
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class SentEdit:
         return False
 
 
-class RemoteSession(Asking):
+class RemoteSession(Studies):
     """A session whose model is on a server.
 
     Made by `vila_lab.connect`. It answers, attributes, edits and compares as a `Session` does, and its answers are the same to the

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from .answer import Answer
-from .asking import Asking
 from .edits.handle import Handle
 from .edits.looks import AttentionHook, HiddenHook
 from .edits.making import made
@@ -31,6 +30,7 @@ from .experiments import experiment
 from .families.base import Family
 from .hooks.sites import layer_table
 from .prompt import Prompt
+from .studies import Studies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 CAPTURE_BUDGET = 2**30  # bytes of queries, keys and prepared inputs, all answers of a session together
 
 
-class Session(Asking):
+class Session(Studies):
     """A resident model that answers questions about pictures.
 
     Made by `vila_lab.load`. One question runs at a time; questions from other threads wait their turn. As a context manager it
