@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import platform
+import queue
 import signal
 import statistics
 import subprocess
@@ -30,7 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -242,22 +243,30 @@ def at_once(work: Callable[[int], Any], clients: int) -> list[Any]:
         return list(pool.map(work, range(clients)))
 
 
+def in_turns(server: Server, clients: int, count: int, work: Callable[[openai.OpenAI, int], None]) -> None:
+    """Clients who each take the next number as soon as they are done with the one before."""
+    numbers = queue.SimpleQueue[int]()
+    for number in range(count):
+        numbers.put(number)
+
+    def client_works(_: int) -> None:
+        client = server.client()
+        with suppress(queue.Empty):
+            while True:
+                work(client, numbers.get_nowait())
+
+    at_once(client_works, clients)
+
+
 def asked_by(server: Server, requests: Sequence[Asked], clients: int) -> list[Told]:
     """What the service answers to clients who take the next request as soon as they have an answer; every other one streams."""
     told: list[Told] = [Told()] * len(requests)
-    numbers, lock = iter(range(len(requests))), threading.Lock()
+    options = {"max_tokens": LONGEST, "logprobs": True, "top_logprobs": ALTERNATIVES}
 
-    def work(_: int) -> None:
-        client = server.client()
-        while True:
-            with lock:
-                number = next(numbers, None)
-            if number is None:
-                return
-            options = {"max_tokens": LONGEST, "logprobs": True, "top_logprobs": ALTERNATIVES}
-            told[number] = ask(client, requests[number], number % 2 == 1, **options)
+    def work(client: openai.OpenAI, number: int) -> None:
+        told[number] = ask(client, requests[number], number % 2 == 1, **options)
 
-    at_once(work, clients)
+    in_turns(server, clients, len(requests), work)
     return told
 
 
@@ -401,26 +410,22 @@ def crowd(server: Server, names: Sequence[str]) -> Row:
 def soak(server: Server, count: int, clients: int = 4) -> Row:
     """The server's memory over short requests, each with a new picture."""
     sizes: list[int] = []
-    errors, lock, numbers = [0], threading.Lock(), iter(range(count))
+    errors: list[str] = []
 
-    def work(_: int) -> None:
-        client = server.client()
-        while True:
-            with lock:
-                number = next(numbers, None)
-                if number is None:
-                    return
-                if number % max(1, count // 100) == 0:
-                    sizes.append(server.resident)
-            picture = drawn(np.random.default_rng(10**6 + number), 32)
-            errors[0] += bool(ask(client, Asked.of([picture], QUESTIONS[0]), False, max_tokens=1).error)
+    def work(client: openai.OpenAI, number: int) -> None:
+        if number % max(1, count // 100) == 0:
+            sizes.append(server.resident)
+        picture = drawn(np.random.default_rng(10**6 + number), 32)
+        found = ask(client, Asked.of([picture], QUESTIONS[0]), False, max_tokens=1)
+        if found.error:
+            errors.append(found.error)
 
-    at_once(work, clients)
+    in_turns(server, clients, count, work)
     warm = sizes[len(sizes) // 5 :]
     tenth = max(1, len(warm) // 8)
     begin, end = statistics.median(warm[:tenth]), statistics.median(warm[-tenth:])
     return {
-        "requests": count, "errors": errors[0], "after a fifth MB": begin / 1e6, "at the end MB": end / 1e6,
+        "requests": count, "errors": len(errors), "after a fifth MB": begin / 1e6, "at the end MB": end / 1e6,
         "growth": end / begin - 1, "largest": max(warm) / begin - 1,
     }  # fmt: skip
 
