@@ -55,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
     for option in _family_options():
         flag = f"--{option.name.replace('_', '-')}"
-        infer.add_argument(option.metadata["short"], flag, default=argparse.SUPPRESS, help=option.metadata["help"])
+        names = [name for name in (option.metadata.get("short"), flag) if name]
+        infer.add_argument(*names, default=argparse.SUPPRESS, help=option.metadata["help"])
     infer.add_argument("--text", help="the question")
     infer.add_argument("--media", nargs="+", default=[], metavar="FILE", help="pictures, in order: files or URLs")
     infer.set_defaults(run=_infer)

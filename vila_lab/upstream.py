@@ -35,10 +35,12 @@ __all__ = [
     "CACHE_NAMES",
     "attention_function",
     "attention_name",
+    "best_resolution",
     "cache_bytes",
     "cache_of",
     "calls_attention_function",
     "can_return_tuple",
+    "caps_logits",
     "changes_later",
     "compilable_check",
     "config_with_attention",
@@ -49,6 +51,7 @@ __all__ = [
     "fused_kernel",
     "has_adapter",
     "has_flash_attention",
+    "has_torchvision",
     "imported",
     "is_buffer",
     "is_out_of_memory",
@@ -65,6 +68,7 @@ __all__ = [
     "render_jinja_template",
     "shortened",
     "state_of",
+    "tiled_canvas",
     "times_written",
     "with_cache",
 ]
@@ -111,6 +115,9 @@ can_return_tuple = imported("transformers.utils.generic", "can_return_tuple")
 offloaded_state = imported("accelerate.utils.modeling", "get_state_dict_offloaded_model")
 compilable_check = imported("transformers.utils.import_utils", "torch_compilable_check")
 render_jinja_template = imported("transformers.utils.chat_template_utils", "render_jinja_template")
+best_resolution = imported("transformers.image_processing_utils", "select_best_resolution")
+tiled_canvas = imported("transformers.models.got_ocr2.image_processing_pil_got_ocr2", "get_optimal_tiled_canvas")
+has_torchvision = imported("transformers.utils.import_utils", "is_torchvision_available")
 has_flash_attention = imported("transformers.utils.import_utils", "is_flash_attn_2_available")
 
 
@@ -352,6 +359,16 @@ def logits_processors(model: PreTrainedModel, config: Any, length: int) -> Logit
         config, input_ids_seq_length=length, device=model.device
     )
     return processors
+
+
+def caps_logits(model: PreTrainedModel) -> float | None:
+    """The soft-cap that a model's own forward puts on its logits, which some versions leave to the text model alone."""
+    code = getattr(_forward(model), "__code__", None)
+    names = () if code is None else (*code.co_names, *code.co_consts)
+    if "final_logit_softcapping" not in names:
+        return None
+    cap = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+    return None if cap is None else float(cap)
 
 
 def has_adapter(model: PreTrainedModel) -> bool:

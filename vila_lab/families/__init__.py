@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from ..nvila.prompt_options import NVILAOptions
+from .vlm_options import VLMOptions
 
-FAMILIES = {"nvila": ("vila_lab.families.nvila", "NVILAFamily")}
+FAMILIES = {
+    "nvila": ("vila_lab.families.nvila", "NVILAFamily"),
+    "qwen2_vl": ("vila_lab.families.qwen", "Qwen2VLFamily"),
+    "qwen2_5_vl": ("vila_lab.families.qwen", "Qwen25VLFamily"),
+    "qwen3_vl": ("vila_lab.families.qwen", "Qwen3VLFamily"),
+    "glm4v": ("vila_lab.families.qwen", "GLM4VFamily"),
+    "llava": ("vila_lab.families.llava", "LlavaFamily"),
+    "llava_next": ("vila_lab.families.llava", "LlavaNextFamily"),
+    "llava_onevision": ("vila_lab.families.llava", "LlavaOnevisionFamily"),
+    "internvl": ("vila_lab.families.tiled", "InternVLFamily"),
+    "aya_vision": ("vila_lab.families.tiled", "AyaVisionFamily"),
+    "idefics3": ("vila_lab.families.tiled", "Idefics3Family"),
+    "smolvlm": ("vila_lab.families.tiled", "SmolVLMFamily"),
+    "gemma3": ("vila_lab.families.gemma", "Gemma3Family"),
+    "paligemma": ("vila_lab.families.gemma", "PaliGemmaFamily"),
+    "paligemma2": ("vila_lab.families.gemma", "PaliGemma2Family"),
+    "pixtral": ("vila_lab.families.pixtral", "PixtralFamily"),
+    "mistral3": ("vila_lab.families.pixtral", "Mistral3Family"),
+}
 """Module and class of every family, by name."""
 
-OPTIONS: dict[str, type] = {"nvila": NVILAOptions}
+OPTIONS: dict[str, type] = {name: VLMOptions for name in FAMILIES} | {"nvila": NVILAOptions}
 """What a prompt may be told in each family alone, here too so that the command line can list it without loading torch."""

@@ -94,12 +94,17 @@ class Prepared:
         The family's own options of a prompt, everything automatic in them decided.
     contents : tuple of str
         For each picture what its features follow from, given the weights: its pixels, and how it is cut.
+    pictures : tuple of PIL images
+    notes : tuple of str
+        What a reader must know of how it was laid out.
     """
 
     inputs: MutableMapping[str, Tensor]
     token_map: TokenMap
     options: Any
     contents: tuple[str, ...]
+    pictures: tuple[Image.Image, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def identity(self) -> str:

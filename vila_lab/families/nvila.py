@@ -39,14 +39,12 @@ class NVILAPrepared(Prepared):
 
     Attributes
     ----------
-    pictures : tuple of PIL images
     tiled : tuple of bool
         Which of them are cut into tiles.
     blocks : tuple of int
         How many ``<image>`` blocks each has.
     """
 
-    pictures: tuple[Image.Image, ...] = ()
     tiled: tuple[bool, ...] = ()
     blocks: tuple[int, ...] = ()
 
@@ -105,8 +103,8 @@ class NVILAFamily(Family):
             replace(options, conv_mode=mode),
             tuple(_contents(prompt.pictures, tiled, cutter)),
             pictures,
-            tiled,
-            tuple(counts[number] for number in range(len(pictures))),
+            tiled=tiled,
+            blocks=tuple(counts[number] for number in range(len(pictures))),
         )
 
     def _cutter(self, options: NVILAOptions) -> NVILAImageProcessor:

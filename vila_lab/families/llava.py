@@ -1,0 +1,42 @@
+"""LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision: CLIP or SigLIP, one square or any resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .geometry import Rows, Seen, any_resolution, any_resolution_or_padded, cropped, padded, squashed
+from .vlm import VLMFamily
+
+
+def _one_square(seen: Seen) -> Rows:
+    """Cropped, padded or squashed, whichever the checkpoint's image processor does."""
+    cutter = seen.processor.image_processor
+    if getattr(cutter, "do_center_crop", False):
+        return cropped(seen)
+    return padded(seen) if getattr(cutter, "do_pad", False) else squashed(seen)
+
+
+class LlavaFamily(VLMFamily):
+    model_types = ("llava",)
+    processor_class = "LlavaProcessor"
+    rows = _one_square
+
+    @classmethod
+    def matches(cls, config: Mapping[str, Any]) -> bool:
+        return super().matches(config) and (config.get("vision_config") or {}).get("model_type") != "pixtral"
+
+
+class LlavaNextFamily(VLMFamily):
+    model_types = ("llava_next",)
+    processor_class = "LlavaNextProcessor"
+    rows = any_resolution
+
+
+class LlavaOnevisionFamily(VLMFamily):
+    """Of several pictures none is cut into tiles, so a picture beside others is another one than the picture alone."""
+
+    model_types = ("llava_onevision",)
+    processor_class = "LlavaOnevisionProcessor"
+    rows = any_resolution_or_padded
+    reads_alone = False

@@ -1,0 +1,48 @@
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and GLM-4V: pictures at their own shape, positions with three axes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import Prepared
+from .geometry import grid_of_patches
+from .vlm import VLMFamily
+
+
+class QwenFamily(VLMFamily):
+    """What the four have in common."""
+
+    rows = grid_of_patches
+    brackets = 1
+    axes = 3
+
+    def positions(self, prepared: Prepared) -> Tensor:
+        """Time, height and width: inside a picture they count cells, behind it all three go on from the largest."""
+        inputs = prepared.inputs
+        given = {
+            name: inputs[name] for name in ("mm_token_type_ids", "image_grid_thw", "attention_mask") if name in inputs
+        }
+        found: Tensor = self.model.model.get_rope_index(inputs["input_ids"], **given)[0]
+        return found[:, 0]
+
+
+class Qwen2VLFamily(QwenFamily):
+    model_types = ("qwen2_vl",)
+    processor_class = "Qwen2VLProcessor"
+
+
+class Qwen25VLFamily(QwenFamily):
+    model_types = ("qwen2_5_vl",)
+    processor_class = "Qwen2_5_VLProcessor"
+
+
+class Qwen3VLFamily(QwenFamily):
+    """Adds features of several depths of its tower behind its first layers."""
+
+    model_types = ("qwen3_vl",)
+    processor_class = "Qwen3VLProcessor"
+
+
+class GLM4VFamily(QwenFamily):
+    model_types = ("glm4v",)
+    processor_class = "Glm4vProcessor"

@@ -1,0 +1,404 @@
+"""What all vision-language models of transformers share behind the seam: prompt, features, decoder. Knows no family.
+
+The processor itself says what each picture became (its replacement offsets), ``config.image_token_id`` which of these rows are
+visual, and `get_image_features` what they hold. A family adds a rule from visual rows to pixels, and what else it cannot know.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from ..errors import CheckpointError, PromptError
+from ..nvila.limits import check_plain_files
+from ..prompt import Picture, Prompt
+from ..tokenmap import Kind, TokenMap
+from ..upstream import CACHE, caps_logits, made_cache
+from .base import Embedded, Family, KnownFeatures, Prepared
+from .geometry import Rows, Seen
+from .processing import load_processor
+from .rendering import Message, Rendered, render
+from .vlm_options import VLMOptions
+
+
+class VLMFamily(Family):
+    """A loaded checkpoint of a family that transformers has classes for.
+
+    A family states what follows; everything else is the same for all.
+
+    Attributes
+    ----------
+    model_types : tuple of str
+        Of the checkpoints it reads.
+    processor_class : str
+        Of a checkpoint that does not name its own.
+    packages : tuple of str
+        Without which its processor cannot be built.
+    rows : callable
+        The rule from a picture's visual rows to pixels; see `vila_lab.families.geometry`.
+    marker : str
+        Attribute of the processor that holds what the template writes for a picture.
+    brackets : int
+        Rows around each picture's that the template writes, not the processor.
+    axes : int
+        Of a position.
+    first_position : int
+    keeps_order : bool
+        Whether words may stand before a picture.
+    reads_alone : bool
+        Whether a picture is read alike alone and beside others.
+    """
+
+    options = VLMOptions
+    pixels = "pixel_values"
+    kept_in_full = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector", "lm_head")
+
+    model_types: ClassVar[tuple[str, ...]]
+    processor_class: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    rows: ClassVar[Callable[[Seen], Rows]]
+    marker: ClassVar[str] = "image_token"
+    brackets: ClassVar[int] = 0
+    axes: ClassVar[int] = 1
+    first_position: ClassVar[int] = 0
+    keeps_order: ClassVar[bool] = True
+    reads_alone: ClassVar[bool] = True
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__(model, processor.tokenizer)
+        self.processor = processor
+
+    # -- whose checkpoint it is ------------------------------------------------------------------------------------
+
+    @classmethod
+    def matches(cls, config: Mapping[str, Any]) -> bool:
+        return config.get("model_type") in cls.model_types
+
+    @classmethod
+    def load(cls, folder: Path, name: str, **given: Any) -> VLMFamily:
+        check_plain_files(folder)
+        processor = load_processor(folder, cls.processor_class, cls.packages)
+        if processor.chat_template is None and processor.tokenizer.chat_template is None:
+            processor.chat_template = cls.default_template()
+        model = AutoModelForImageTextToText.from_pretrained(folder, **given)
+        return cls(model.eval(), processor)
+
+    @classmethod
+    def default_template(cls) -> str:
+        """The chat template of a checkpoint that has none.
+
+        Raises
+        ------
+        CheckpointError
+            If the family has none that goes without saying.
+        """
+        raise CheckpointError("the checkpoint has no chat template; copy chat_template.jinja there")
+
+    @property
+    def context_length(self) -> int:
+        config = self.model.config.get_text_config(decoder=True)
+        return min(int(self.tokenizer.model_max_length), int(config.max_position_embeddings))
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        return list(self.model.get_decoder().layers)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        norm: nn.Module = self.model.get_decoder().norm
+        return norm
+
+    # -- from a prompt to what the decoder sees ----------------------------------------------------------------------
+
+    def prepare(self, prompt: Prompt, options: VLMOptions | None = None) -> Prepared:
+        options = options or VLMOptions()
+        self._check_words(prompt)
+        inlines = self.keeps_order and options.picture_order == "given"
+        rendered = render(prompt, self.written, self._marker, inlines=inlines)
+        images = prompt.images
+        made = self._processed(self.typed(rendered.text), images)
+        replaced = sorted(made.pop("text_replacement_offsets", [[]])[0], key=lambda each: each["new_span"])
+        spans = np.asarray(made.pop("offset_mapping")[0], np.int64)  # (T, 2), in the text with replacements
+        device = self.model.get_input_embeddings().weight.device
+        dtype = self.model.dtype
+        inputs = {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in made.items()
+            if name != "labels"
+        }
+        token_map = self._token_map(rendered, inputs, spans, replaced, [image.size for image in images])
+        contents = tuple(self._content(picture, len(images)) for picture in prompt.pictures)
+        return Prepared(inputs, token_map, options, contents, tuple(images), self._notes(rendered))
+
+    def written(self, messages: list[Message]) -> str:
+        """Messages as the chat template writes them, and as the processor lays them out before it tokenises."""
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def typed(self, text: str) -> str:
+        """What the processor is to be given for a text of `written`."""
+        return text
+
+    @cached_property
+    def _marker(self) -> str:
+        return str(getattr(self.processor, self.marker))
+
+    @cached_property
+    def _control(self) -> tuple[str, ...]:
+        """Texts that a tokenizer reads as something else than words."""
+        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return tuple(sorted(special | {self._marker}, key=len, reverse=True))
+
+    def _check_words(self, prompt: Prompt) -> None:
+        texts = [part for turn in prompt.history for part in turn.parts] + list(prompt.parts)
+        for text in texts:
+            found = next((token for token in self._control if isinstance(text, str) and token in text), None)
+            if found is not None:
+                raise PromptError(
+                    f"the text holds {found!r}, which this model would read as a control token and not as words: write it "
+                    "otherwise, with a space in it for example"
+                )
+
+    def _processed(self, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """What the processor makes of a text and its pictures."""
+        begin = self.tokenizer.bos_token
+        has_begin = bool(begin) and text.startswith(begin)  # as `apply_chat_template` does: no second one
+        made = self.processor(
+            text=[text],
+            images=[list(images)] if images else None,
+            return_tensors="pt",
+            return_offsets_mapping=True,
+            return_text_replacement_offsets=True,
+            **({"add_special_tokens": False} if has_begin else {}),
+        )
+        return dict(made)
+
+    def _token_map(
+        self,
+        rendered: Rendered,
+        inputs: Mapping[str, Any],
+        spans: NDArray[np.int64],
+        replaced: Sequence[Mapping[str, Any]],
+        sizes: Sequence[tuple[int, int]],
+    ) -> TokenMap:
+        """What every position is.
+
+        Raises
+        ------
+        CheckpointError
+            If the rule for pixels finds another number of visual rows than the prompt has.
+        """
+        length = len(spans)
+        kind = np.full(length, Kind.TEMPLATE, np.int8)
+        picture, tile, scale = (np.full(length, -1, np.int32) for _ in range(3))
+        box = np.full((length, 4), np.nan)
+        visual = inputs["input_ids"][0].cpu().numpy() == self.model.config.image_token_id
+        has_span = spans[:, 1] > spans[:, 0]
+        own = spans.copy()  # in the text without replacements
+        for number, each in enumerate(replaced):
+            (start, stop), (first, last) = each["new_span"], each["span"]
+            mine = np.flatnonzero(has_span & (spans[:, 0] >= start) & (spans[:, 1] <= stop))
+            shown = mine[visual[mine]]
+            seen = Seen(
+                number,
+                len(sizes),
+                sizes[number],
+                len(shown),
+                each["replacement"],
+                inputs,
+                self.processor,
+                self.model.config,
+            )
+            rows = self._rows(seen)
+            block = slice(mine[0] - self.brackets, mine[-1] + 1 + self.brackets)
+            kind[block], picture[block] = Kind.SEPARATOR, number
+            kind[shown] = np.where(np.isnan(rows.box[:, 0]), Kind.SEPARATOR, Kind.IMAGE)
+            tile[shown], scale[shown], box[shown] = rows.tile, rows.scale, rows.box
+            own[mine] = first, last
+            own[spans[:, 0] >= stop] = spans[spans[:, 0] >= stop] - (stop - last)
+        own[~has_span] = -1
+        for what, where in ((Kind.TEXT, rendered.typed), (Kind.REPLY, rendered.replies)):
+            for start, stop in where:
+                kind[(own[:, 0] < stop) & (own[:, 1] > start) & (kind == Kind.TEMPLATE)] = what
+        return TokenMap(kind, picture, tile, scale, box, own.astype(np.int32), rendered.text, tuple(sizes))
+
+    def _rows(self, seen: Seen) -> Rows:
+        try:
+            rows = type(self).rows(seen)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{error}: this checkpoint cuts pictures in a way that vila_lab does not know"
+            ) from error
+        if len(rows) != seen.rows:
+            raise CheckpointError(
+                f"picture {seen.number + 1} has {seen.rows} visual rows in the prompt, and the rule of its family gives {len(rows)}: "
+                "this checkpoint cuts pictures in a way that vila_lab does not know"
+            )
+        return rows
+
+    def _content(self, picture: Picture, count: int) -> str:
+        """What tells a picture's features from others."""
+        beside = "" if self.reads_alone or count == 1 else " beside others"
+        return f"{picture.digest}{beside}"
+
+    def _notes(self, rendered: Rendered) -> tuple[str, ...]:
+        if rendered.keeps_order:
+            return ()
+        return ("the pictures stand before the words: this model's prompt has no other order",)
+
+    def embed(self, prepared: Prepared, known: KnownFeatures | None = None) -> Embedded:
+        ids = prepared.inputs["input_ids"][0]
+        visual = ids == self.model.config.image_token_id
+        table = self.model.get_input_embeddings()
+        # The visual id may lie outside the vocabulary, and its rows are replaced anyway.
+        vectors = table(torch.where(visual, 0, ids))  # (T, H)
+        found = self._features(prepared, known)
+        deep: tuple[Tensor, ...] = ()
+        if found is not None:
+            first, *others = torch.split(found.to(vectors), vectors.shape[-1], -1)
+            vectors = vectors.masked_scatter(visual[:, None], first)
+            deep = tuple(torch.zeros_like(vectors).masked_scatter(visual[:, None], other) for other in others)
+        return Embedded(vectors, self.positions(prepared), self.blocks(prepared), deep)
+
+    def positions(self, prepared: Prepared) -> Tensor:
+        """Of every row of a prompt.  # (T,) or (axes, T)"""
+        ids = prepared.inputs["input_ids"][0]
+        return torch.arange(self.first_position, self.first_position + len(ids), device=ids.device)
+
+    def blocks(self, prepared: Prepared) -> Tensor | None:
+        """Which rows of a prompt see each other both ways; see `Embedded.blocks`."""
+        return None
+
+    def _features(self, prepared: Prepared, known: KnownFeatures | None) -> Tensor | None:
+        """What stands at all visual rows of a prompt, newlines and padding included.  # (n, F)"""
+        if not prepared.contents:
+            return None
+        if known is None:
+            return self.features(prepared.inputs)
+        count = len(prepared.contents)
+        parts = zip(prepared.contents, prepared.pictures, strict=True)
+        return torch.cat([self._known(content, image, count, known) for content, image in parts])
+
+    def _known(self, content: str, image: Image.Image, count: int, known: KnownFeatures | None) -> Tensor:
+        """`features` of one picture, computed where they are not known."""
+        features = None if known is None else known.features(content)
+        if features is None:
+            features = self._of_one(image, count)
+            if known is not None:
+                known.keep_features(content, features)
+        return features
+
+    def _of_one(self, image: Image.Image, count: int) -> Tensor:
+        """`features` of one picture of a prompt of so many, always by itself: so it never depends on what stands beside it."""
+        others = () if self.reads_alone or count == 1 else (Picture.of(image),)
+        prepared = self.prepare(Prompt((Picture.of(image), *others)))
+        rows = prepared.token_map.picture[self._visual(prepared)] == 0
+        with torch.no_grad():
+            return self.features(prepared.inputs)[torch.from_numpy(rows)].clone()
+
+    def _visual(self, prepared: Prepared) -> NDArray[np.bool_]:
+        """Which rows of a prompt come from pictures.  # (T,)"""
+        visual: NDArray[np.bool_] = prepared.inputs["input_ids"][0].cpu().numpy() == self.model.config.image_token_id
+        return visual
+
+    def pictures_features(
+        self,
+        pictures: Sequence[Image.Image],
+        context: Prepared,
+        number: int = 0,
+        known: KnownFeatures | None = None,
+    ) -> list[Tensor]:
+        count, token_map = len(context.contents), context.token_map
+        mine = self._visual(context) & (token_map.picture == number)
+        shown = torch.from_numpy(token_map.kind[mine] == Kind.IMAGE)
+        contents = [self._content(Picture.of(image), count) for image in pictures]
+        parts = zip(contents, pictures, strict=True)
+        return [self._known(content, image, count, known)[shown] for content, image in parts]
+
+    def features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """What the tower and the projector make of all pictures, row by row.  # (n, (1 + deep) * H)"""
+        takes = ("pixel_values", "image_grid_thw", "image_sizes", "pixel_attention_mask", "batch_num_images")
+        found = self.model.get_image_features(
+            **{name: inputs[name] for name in takes if name in inputs}, return_dict=True
+        )
+        deep = getattr(found, "deepstack_features", None) or ()
+        return torch.cat([_rows_of(found.pooler_output), *map(_rows_of, deep)], -1)
+
+    # -- through the decoder -----------------------------------------------------------------------------------------
+
+    def _run(self, embedded: Embedded, copies: int, cache: Any, rows: Tensor) -> tuple[Tensor, Any]:
+        """The decoder with all that it is given by its own model, and the head."""
+        positions = embedded.positions
+        if positions.ndim == 1 and self.axes > 1:  # text alone has the same position on every axis
+            positions = positions.expand(self.axes, -1)
+        vectors = embedded.vectors[None].expand(copies, -1, -1)
+        places = positions[..., None, :].expand(*positions.shape[:-1], copies, -1)
+        output = self.model.get_decoder()(
+            inputs_embeds=vectors,
+            position_ids=places,
+            attention_mask=self._mask(embedded, vectors, places, cache),
+            **{CACHE: cache},
+            use_cache=cache is not None,
+            **self._deep(embedded, copies),
+        )
+        logits = self.model.get_output_embeddings()(output.last_hidden_state[:, rows])
+        cap = caps_logits(self.model)
+        return logits if cap is None else cap * torch.tanh(logits / cap), made_cache(output)
+
+    def _mask(self, embedded: Embedded, vectors: Tensor, places: Tensor, cache: Any) -> Any:
+        """Ones, because without a mask positions with gaps are taken for several packed sequences; blocks have masks of their own."""
+        before = 0 if cache is None else cache.get_seq_length()
+        ones = torch.ones(len(vectors), before + len(embedded), dtype=torch.int64, device=vectors.device)
+        if embedded.blocks is None:
+            return ones
+        config = self.model.config.get_text_config(decoder=True)
+        blocks = nn.functional.pad(embedded.blocks, (before, 0), value=-1)  # no block reaches back into the cache
+        given = {
+            "config": config,
+            "inputs_embeds": vectors,
+            "attention_mask": ones,
+            CACHE: cache,
+            "position_ids": places,
+            "block_sequence_ids": blocks.expand(len(vectors), -1),
+        }
+        full = create_causal_mask(**given)
+        if getattr(config, "sliding_window", None) is None:
+            return full
+        return {"full_attention": full, "sliding_attention": create_sliding_window_causal_mask(**given)}
+
+    def _deep(self, embedded: Embedded, copies: int) -> dict[str, Any]:
+        """What the decoder adds behind its first layers."""
+        if not embedded.deep:
+            return {}
+        everywhere = torch.ones(copies, len(embedded), dtype=torch.bool, device=embedded.vectors.device)
+        stacked = [each[None].expand(copies, -1, -1).flatten(0, 1) for each in embedded.deep]
+        return {"visual_pos_masks": everywhere, "deepstack_visual_embeds": stacked}
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def generation_config(self, options: VLMOptions) -> GenerationConfig:
+        """Greedy, with the stop tokens of both generation_config.json and the tokenizer."""
+        own: GenerationConfig = self.model.generation_config
+        given = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        stops = sorted({token for token in (*given, self.tokenizer.eos_token_id) if token is not None})
+        plain = GenerationConfig(temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0)
+        config = copy.deepcopy(own) if options.generation_config == "checkpoint" else plain
+        pad = self.tokenizer.pad_token_id
+        config.update(do_sample=False, num_beams=1, eos_token_id=stops, pad_token_id=stops[0] if pad is None else pad)
+        return config
+
+
+def _rows_of(features: Any) -> Tensor:
+    """Rows of all pictures, however a family hands them out: a tensor, or one for each picture.  # (n, H)"""
+    parts = [features] if isinstance(features, Tensor) else list(features)
+    return torch.cat([part.flatten(0, -2) for part in parts])
