@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,9 @@ class TokenMap:
         The rendered prompt, one image marker for every block of visual tokens.
     sizes : tuple of (width, height)
         The original pictures' sizes in pixels.
+    block : (T,) int32
+        Number of the block whose positions see each other both ways, as those of a picture do in some families; -1 elsewhere,
+        where a position sees only what stands before it. May be left out.
 
     Examples
     --------
@@ -74,6 +77,7 @@ class TokenMap:
     span: NDArray[np.int32]
     text: str
     sizes: tuple[tuple[int, int], ...]
+    block: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def build(
@@ -102,7 +106,10 @@ class TokenMap:
         )
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in ("kind", "picture", "tile", "scale", "box", "span")}
+        if not self.block.size:
+            object.__setattr__(self, "block", np.full(len(self.kind), -1, np.int32))
+        names = ("kind", "picture", "tile", "scale", "box", "span", "block")
+        lengths = {name: len(getattr(self, name)) for name in names}
         if len(set(lengths.values())) != 1:
             raise PromptError(f"the fields of a token map must have one length, but have {lengths}")
         if self.picture.max(initial=-1) >= len(self.sizes):
@@ -160,6 +167,7 @@ class TokenMap:
             scale=extend(self.scale, -1),
             box=extend(self.box, np.nan),
             span=extend(self.span, -1),
+            block=extend(self.block, -1),
         )
 
     def same_positions(self, other: TokenMap) -> bool:
@@ -212,6 +220,15 @@ class TokenMap:
                 f"unknown group of positions {group!r}; known: image_1 to image_{self.n_pictures}, {', '.join(masks)}"
             )
         return np.flatnonzero(masks[group])
+
+    def rows_of(self, picture: int) -> NDArray[np.int64]:
+        """Positions whose content comes from a picture: its visual tokens, and padding that shows none of its pixels.
+
+        What stands in a picture's place must stand in all of them: attention inside the tower carries the picture into its
+        padding too.
+        """
+        self._check_picture(picture)
+        return np.flatnonzero((self.picture == picture) & (self.tile >= 0))
 
     def indicator(self, groups: Sequence[str]) -> NDArray[np.float32]:
         """One column per group, 1 where a position belongs to it.  # (T, groups)"""

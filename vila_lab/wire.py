@@ -39,6 +39,8 @@ UNCHECKED = "this file has no checksum (an older version wrote it): damage in it
 def prompt_arrays(token_map: TokenMap, images: Sequence[Image.Image]) -> dict[str, NDArray[Any]]:
     """A prompt's map and pictures (as PNG) as named arrays."""
     arrays = {f"map.{name}": getattr(token_map, name) for name in MAP_FIELDS}
+    if (token_map.block >= 0).any():
+        arrays["map.block"] = token_map.block
     return arrays | {f"image.{k}": np.frombuffer(png_of(image), np.uint8) for k, image in enumerate(images)}
 
 
@@ -52,7 +54,8 @@ def restored_prompt(
 ) -> tuple[TokenMap, tuple[Image.Image, ...]]:
     """The map and the pictures that `prompt_arrays` and `prompt_header` describe; pictures that are given were not written."""
     sizes = tuple((int(w), int(h)) for w, h in header["sizes"])
-    fields = {name: arrays[f"map.{name}"] for name in MAP_FIELDS}
+    names = (*MAP_FIELDS, *(["block"] if "map.block" in arrays else []))  # older versions wrote none
+    fields = {name: arrays[f"map.{name}"] for name in names}
     if fields["box"].shape[1:] != (4,) or fields["span"].shape[1:] != (2,):
         raise ValueError("the boxes or spans of its map have another shape")
     if images is None:

@@ -4,7 +4,8 @@ Variants of a prompt differ in some of its positions. They are walked as a tree:
 computed once; where they part, each branch goes on from the same keys and values. A feature that is out of view is not
 computed at all, and every other position keeps its place: to the rows that remain this is the same as masking its columns.
 With removal, exact Shapley over 4 pictures so computes 1 + 2 + 4 + 8 picture blocks; whole passes compute 32, or 64 where
-they only mask.
+they only mask. A layer with a window counts its columns, and would look further back over a gap: where a prompt is longer than
+a window, what is out of view is computed and its columns are closed, in one whole pass for each variant.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from torch import Tensor
 from ..engine.replay import Replay
 from ..engine.target import Target
 from ..families.base import Embedded
+from ..hooks.editing import Editing
+from ..hooks.edits import EdgeBias
+from ..hooks.spans import EVERYWHERE, Span
 from ..progress import progress
 from ..upstream import fork
 
@@ -78,6 +82,8 @@ def evaluate(
         Within rounding what one whole pass per choice gives.
     """
     distinct = list(dict.fromkeys(choices))
+    if _has_gaps_in_a_window(replay, features, target):
+        return _evaluate_masked(replay, features, choices, target)
     runs = _runs(features, replay.prompt_length)
     found: dict[Choice, NDArray[np.float64]] = {}
     with torch.no_grad(), progress(len(distinct), "variants") as bar:
@@ -104,6 +110,8 @@ def evaluate_plainly(
     replay: Replay, features: Sequence[Feature], choices: Sequence[Choice], target: Target
 ) -> NDArray[np.float64]:
     """`evaluate` by one whole pass per choice, nothing shared: what it is checked and measured against."""
+    if _has_gaps_in_a_window(replay, features, target):
+        return _evaluate_masked(replay, features, choices, target)
     runs = _runs(features, replay.prompt_length)
     rows = []
     with torch.no_grad():
@@ -112,6 +120,33 @@ def evaluate_plainly(
             rows.append(_leaf(replay, features, pieces, choice, target, None))
             replay.meter.forwards += 1
     return np.stack(rows)
+
+
+def _has_gaps_in_a_window(replay: Replay, features: Sequence[Feature], target: Target) -> bool:
+    """Whether something may be out of view that a layer with a window would count past."""
+    window = replay.family.window
+    longest = replay.prompt_length + max(len(each.fed) for each in target.passes)
+    return window is not None and window < longest and any(None in feature.options for feature in features)
+
+
+def _evaluate_masked(
+    replay: Replay, features: Sequence[Feature], choices: Sequence[Choice], target: Target
+) -> NDArray[np.float64]:
+    """`evaluate` by one whole pass per choice, in which nobody sees the columns that are out of view."""
+    runs = _runs(features, replay.prompt_length)
+    layers = dict.fromkeys(range(len(replay.family.decoder_layers)))
+    distinct = list(dict.fromkeys(choices))
+    found: dict[Choice, NDArray[np.float64]] = {}
+    with torch.no_grad(), progress(len(distinct), "variants") as bar:
+        for choice in distinct:
+            shown = _in_view(features, runs, choice)
+            hidden = [place for run in runs if run not in shown for place in range(run.start, run.stop)]
+            edits = [EdgeBias(Span.of(hidden), EVERYWHERE, layers)] if hidden else []
+            with Editing(replay.model, edits):
+                found[choice] = _leaf(replay, features, runs, choice, target, None)
+            replay.meter.forwards += 1
+            bar.update()
+    return np.stack([found[choice] for choice in choices])
 
 
 def _leaf(

@@ -77,7 +77,7 @@ def picture_features(replay: Replay, baseline: Any) -> list[Feature]:
     """
     count = check_pictures(replay)
     name = baseline_name(baseline)
-    groups = [replay.token_map.positions(f"image_{k + 1}") for k in range(count)]
+    groups = [replay.token_map.rows_of(k) for k in range(count)]
     asked = replay.embedded.features
     if name == REMOVE:
         return [Feature(f"image_{k + 1}", mine, (asked[mine], None)) for k, mine in enumerate(groups)]

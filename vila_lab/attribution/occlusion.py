@@ -171,7 +171,7 @@ def _painted(replay: Replay, picture: int, places: Sequence[Place], baseline: An
     asked = replay.prompt.images[picture]
     cover = baseline_picture(asked, baseline)
     variants = replay.variants(picture, [_paint(asked, cover, place.box) for place in places])
-    mine = replay.token_map.positions(f"image_{picture + 1}")
+    mine = replay.token_map.rows_of(picture)
     return [Feature(f"image_{picture + 1}", mine, (replay.embedded.features[mine], *variants))]
 
 
@@ -185,7 +185,7 @@ def _paint(image: Image.Image, cover: Image.Image, box: Box) -> Image.Image:
 def _tiles(replay: Replay, picture: int, places: Sequence[Place], baseline: Any) -> list[Feature]:
     """Each tile as a feature; a tile is embedded by itself, so its baseline is the same tile of the covered picture."""
     whole = replay.variants(picture, [baseline_picture(replay.prompt.images[picture], baseline)])[0]
-    mine = replay.token_map.positions(f"image_{picture + 1}")
+    mine = replay.token_map.rows_of(picture)
     asked = replay.embedded.features
     return [
         Feature(place.name, place.tokens, (asked[place.tokens], whole[np.searchsorted(mine, place.tokens)]))

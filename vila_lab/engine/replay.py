@@ -155,7 +155,7 @@ class Replay:
         Returns
         -------
         list of Tensor (n, F)
-            In the order of ``token_map.positions("image_k")``.
+            In the order of ``token_map.rows_of(picture)``.
         """
         with torch.no_grad():
             return self.family.pictures_features(images, self.prepared, picture, self.engine.usable())

@@ -209,7 +209,7 @@ class Family(Decoder, ABC):
         """`picture_features` of several pictures, embedded together where the family can."""
 
     def picture_features(self, picture: Image.Image, context: Prepared, number: int = 0) -> Tensor:
-        """What a picture gives the decoder, by itself: `Embedded.features` at the picture's positions.
+        """What a picture gives the decoder, by itself: `Embedded.features` at `TokenMap.rows_of` the picture.
 
         Parameters
         ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from ..hooks.sites import select_sites
 from ..upstream import CACHE, made_cache
 from .embedded import Embedded
 
@@ -50,6 +52,13 @@ class Decoder:
         """The norm between the decoder's last layer and its head."""
         norm: nn.Module = self.model.get_submodule(self.components.norm)
         return norm
+
+    @cached_property
+    def window(self) -> int | None:
+        """How far back the rows of the layer that looks back least see; None where all see everything."""
+        sites = select_sites(self.model, ("text",))["text"]
+        windows = [getattr(site.module, "sliding_window", None) for site in sites]
+        return min((int(window) for window in windows if window), default=None)
 
     def embed_ids(self, ids: Sequence[int], start: int) -> Embedded:
         """What the decoder is given of generated tokens that stand from a position on."""

@@ -25,8 +25,8 @@ class Gemma3Family(VLMFamily):
     rows = squashed
     marker = "boi_token"
 
-    def blocks(self, prepared: Prepared) -> Tensor:
-        visual = prepared.inputs["token_type_ids"][0] == 1
+    def blocks(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        visual = inputs["token_type_ids"][0] == 1
         begins = visual & ~torch.nn.functional.pad(visual, (1, 0))[:-1]
         return torch.where(visual, begins.long().cumsum(0) - 1, -1)
 
@@ -70,8 +70,8 @@ class PaliGemmaFamily(VLMFamily):
     def typed(self, text: str) -> str:
         return text.replace(self.tokenizer.bos_token, "", 1)[:-1]  # the processor writes both by itself
 
-    def blocks(self, prepared: Prepared) -> Tensor:
-        return torch.zeros_like(prepared.inputs["input_ids"][0])
+    def blocks(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.zeros_like(inputs["input_ids"][0])
 
 
 class PaliGemma2Family(PaliGemmaFamily):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
-from .base import Prepared
 from .geometry import grid_of_patches
 from .vlm import VLMFamily
 
@@ -16,9 +17,8 @@ class QwenFamily(VLMFamily):
     brackets = 1
     axes = 3
 
-    def positions(self, prepared: Prepared) -> Tensor:
+    def positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Time, height and width: inside a picture they count cells, behind it all three go on from the largest."""
-        inputs = prepared.inputs
         given = {
             name: inputs[name] for name in ("mm_token_type_ids", "image_grid_thw", "attention_mask") if name in inputs
         }

@@ -230,7 +230,17 @@ class VLMFamily(Family):
         for what, where in ((Kind.TEXT, rendered.typed), (Kind.REPLY, rendered.replies)):
             for start, stop in where:
                 kind[(own[:, 0] < stop) & (own[:, 1] > start) & (kind == Kind.TEMPLATE)] = what
-        return TokenMap(kind, picture, tile, scale, box, own.astype(np.int32), rendered.text, tuple(sizes))
+        return TokenMap(
+            kind,
+            picture,
+            tile,
+            scale,
+            box,
+            own.astype(np.int32),
+            rendered.text,
+            tuple(sizes),
+            self.blocks(inputs).cpu().numpy().astype(np.int32),
+        )
 
     def _rows(self, seen: Seen) -> Rows:
         try:
@@ -268,16 +278,17 @@ class VLMFamily(Family):
             first, *others = torch.split(found.to(vectors), vectors.shape[-1], -1)
             vectors = vectors.masked_scatter(visual[:, None], first)
             deep = tuple(torch.zeros_like(vectors).masked_scatter(visual[:, None], other) for other in others)
-        return Embedded(vectors, self.positions(prepared), self.blocks(prepared), deep)
+        blocks = self.blocks(prepared.inputs)
+        return Embedded(vectors, self.positions(prepared.inputs), blocks if (blocks >= 0).any() else None, deep)
 
-    def positions(self, prepared: Prepared) -> Tensor:
+    def positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Of every row of a prompt.  # (T,) or (axes, T)"""
-        ids = prepared.inputs["input_ids"][0]
+        ids = inputs["input_ids"][0]
         return torch.arange(self.first_position, self.first_position + len(ids), device=ids.device)
 
-    def blocks(self, prepared: Prepared) -> Tensor | None:
-        """Which rows of a prompt see each other both ways; see `Embedded.blocks`."""
-        return None
+    def blocks(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Which rows of a prompt see each other both ways; see `Embedded.blocks`.  # (T,)"""
+        return torch.full_like(inputs["input_ids"][0], -1)
 
     def _features(self, prepared: Prepared, known: KnownFeatures | None) -> Tensor | None:
         """What stands at all visual rows of a prompt, newlines and padding included.  # (n, F)"""
@@ -320,7 +331,7 @@ class VLMFamily(Family):
     ) -> list[Tensor]:
         count, token_map = len(context.contents), context.token_map
         mine = self._visual(context) & (token_map.picture == number)
-        shown = torch.from_numpy(token_map.kind[mine] == Kind.IMAGE)
+        shown = torch.from_numpy(token_map.tile[mine] >= 0)  # not the newlines
         contents = [self._content(Picture.of(image), count) for image in pictures]
         parts = zip(contents, pictures, strict=True)
         return [self._known(content, image, count, known)[shown] for content, image in parts]
