@@ -26,7 +26,7 @@ setup: $(READY) browser axe
 # One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lab,serve,structured,test]" $(TORCH) --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
 	@touch $@
 
 # The newest allowed version of everything, for every Python and system at once. torch is left to TORCH above, and with it

@@ -100,7 +100,7 @@ class Job:
 
     def install(self) -> None:
         """Make the environment, unless it is there with the same content."""
-        extras = "" if self.probe_only else "[lab,quantization,serve,structured,test]"
+        extras = "" if self.probe_only else "[lab,quantization,serve,structured,video,test]"
         what = [
             *self.pins(),
             *(["--pre", "--upgrade"] if self.name == "pre" else []),

@@ -43,7 +43,7 @@ def test_html_writes_a_page_and_says_where(capsys, tmp_path):
     [
         (["infer"], "nothing to ask"),
         (["infer", "--text", "Hello", "--media", "missing.png"], "picture 1 of 1.*missing.png"),
-        (["infer", "--text", "Hello", "--media", "clip.mp4"], "clip.mp4 is a video"),
+        (["infer", "--text", "Hello", "--media", "clip.mp4"], "video 1 of 1: there is no file 'clip.mp4'"),
         (["infer", "--text", "Hello", "-m", "./no/such/folder"], "no/such/folder"),
         (["infer", "--text", "Hello", "-m", RESIZE, "-c", "chatty"], "chatty"),
         (["infer", "--text", "Hello", "-m", RESIZE, "--device", "abacus"], "abacus"),

@@ -18,6 +18,7 @@ from vila_lab.errors import PictureError, PictureNotFound, PromptError, VilaLabE
 from vila_lab.inputs.naming import LONGEST_NAME, SUFFIXES, Text, names_picture
 from vila_lab.picture import Picture
 from vila_lab.prompt import Prompt
+from vila_lab.video import is_video_name
 
 QUESTION = "What changed?"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -38,6 +39,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def kinds(prompt: Prompt) -> list[str]:
     """Each part as its text, or as the name of the file that it came from."""
     return [part if isinstance(part, str) else f"<{Path(part.source).name}>" for part in prompt.parts]
+
+
+def place(name: str) -> str:
+    """Where a message says that the second of two files is; pictures and videos are counted apart."""
+    return "video 1 of 1" if is_video_name(f"no{name}") else "picture 2 of 2"
 
 
 # --- order and kinds
@@ -175,7 +181,7 @@ LOOKS = [
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_what_looks_like_a_name_is_never_text(name: str) -> None:
-    with pytest.raises(PictureNotFound, match=r"^picture 2 of 2: there is no file .*write vila_lab\.Text\(") as caught:
+    with pytest.raises(PictureNotFound, match=rf"^{place(name)}: there is no file .*write vila_lab\.Text\(") as caught:
         Prompt.of(["a.png", name, QUESTION])
     assert "\n" not in str(caught.value)
     assert kinds(Prompt.of(["a.png", Text(name), QUESTION]))[1] == name
@@ -200,7 +206,7 @@ def test_a_file_address_may_be_encoded(folder: Path) -> None:
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES | {suffix.upper() for suffix in SUFFIXES}))
 def test_a_picture_file_that_is_not_there_is_never_text(suffix: str) -> None:
-    with pytest.raises(PictureNotFound, match=f"picture 2 of 2: there is no file 'no{suffix}'"):
+    with pytest.raises(PictureNotFound, match=f"{place(suffix)}: there is no file 'no{suffix}'"):
         Prompt.of(["a.png", f"no{suffix}", QUESTION])
 
 
@@ -391,7 +397,8 @@ def test_pictures_may_stand_beside_a_message_of_text() -> None:
         ),
         ([{"role": "user"}], "no content"),
         ([{"role": "user", "content": 3}], "no content"),
-        ([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}], "part 1 of 1 .*'video'; known"),
+        ([{"role": "user", "content": [{"type": "sound", "url": "a.mp3"}]}], "part 1 of 1 .*'sound'; known"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "holds no video"),
         ([{"role": "user", "content": [{"type": "image"}]}], "holds no picture"),
         ([{"role": "user", "content": [{"type": "text"}]}], "no text"),
         ([{"role": "user", "content": [3]}], "neither a text nor"),

@@ -31,6 +31,7 @@ _HOMES = {
     "Text": "inputs.naming",
     "Token": "tokens",
     "TokenMap": "tokenmap",
+    "Video": "video",
     "VilaLabError": "errors",
     "compare": "view.compare",
     "connect": "remote",
@@ -53,6 +54,7 @@ __all__ = [
     "Text",
     "Token",
     "TokenMap",
+    "Video",
     "VilaLabError",
     "__version__",
     "compare",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from .tiny import demo_images
     from .tokenmap import TokenMap
     from .tokens import Token
+    from .video import Video
     from .view.compare import compare
 
 

@@ -9,14 +9,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import MissingExtra, OptionError, VilaLabError
 from .families import OPTIONS
-from .inputs.naming import Text, kind_of_name
+from .inputs.naming import Text
+from .options import check_range
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
 
 if TYPE_CHECKING:
@@ -58,7 +59,21 @@ def _parser() -> argparse.ArgumentParser:
         names = [name for name in (option.metadata.get("short"), flag) if name]
         infer.add_argument(*names, default=argparse.SUPPRESS, help=option.metadata["help"])
     infer.add_argument("--text", help="the question")
-    infer.add_argument("--media", nargs="+", default=[], metavar="FILE", help="pictures, in order: files or URLs")
+    infer.add_argument(
+        "--media",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="pictures and videos, in order: files or URLs; a folder is a video of its pictures",
+    )
+    infer.add_argument(
+        "-nf",
+        "--num-video-frames",
+        type=int,
+        default=8,
+        metavar="N",
+        help="read N frames of each video, evenly spread (default: 8)",
+    )
     infer.set_defaults(run=_infer)
 
     demo = commands.add_parser("demo", help="the four-picture example on the embedded model, as a page")
@@ -118,20 +133,26 @@ def _family_options() -> list[Field[Any]]:
 def _infer(options: argparse.Namespace) -> int:
     if not options.text and not options.media:
         raise OptionError("there is nothing to ask: give --text, --media, or both")
-    for name in options.media:
-        if kind_of_name(name) == "video":
-            raise OptionError(
-                f"{name} is a video, and videos are not read yet: give pictures, for example some of its frames"
-            )
     from .prompt import Prompt
 
     # A misspelt file is told before a model is loaded.
-    prompt = Prompt.of(Text(options.text or ""), images=options.media or None)
+    prompt = Prompt.of(Text(options.text or ""), images=_media(options) or None)
     form = _response_format(options)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
     given = {each.name: getattr(options, each.name) for each in _family_options() if hasattr(options, each.name)}
     answer = _session(options).ask(prompt, max_new_tokens=options.max_new_tokens, response_format=form, **given)
     return _show(answer, options)
+
+
+def _media(options: argparse.Namespace) -> list[Any]:
+    """Pictures by their names, and videos with the frames that are asked of each."""
+    from .video import MOST_ASKED, Video, is_video_name
+
+    check_range("--num-video-frames", options.num_video_frames, least=1, most=MOST_ASKED)
+    return [
+        Video(name, options.num_video_frames) if is_video_name(name) or Path(name).is_dir() else name
+        for name in options.media
+    ]
 
 
 def _response_format(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -242,6 +263,9 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "model": answer.model,
         "method": answer.method,
         "notes": list(answer.notes),
+        "frames": [
+            {"picture": number, **asdict(frame)} for number, frame in enumerate(answer.record.frames, 1) if frame
+        ],
         "tokens": [
             {
                 "text": token.text,

@@ -23,6 +23,10 @@ class PictureNotFound(VilaLabError, FileNotFoundError):
     """A picture is named that is not there."""
 
 
+class VideoError(PictureError):
+    """A video was found but cannot be used: damaged, without pictures, endless, too large."""
+
+
 class FileError(PictureError):
     """A saved file is damaged, of a newer version, or something else. Also a `PictureError`, as it was called before."""
 

@@ -52,12 +52,43 @@ NOT_PICTURES = (
     (b"<!doctype html", "not an image but a web page; save the picture in it"),
     (b"<html", "not an image but a web page; save the picture in it"),
     (b"PK\x03\x04", "not an image but an archive or an office document; save the picture in it as PNG"),
-    (b"\x1aE\xdf\xa3", "not an image but a video; save one of its frames as PNG"),
+    (b"\x1aE\xdf\xa3", "not an image but a video; save one of its frames as PNG, or read some with vila_lab.Video"),
 )
 """First bytes of what is no picture, and what it is."""
 
 DIGEST = "_vila_lab_digest"
 """Attribute of an image whose digest was taken."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Which frame of a video a picture is.
+
+    Attributes
+    ----------
+    video : str
+        The video's name.
+    number : int
+        From 0, in the order in which frames are shown.
+    count : int
+        How many there are.
+    seconds : float, optional
+        When it is shown, after the first; None where that is not known, as for the files in a folder.
+
+    Examples
+    --------
+    >>> str(Frame("clip.mp4", 11, 96, 0.48))
+    'frame 12 of 96 of clip.mp4, at 0.48 s'
+    """
+
+    video: str
+    number: int
+    count: int
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        at = "" if self.seconds is None else f", at {self.seconds:.2f} s"
+        return f"frame {self.number + 1} of {self.count} of {self.video}{at}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,11 +103,14 @@ class Picture:
         Where it came from, for messages and captions: a path, an address, "PIL image", "array (480, 640, 3)".
     notes : tuple of str
         What reading it changed or left out, for example ``"first frame of 12"``.
+    frame : Frame, optional
+        Which frame of a video it is, where it was read from a `vila_lab.Video`.
     """
 
     image: Image.Image
     source: str
     notes: tuple[str, ...] = ()
+    frame: Frame | None = None
 
     def __repr__(self) -> str:
         notes = "".join(f", {note}" for note in self.notes)
@@ -233,7 +267,8 @@ def _check_head(head: bytes, source: str) -> None:
             raise PictureError(f"{shorten(source)} is {words}")
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     if brand and not brand.startswith((b"avi", *HEIF_BRANDS)):
-        what = "raw picture of a camera; save it as PNG or JPEG" if brand == b"crx " else "video; save a frame as PNG"
+        movie = "video; save a frame as PNG, or read some with vila_lab.Video"
+        what = "raw picture of a camera; save it as PNG or JPEG" if brand == b"crx " else movie
         raise PictureError(f"{shorten(source)} is not an image but a {what}")
     if kind_of_name(source) == "raw picture of a camera":
         raise PictureError(f"{shorten(source)} is a raw picture of a camera; save it as PNG or JPEG")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, TypeAlias
 
 from PIL import Image
@@ -16,10 +17,11 @@ from .inputs.messages import Source, is_messages, messages_of, parts_of_messages
 from .inputs.naming import Text, names_picture
 from .inputs.sources import shorten
 from .picture import Picture, PictureSource, is_picture_type, type_name
+from .video import Video, is_video_name
 
 __all__ = ["Part", "Picture", "Prompt", "Text", "Turn"]
 
-Part: TypeAlias = "str | PictureSource"
+Part: TypeAlias = "str | PictureSource | Video"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Prompt:
     def of(
         cls,
         parts: Prompt | Part | Sequence[Part],
-        images: PictureSource | Sequence[PictureSource] | None = None,
+        images: PictureSource | Video | Sequence[PictureSource | Video] | None = None,
         *,
         apply_exif: bool = False,
     ) -> Prompt:
@@ -105,11 +107,12 @@ class Prompt:
             A picture is a path object, a PIL image, an array or tensor, bytes, an open file, a `Picture`, or a string that
             is an address (``http(s)://``, ``file://``, ``data:``), names a file or folder that is there, or looks like the
             name of one (see `vila_lab.inputs.naming.names_picture`). Every other string is text, and so is every `Text`. A list
-            of messages as chat services take them is a conversation, whose last message is the question.
+            of messages as chat services take them is a conversation, whose last message is the question. A `vila_lab.Video`,
+            and a path or string that ends like a video's name, is so many pictures in its place.
         images : picture, or list or tuple of pictures, optional
-            Pictures that all come before `parts`, which must then be text only. Here every string is a picture.
+            Pictures that all come before `parts`, which must then be text only. Here every string is a picture or a video.
         apply_exif : bool
-            Turn pictures upright as their EXIF orientation asks; the reference does not.
+            Turn pictures upright as their EXIF orientation asks, and videos as theirs does; the reference does not.
 
         Raises
         ------
@@ -117,7 +120,7 @@ class Prompt:
             Nothing to ask, a part that is neither text nor picture, a text that no tokenizer can take, or pictures both
             in `parts` and in `images`.
         PictureNotFound, PictureError
-            A picture that is not there or cannot be used; the message begins "picture 3 of 4".
+            A picture or a video that is not there or cannot be used; the message begins "picture 3 of 4" or "video 1 of 1".
 
         Examples
         --------
@@ -148,7 +151,7 @@ def _sorted(parts: Any) -> list[tuple[str, list[str | Source]]]:
     if is_messages(parts):
         return [
             (role, [part if isinstance(part, Source) else _checked(part, "the message") for part in said])
-            for role, said in messages_of(parts)
+            for role, said in messages_of(parts, videos=True)
         ]
     listed = _listed(parts)
     return [("user", [_text_or_source(part, f"part {k} of {len(listed)}") for k, part in enumerate(listed, start=1)])]
@@ -159,32 +162,44 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _read(messages: list[list[str | Source]], apply_exif: bool) -> list[tuple[str | Picture, ...]]:
-    """The messages with their pictures, which are counted through."""
-    total = sum(isinstance(part, Source) for found in messages for part in found)
-    count = iter(range(1, total + 1))
+    """The messages with their pictures and videos, each of which are counted through."""
+    kinds = [_is_video(part) for found in messages for part in found if isinstance(part, Source)]
+    counts = {kind: iter(range(1, len(kinds) + 1)) for kind in (False, True)}
 
-    def read(part: str | Source) -> str | Picture:
+    def read(part: str | Source) -> tuple[str | Picture, ...]:
         if isinstance(part, str):
-            return part
-        number = next(count)
+            return (part,)
+        is_video = _is_video(part)
+        number = next(counts[is_video])
         try:
-            return Picture.of(part.value, apply_exif=apply_exif)
+            if is_video:
+                return _video_of(part).pictures(apply_exif=apply_exif)
+            return (Picture.of(part.value, apply_exif=apply_exif),)
         except VilaLabError as error:
             way = f"; if it is meant as text, write vila_lab.Text({shorten(part.value, 30)!r})" if part.guessed else ""
-            raise type(error)(f"picture {number} of {total}: {error}{way}") from error
+            where = f"{'video' if is_video else 'picture'} {number} of {kinds.count(is_video)}"
+            raise type(error)(f"{where}: {error}{way}") from error
 
-    return [tuple(map(read, found)) for found in messages]
+    return [tuple(chain.from_iterable(map(read, found))) for found in messages]
+
+
+def _is_video(part: Source) -> bool:
+    return part.video or isinstance(part.value, Video) or is_video_name(part.value)
+
+
+def _video_of(part: Source) -> Video:
+    return part.value if isinstance(part.value, Video) else Video(part.value)
 
 
 def _text_or_source(part: Part, where: str) -> str | Source:
     if isinstance(part, str):
         return Source(part, guessed=True) if names_picture(part) else _checked(part, where)
-    if is_picture_type(part):
+    if isinstance(part, Video) or is_picture_type(part):
         return Source(part)
     if isinstance(part, Mapping) and "role" in part:
         raise PromptError(f"{where}: a message with a role stands between other parts; give a list of messages alone")
     if is_messages(part):
-        (only,) = parts_of_messages(part)
+        (only,) = parts_of_messages(part, videos=True)
         return only if isinstance(only, Source) else _checked(only, where)
     message = f"{type_name(part)} is neither text nor a picture; pass a string, a path, a PIL image or an array"
     raise PromptError(f"{where}: {message}")

@@ -298,6 +298,7 @@ class RemoteSession(Studies):
         pictures = enumerate(prompt.pictures, 1)
         read = [f"picture {k}: {note}" for k, picture in pictures for note in picture.notes]
         record.notes = (*read, *record.notes)
+        record.frames = tuple(picture.frame for picture in prompt.pictures)
         self._known(record, str(told["answer"]))
         record.kept.source = partial(_tape, self._connection, str(told["answer"]), record.images)
         return record

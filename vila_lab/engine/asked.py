@@ -114,6 +114,7 @@ class Asked:
             options=vars(question.prepared.options),
             head_sets=self._engine.head_sets,
             choices=self.choices,
+            frames=[picture.frame for picture in self.request.prompt.pictures],
         )
 
     def _notes(self, saying: Saying) -> list[str]:

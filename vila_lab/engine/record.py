@@ -14,7 +14,7 @@ from ..errors import CaptureError, OptionError
 from ..hooks import Tape
 from ..hooks.sinks import sink_positions
 from ..options import check_whole
-from ..picture import Picture
+from ..picture import Frame, Picture
 from ..prompt import Prompt, Turn
 from ..tokenmap import TokenMap
 from ..tokens import Token
@@ -69,6 +69,8 @@ class Record:
         The options of the model's family under which it was prepared, everything automatic in them decided.
     head_sets : mapping
         (layer, head) pairs by the name that ``heads=`` may give.
+    frames : tuple of Frame or None
+        For every picture, which frame of a video it is.
     """
 
     def __init__(
@@ -89,10 +91,12 @@ class Record:
         layer_means: NDArray[np.float32] | None = None,
         history: Sequence[Said] = (),
         choices: Mapping[str, float] | None = None,
+        frames: Sequence[Frame | None] = (),
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
         self.images = tuple(images)
+        self.frames = tuple(frames) or (None,) * len(self.images)
         self.token_map = token_map
         self.parts = tuple(parts)
         self.history = tuple(history)
@@ -149,7 +153,9 @@ class Record:
 
         def shown(parts: Sequence[str | int]) -> tuple[str | Picture, ...]:
             return tuple(
-                Picture(self.images[part], f"picture {part + 1} of an answer") if isinstance(part, int) else part
+                Picture(self.images[part], f"picture {part + 1} of an answer", frame=self.frames[part])
+                if isinstance(part, int)
+                else part
                 for part in parts
             )
 

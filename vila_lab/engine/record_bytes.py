@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..hooks import Tape
+from ..picture import Frame
 from ..tokens import Token
 from ..wire import UNCHECKED, prompt_arrays, prompt_header, restored_prompt, str_of
 from .said import Said
@@ -40,6 +42,7 @@ def packed(record: Record, *, pictures: bool = True, tape: bool = True) -> tuple
         "parts": record.parts,
         "history": [asdict(said) for said in record.history],
         "choices": record.choices,
+        "frames": [frame and asdict(frame) for frame in record.frames],
         "notes": record.notes,
         "model": record.model,
         "edits": record.edits,
@@ -72,6 +75,7 @@ def unpacked(
         "parts": [_part(part, len(images)) for part in header["parts"]],
         "history": [_said(said, len(images)) for said in header.get("history", ())],
         "choices": {str_of(name): float(value) for name, value in header.get("choices", {}).items()},
+        "frames": _frames(header.get("frames", ()), len(images)),
         "notes": [*map(str_of, header["notes"]), *([UNCHECKED] if header["unchecked"] else [])],
         "model": str_of(header["model"]),
         "norms": _checked(arrays["norms"], (None,), "norms"),
@@ -104,6 +108,25 @@ def _part(part: Any, pictures: int) -> str | int:
     if isinstance(part, str) or (type(part) is int and 0 <= part < pictures):
         return part
     raise ValueError(f"the prompt has a part {part!r}")
+
+
+def _frames(entries: Sequence[Mapping[str, Any] | None], pictures: int) -> list[Frame | None]:
+    """Which frames the pictures are; files from before there were videos hold none."""
+    if len(entries) not in (0, pictures):
+        raise ValueError(f"it has {len(entries)} frames for {pictures} pictures")
+    return [None if entry is None else _frame(entry) for entry in entries]
+
+
+def _frame(entry: Mapping[str, Any]) -> Frame:
+    seconds = entry["seconds"]
+    if seconds is not None and not math.isfinite(float(seconds)):
+        raise ValueError(f"a frame is shown at {seconds} s")
+    return Frame(
+        video=str_of(entry["video"]),
+        number=int(entry["number"]),
+        count=int(entry["count"]),
+        seconds=None if seconds is None else float(seconds),
+    )
 
 
 def _said(entry: Mapping[str, Any], pictures: int) -> Said:

@@ -19,6 +19,7 @@ ROLES = ("system", "user", "assistant")
 
 TEXTS = ("text", "input_text")
 IMAGES = ("image", "image_url", "input_image", "image_pil")
+VIDEOS = ("video", "video_url", "input_video")
 PLACES = ("image", "image_url", "url", "path", "image_pil", "base64", "data", "source")
 
 
@@ -26,11 +27,12 @@ PLACES = ("image", "image_url", "url", "path", "image_pil", "base64", "data", "s
 class Source:
     """A part that is a picture, not read yet: all parts are sorted first, so that a message can count the pictures.
 
-    ``guessed`` tells that it is a string that could have been meant as text.
+    ``guessed`` tells that it is a string that could have been meant as text, ``video`` that it is named as a video.
     """
 
     value: Any
     guessed: bool = False
+    video: bool = False
 
 
 def is_messages(value: Any) -> bool:
@@ -41,8 +43,8 @@ def is_messages(value: Any) -> bool:
     return listed and bool(value) and all(isinstance(each, Mapping) for each in value)
 
 
-def parts_of_messages(value: Any) -> list[Text | Source]:
-    """The parts of one message in order.
+def parts_of_messages(value: Any, *, videos: bool = False) -> list[Text | Source]:
+    """The parts of one message in order; videos where they are allowed.
 
     Raises
     ------
@@ -53,16 +55,21 @@ def parts_of_messages(value: Any) -> list[Text | Source]:
     --------
     >>> parts_of_messages([{"role": "user", "content": [
     ...     {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, {"type": "text", "text": "What is it?"}]}])
-    [Source(value='https://example.org/a.png', guessed=False), 'What is it?']
+    [Source(value='https://example.org/a.png', guessed=False, video=False), 'What is it?']
     """
-    found = messages_of(value)
+    found = messages_of(value, videos=videos)
     if len(found) > 1:
         raise PromptError(f"one message is needed here, and this list holds {len(found)}")
     return found[0][1]
 
 
-def messages_of(value: Any) -> list[tuple[str, list[Text | Source]]]:
+def messages_of(value: Any, *, videos: bool = False) -> list[tuple[str, list[Text | Source]]]:
     """The messages of a conversation as pairs of role and parts; a list of parts without a role is one of the user's.
+
+    Parameters
+    ----------
+    videos
+        Whether a part may be a video.
 
     Raises
     ------
@@ -78,7 +85,7 @@ def messages_of(value: Any) -> list[tuple[str, list[Text | Source]]]:
     """
     listed = [value] if isinstance(value, Mapping) else list(value)
     if not any("role" in each for each in listed):
-        return [("user", _parts(listed, "the message"))]
+        return [("user", _parts(listed, "the message", videos))]
     found = []
     for number, message in enumerate(listed, 1):
         where = "the message" if len(listed) == 1 else f"message {number} of {len(listed)}"
@@ -87,7 +94,7 @@ def messages_of(value: Any) -> list[tuple[str, list[Text | Source]]]:
             raise PromptError(f"{where} has the role {role!r}; known are {', '.join(ROLES)}")
         if role == "system" and number > 1:
             raise PromptError(f"{where} is the system's, which can only come first")
-        parts = _parts(_content(message, where), where)
+        parts = _parts(_content(message, where), where, videos)
         if role != "user" and any(isinstance(part, Source) for part in parts):
             raise PromptError(f"{where} is the {role}'s and holds a picture; only the user shows pictures")
         found.append((role, parts))
@@ -105,11 +112,11 @@ def _content(message: Mapping[str, Any], where: str) -> list[Any]:
     return list(content)
 
 
-def _parts(listed: Sequence[Any], where: str) -> list[Text | Source]:
-    return [_part(each, f"part {number} of {len(listed)} of {where}") for number, each in enumerate(listed, 1)]
+def _parts(listed: Sequence[Any], where: str, videos: bool) -> list[Text | Source]:
+    return [_part(each, f"part {number} of {len(listed)} of {where}", videos) for number, each in enumerate(listed, 1)]
 
 
-def _part(part: Any, where: str) -> Text | Source:
+def _part(part: Any, where: str, videos: bool) -> Text | Source:
     if isinstance(part, str):
         return Text(part)
     if not isinstance(part, Mapping):
@@ -120,16 +127,19 @@ def _part(part: Any, where: str) -> Text | Source:
             raise PromptError(f"{where} has the type {kind!r} and no text")
         return Text(part["text"])
     if kind in IMAGES or (kind is None and any(name in part for name in PLACES)):
-        return Source(_picture(part, where))
-    raise PromptError(f"{where} has the type {kind!r}; known are {', '.join((*TEXTS, *IMAGES))}")
+        return Source(_held(part, where, PLACES, "picture"))
+    if videos and kind in VIDEOS:
+        return Source(_held(part, where, ("video", "video_url", *PLACES[2:]), "video"), video=True)
+    known = (*TEXTS, *IMAGES, *(VIDEOS if videos else ()))
+    raise PromptError(f"{where} has the type {kind!r}; known are {', '.join(known)}")
 
 
-def _picture(part: Mapping[str, Any], where: str) -> Any:
-    found = [(name, part[name]) for name in PLACES if part.get(name) is not None]
+def _held(part: Mapping[str, Any], where: str, places: Sequence[str], what: str) -> Any:
+    found = [(name, part[name]) for name in places if part.get(name) is not None]
     if not found:
-        raise PromptError(f"{where} holds no picture; give it under one of {', '.join(PLACES)}")
+        raise PromptError(f"{where} holds no {what}; give it under one of {', '.join(places)}")
     name, value = found[0]
     if isinstance(value, Mapping):  # {"image_url": {"url": ...}}, {"source": {"type": "base64", "data": ...}}
-        return _picture(value, where)
+        return _held(value, where, places, what)
     is_encoded = name in ("base64", "data") and isinstance(value, str) and not is_address(value)
     return from_base64(value, where) if is_encoded else value
