@@ -2,6 +2,7 @@
 
     python benchmarks/attribution.py --scenes 300 --curves 60
     python benchmarks/attribution.py --show    # the table of the last run
+    python benchmarks/attribution.py --model tests/goldens/second    # of another family; kept in attribution_second.json
 
 Four drawn pictures, a question about one of them, and a word of the answer to explain; only scenes count where the model
 says the word. Chance and three maps that know nothing stand in the same table. Intervals are 95 %, by bootstrap over
@@ -33,12 +34,13 @@ from vila_lab.attribution.registry import target_of
 from vila_lab.evidence.baselines import flat_map, random_map, random_weights_map
 from vila_lab.evidence.bootstrap import interval
 from vila_lab.evidence.card import scores_of
-from vila_lab.evidence.heads import controls
+from vila_lab.evidence.heads import HeadRanking, controls
 from vila_lab.evidence.metrics import TIE, curves, energy_in_box, pointing
 from vila_lab.session import Session
 from vila_lab.tiny.probes import PICTURES, Probe, probes
 
 RESULTS = Path(__file__).parent / "results" / "attribution.json"
+HEADS = "heads.json"  # of another checkpoint, in its folder: rankings as the embedded model's
 PATIENCE = 6  # probes drawn per scene wanted, before the model is taken to be unable to answer them
 CELLS = (3, 3)  # of occlusion: each of the 36 costs a pass
 STEPS = 8  # of integrated gradients
@@ -59,6 +61,12 @@ AIMS = {
     "best map": ("pointing", 0.90),
 }
 GRADIENTS = ("grad_x_attention", "relevancy", "input_x_gradient", "integrated_gradients")
+
+
+def ranked_heads(path: Path) -> dict[str, tuple[tuple[int, int], ...]]:
+    """The head sets of a file of rankings; none where there is no file."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {kind: HeadRanking.from_json(ranking).heads for kind, ranking in content.items()}
 
 
 def variants(session: Session) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -241,17 +249,25 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="folder of another checkpoint that can answer these questions")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--out", type=Path, help="by default benchmarks/results/attribution.json, or _FOLDER.json of --model"
+    )
     parser.add_argument("--show", action="store_true", help="measure nothing; print the table of the results file")
     options = parser.parse_args()
+    out = options.out or (
+        RESULTS if options.model is None else RESULTS.with_stem(f"{RESULTS.stem}_{Path(options.model).name}")
+    )
     if options.show:
-        print(printed(json.loads(options.out.read_text(encoding="utf-8"))))
+        print(printed(json.loads(out.read_text(encoding="utf-8"))))
         return
     torch.set_num_threads(1)
-    report = run(vila_lab.load(options.model), options.scenes, options.curves, options.seed)
+    session = vila_lab.load(options.model)
+    if options.model is not None:
+        session.head_sets.update(ranked_heads(Path(options.model) / HEADS))
+    report = run(session, options.scenes, options.curves, options.seed)
     print(printed(report))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .pool import Pool
-from .questions import Contents, Turn
+from .questions import Held, Turn
 from .sets import TOKENS, SetSampler
 from .tokenizer import build_tokenizer as embedded_tokenizer
 
@@ -95,10 +95,10 @@ class Idefics3Sets(SetSampler):
 
     def __init__(self, pool: Pool, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, rows: range) -> None:
         super().__init__(pool, tokenizer, rng, rows)
-        self.encode = Spelling(self.encode)
+        self.encode = Spelling(self.encode)  # type: ignore[assignment]
         self.end = self.encode(EMBEDDED_END)
 
-    def turn(self, kind: str, contents: Contents) -> Turn:
+    def turn(self, kind: str, contents: list[list[Held]]) -> Turn:
         found = super().turn(kind, contents)
         return replace(found, answer=f" {found.answer}")
 

@@ -10,14 +10,17 @@ connector is linear where NVILA's projector is not; so two things are learnt, fr
     python -m training.pool --size 24000 --seed 2 --out pool.npz
     python -m training.second_family --pool pool.npz --work run/second --out tests/goldens/second
 
-A stopped run goes on where it was.
+A stopped run goes on where it was. Last, the heads are ranked as the embedded model's are, into ``heads.json`` beside the weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, LlamaForCausalLM
 
+from vila_lab.evidence.heads import KINDS
 from vila_lab.families.loading import load_family
 from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
+from vila_lab.resident import load
 from vila_lab.tiny import weights_folder
 from vila_lab.tiny.names import THINGS
+from vila_lab.tiny.probes import probes
 
 from .dialect import BEGIN, CHAT_TEMPLATE, END, FRAME, PAD, PICTURE, WHOLE, Idefics3Sets, build_tokenizer
 from .pool import SIDE, Pool
+from .rank_heads import SEED, digest, sample_of
 from .sets import FULL, TOKENS
 from .tokenizer import build_tokenizer as embedded_tokenizer
 from .train_language import HELD_OUT, Student, cache_features, evaluate, exact, gather
@@ -43,6 +50,7 @@ from .train_language import HELD_OUT, Student, cache_features, evaluate, exact, 
 STARTS = {BEGIN: "<|im_start|>", END: "<|im_end|>", FRAME: "\n", WHOLE: "\n", PAD: "[PAD]"}
 FITTED = 1000  # pictures of the least-squares fit
 SAVED_EVERY = 100
+RANKED = 200  # scenes on which heads are ranked
 
 
 class Reader(nn.Module):
@@ -87,7 +95,7 @@ def config_of(embedded: NVILAForConditionalGeneration) -> Idefics3Config:
     return Idefics3Config(
         text_config=decoder,
         vision_config={"model_type": "idefics3_vision", **tower},
-        image_token_id=tokenizer.convert_tokens_to_ids(PICTURE),
+        image_token_id=tokenizer.get_vocab()[PICTURE],
         scale_factor=2,
         tie_word_embeddings=True,
         **stop,
@@ -109,7 +117,7 @@ def translated(embedded: NVILAForConditionalGeneration) -> Idefics3ForConditiona
     decoder, qwen = model.model.text_model, embedded.language_model.model
     decoder.norm.load_state_dict(qwen.norm.state_dict())
     for mine, other in zip(decoder.layers, qwen.layers, strict=True):
-        bias = {"self_attn.o_proj.bias": torch.zeros(model.config.text_config.hidden_size)}
+        bias = {"self_attn.o_proj.bias": torch.zeros(decoder.norm.weight.shape)}
         mine.load_state_dict(other.state_dict() | bias)
     _translate_words(decoder.embed_tokens.weight, qwen.embed_tokens.weight)
     model.tie_weights()
@@ -152,13 +160,21 @@ def unlike(given: Tensor, wanted: Tensor) -> Tensor:
 
 
 def train_connector(
-    reader: Reader, projector: nn.Module, cells: np.ndarray, *, steps: int, batch: int, rate: float, seed: int
+    reader: Reader,
+    projector: nn.Module,
+    cells: np.ndarray,
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+    held_out: int = HELD_OUT,
 ) -> float:
     """Stage 1. Returns the share of variance that is not explained, on held-out pictures."""
     rng = np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(reader.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
-    split = len(cells) - HELD_OUT
+    split = len(cells) - held_out
     for _ in (bar := tqdm(range(steps), desc="connector")):
         some = torch.from_numpy(cells[np.sort(rng.integers(0, split, batch))].astype(np.float32))
         with torch.no_grad():
@@ -177,8 +193,8 @@ def train_connector(
 
 def student_of(model: Idefics3ForConditionalGeneration, reader: Reader) -> Student:
     """The model as the trainer of the embedded one runs it: the tower's last layer, norm and connector are its projector."""
-    text = model.config.text_config
-    student = Student(text.vocab_size, model.config.vision_config.hidden_size, torch.zeros(len(THINGS), 2).long())
+    text: Any = model.config.text_config
+    student = Student(text.vocab_size, len(reader.norm.weight), torch.zeros(len(THINGS), 2).long())
     decoder = LlamaForCausalLM(text)
     decoder.model, decoder.lm_head = model.model.text_model, model.lm_head
     student.decoder, student.projector = decoder, reader  # type: ignore[assignment]
@@ -196,6 +212,7 @@ def train_dialect(
     batch: int,
     rate: float,
     seed: int,
+    on_step: Callable[[int], object] | None = None,
 ) -> None:
     """Stage 2, logging to ``work/log.jsonl`` and going on from ``work/state.pt`` if that is there."""
     student = student_of(model, reader)
@@ -214,6 +231,8 @@ def train_dialect(
     held_out = Idefics3Sets(pool, tokenizer, np.random.default_rng(10_000), range(split, len(pool)))
     started = time.perf_counter()
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc="dialect")):
+        if on_step is not None:
+            on_step(step)
         found = sampler.batch(batch, FULL)
         loss, _, logits = student(found, gather(cells, found), aid=0.0, guide=0.0)
         optimiser.zero_grad()
@@ -284,6 +303,17 @@ def _rewrite(path: Path, changes: dict[str, Any]) -> None:
     path.write_text(json.dumps(content | changes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def rank(folder: Path) -> None:
+    """Rank the heads of the checkpoint in a folder, on scenes that no benchmark draws."""
+    session = load(folder, device="cpu", dtype="float32")
+    dataset = [sample_of(probe) for probe in islice(probes(SEED), RANKED)]
+    for kind in KINDS:
+        ranking = session.rank_heads(dataset, kind)
+        named = dataclasses.replace(ranking, model=folder.name, extra={"weights": digest(folder)})
+        named.save(folder / "heads.json")
+    session.unload()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pool", type=Path, required=True, help="pictures of training.pool")
@@ -330,6 +360,7 @@ def main() -> None:
         seed=options.seed,
     )
     export(model, options.out)
+    rank(options.out)
 
 
 if __name__ == "__main__":
