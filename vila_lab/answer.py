@@ -426,7 +426,7 @@ class Answer:
         return mimebundle(self._view())
 
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw a figure: heatmap, ledger, layers, heads, leakage, flow, curves, patching, logit_lens or agreement.
+        """Draw a figure: heatmap, ledger, frames, layers, heads, leakage, flow, curves, patching, logit_lens or agreement.
 
         Parameters
         ----------

@@ -13,10 +13,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .errors import OptionError, VilaLabError
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
+from .video import Video
 from .view.of_answer import view_of
 from .view.sheet import compact, overview
 
@@ -61,6 +62,15 @@ class Asked:
         """The same question, the second picture another."""
         return self._ask("What is in image 2?", ("g.png", "m.png"))
 
+    @cached_property
+    def video(self) -> Answer:
+        """A question about one of eight frames."""
+        names = (*DEMO_MEDIA, "cat_and_dog.png", "pizza.png", "three_things.png", "dog_alone.png")
+        frames = [ImageOps.pad(Image.open(demo_images() / name).convert("RGB"), (256, 192)) for name in names]
+        buffer = io.BytesIO()
+        frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=1500, lossless=True)
+        return self.lab.ask([Video(buffer.getvalue()), "What is in image 3?"])
+
     def _ask(self, text: str, names: Sequence[str]) -> Answer:
         return self.lab.ask(text, images=[demo_images() / name for name in names])
 
@@ -88,6 +98,11 @@ def heatmap_signed(asked: Asked) -> Axes:
 def ledger(asked: Asked) -> Axes:
     """Which picture each token of the answer was read from."""
     return asked.marks.plot("ledger")
+
+
+def frames(asked: Asked) -> Axes:
+    """From which frames of a video the answer was read, over the video's time."""
+    return asked.video.plot("frames")
 
 
 def layers(asked: Asked) -> Axes:
@@ -133,7 +148,7 @@ def agreement(asked: Asked) -> Axes:
 PICTURES: Mapping[str, Callable[[Asked], Axes | Figure]] = {
     draw.__name__: draw
     for draw in (
-        first_look, scenes, heatmap, heatmap_signed, ledger, layers, heads, leakage, flow, curves, patching, logit_lens, agreement,
+        first_look, scenes, heatmap, heatmap_signed, ledger, frames, layers, heads, leakage, flow, curves, patching, logit_lens, agreement,
     )
 }  # fmt: skip
 

@@ -112,7 +112,7 @@ class Prompt:
         images : picture, or list or tuple of pictures, optional
             Pictures that all come before `parts`, which must then be text only. Here every string is a picture or a video.
         apply_exif : bool
-            Turn pictures upright as their EXIF orientation asks, and videos as theirs does; the reference does not.
+            Turn pictures upright as their EXIF orientation asks, which the reference does not do, and videos as theirs does.
 
         Raises
         ------

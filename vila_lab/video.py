@@ -98,7 +98,7 @@ class Video:
         Parameters
         ----------
         apply_exif
-            Turn them upright as the file asks; the reference does not.
+            Turn them upright as the file asks.
 
         Returns
         -------
@@ -203,7 +203,7 @@ def _pictures_of(shots: Shots, name: str, apply_exif: bool) -> Sequence[Picture]
         image, notes = shot.image, shots.notes
         if shot.turn in TURNS:
             image = image.transpose(TURNS[shot.turn]) if apply_exif else image
-            notes = (*notes, f"rotation by {shot.turn}° {'applied' if apply_exif else 'ignored'}")
+            notes = (*notes, f"rotation by {360 - shot.turn}° clockwise {'applied' if apply_exif else 'ignored'}")
         picture = Picture.of(image, apply_exif=apply_exif)
         frame = Frame(_short(name), shot.number, shots.count, shot.seconds)
         found.append(replace(picture, source=name, notes=(str(frame), *picture.notes, *notes), frame=frame))

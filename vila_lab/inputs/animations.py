@@ -54,12 +54,12 @@ def _starts(image: Image.Image, watch: Watch) -> tuple[list[float], bool]:
             image.load()  # a WebP tells a frame's time only then
         except EOFError:
             return starts, True
-        except (OSError, SyntaxError, ValueError, IndexError):
-            if not starts:
+        except Exception as error:  # a damaged file makes each of Pillow's decoders raise what it likes
+            if not starts or isinstance(error, MemoryError):
                 raise
             return starts, False
-        starts.append(now)
-        now += float(image.info.get("duration") or 0) / 1000
+        starts.append(now / 1000)
+        now += float(image.info.get("duration") or 0)  # milliseconds
     return starts, True
 
 

@@ -14,6 +14,7 @@ from .overlay import cell_colours, heatmap_overlay, logit_lens_grid
 from .payload import AnswerView
 from .sheet import compact, overview, png, render
 from .tables import head_map, leakage_matrix, method_agreement, patching_scan
+from .timeline import frame_shares
 
 __all__ = [
     "AnswerView",
@@ -22,6 +23,7 @@ __all__ = [
     "deletion_curves",
     "flow_by_layer",
     "fragment",
+    "frame_shares",
     "head_map",
     "heatmap_overlay",
     "layer_shares",

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..engine.record import Record
 from ..errors import OptionError
-from . import bars, overlay, tables
+from ..picture import Frame
+from . import bars, overlay, tables, timeline
 from . import curves as lines
 from .lettering import cut, write_title
 from .levels import peak
@@ -28,6 +29,7 @@ Run: TypeAlias = "Callable[..., Any]"
 
 NOT_A_CAUSE = "attention says where the model read, not why it answered"
 METHODS = ("attention", "leave_one_out")  # of the deletion curves: what is read, beside what matters
+MOST_LINES = 6  # of single tokens beside the whole answer
 SPECIAL = ("template", "separator")  # kinds of positions that go by their kind's name
 
 
@@ -256,9 +258,51 @@ def agreement(record: Record, run: Run, ax: Axes | None, token: Any = None) -> A
     )
 
 
+def frames(record: Record, run: Run, ax: Axes | None, token: int | None = None, method: str = "attention") -> Axes:
+    """How much of each frame of a video went into the answer, over the video's time; of pictures that are no frames, by number.
+
+    ``token`` None is the whole answer, with each of its tokens beside it where they are few; ``method`` is any of
+    `vila_lab.methods`.
+    """
+    _need_pictures(record, "frames")
+    rows, whole = _rows(record, token), _what(record, token)
+    columns = [f"image_{k + 1}" for k in range(len(record.images))]
+    is_share = method == "attention"
+    if is_share:
+        table, unit = record.ledger().iloc[rows], "share of attention"
+        total = table.mean()
+    else:
+        found = run("attribute", method=method, token=token)
+        table, total, unit = found.per_image(), found.total(), found.unit
+        table = table.iloc[rows] if token is None else table
+    clips = clips_of(record.frames)
+    at = [picture for clip in clips for picture in clip]
+    names = _apart([record.tokens[row].text.strip() or "␣" for row in rows])
+    few = dict(zip(names, table[columns].to_numpy()[:, at], strict=True)) if 1 < len(rows) <= MOST_LINES else {}
+    seen = [record.frames[picture] for picture in at]
+    timed = all(frame is not None and frame.seconds is not None for frame in seen)
+    amount = float(total[columns].to_numpy()[at].sum())
+    what = "frames" if any(seen) else "pictures"
+    strongest = "the whole answer" if few else whole
+    return timeline.frame_shares(
+        {strongest: total[columns].to_numpy()[at], **few},
+        [[_time_of(record.frames[picture], picture, timed) for picture in clip] for clip in clips],
+        ax,
+        whole=strongest,
+        numbers=at,
+        images=[record.images[picture] for picture in at],
+        names=[frame.video for clip in clips if (frame := record.frames[clip[0]])],
+        across="seconds" if timed else "frame" if any(seen) else "picture",
+        share=is_share,
+        unit=unit,
+        title=f"{method} of {whole} on the {what}: {_amount(amount, method)}",
+    )
+
+
 KINDS: Mapping[str, Callable[..., Axes]] = {
     "heatmap": heatmap,
     "ledger": ledger,
+    "frames": frames,
     "layers": layers,
     "heads": heads,
     "leakage": leakage,
@@ -300,6 +344,37 @@ def _what(record: Record, token: int | None) -> str:
 
 def _amount(total: float, method: str) -> str:
     return f"{percent(total)} in all; {NOT_A_CAUSE}" if method == "attention" else f"{total:+.3g} in all"
+
+
+def clips_of(frames: Sequence[Frame | None]) -> list[list[int]]:
+    """Numbers of the pictures that are frames, video by video; of all pictures where none is.
+
+    >>> clip, other = (Frame("a.mp4", number, 9) for number in (0, 8))
+    >>> clips_of([None, clip, other, None, clip]), clips_of([None, None])
+    ([[1, 2], [4]], [[0, 1]])
+    """
+    found: list[list[int]] = []
+    last: Frame | None = None
+    for picture, frame in enumerate(frames):
+        # The same video may be shown twice, even one behind the other.
+        goes_on = frame and last and frame.video == last.video and frame.number > last.number
+        if frame and goes_on:
+            found[-1].append(picture)
+        elif frame:
+            found.append([picture])
+        last = frame
+    return found or [list(range(len(frames)))]
+
+
+def _time_of(frame: Frame | None, picture: int, timed: bool) -> float:
+    if frame is None:
+        return float(picture + 1)
+    return float(frame.number + 1) if frame.seconds is None or not timed else frame.seconds
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names in quotes; those that occur again with their number."""
+    return [f"{cut(name, 14)!r}" + (f" #{k + 1}" if names.count(name) > 1 else "") for k, name in enumerate(names)]
 
 
 def _names(matrix: xr.DataArray) -> list[str]:
