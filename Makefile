@@ -54,7 +54,7 @@ lab: $(READY)
 
 gallery: $(READY)
 	$(BIN)/python -m vila_lab.gallery gallery
-	$(BIN)/python -m vila_lab.gallery docs first_look patching
+	$(BIN)/python -m vila_lab.gallery docs first_look patching frames
 
 lint: $(READY)
 	$(BIN)/ruff check .

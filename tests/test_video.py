@@ -78,7 +78,7 @@ def write(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size = 12
         if cover:
-            stream.disposition = Disposition.attached_pic
+            stream.disposition = Disposition.attached_pic.value
         for number in range(count):
             frame = av.VideoFrame.from_image(drawn(number))
             frame.pts, frame.time_base = (times[number] if times else number), Fraction(1, rate)

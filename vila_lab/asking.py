@@ -157,7 +157,8 @@ class Asking(Interventions):
         prompt
             A question, a list of texts and pictures in order, or a list of messages as chat services take them. Paths, PIL
             images, arrays, tensors, bytes, open files and addresses are pictures; so is a string that names a file or
-            looks as if it should. Every other string is text, and every `vila_lab.Text`. See `vila_lab.Prompt.of`.
+            looks as if it should; a `vila_lab.Video`, or a video's name, is so many pictures. Every other string is text, and
+            every `vila_lab.Text`. See `vila_lab.Prompt.of`.
         images
             Pictures to put before the text, as ``vila-infer`` does; then ``prompt`` is text only.
         n
