@@ -230,6 +230,11 @@ class TokenMap:
         self._check_picture(picture)
         return np.flatnonzero((self.picture == picture) & (self.tile >= 0))
 
+    def share_block(self, some: ArrayLike, others: ArrayLike) -> bool:
+        """Whether any of some positions sees, and is seen by, any of others wherever they stand."""
+        first, second = (self.block[np.asarray(each, np.int64)] for each in (some, others))
+        return bool(np.intersect1d(first[first >= 0], second[second >= 0]).size)
+
     def indicator(self, groups: Sequence[str]) -> NDArray[np.float32]:
         """One column per group, 1 where a position belongs to it.  # (T, groups)"""
         table = np.zeros((len(self), len(groups)), np.float32)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import vila_lab
 from vila_lab.families import FAMILIES
@@ -67,3 +68,16 @@ def prompt(count: int) -> Prompt:
 def as_golden(name: str) -> dict[str, str]:
     """Options under which a prompt is the goldens'."""
     return {"picture_order": "template"} if name in REORDERED else {}
+
+
+def inputs_with(prepared, fed: list[int]) -> dict[str, torch.Tensor]:
+    """What the model's own forward is given of a prompt and some tokens of an answer behind it."""
+    more = torch.tensor([fed], dtype=torch.int64)
+    fills = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
+    if prepared.token_map.block.size and (prepared.token_map.block >= 0).all():
+        fills["token_type_ids"] = 1  # PaliGemma: 0 sees everything, 1 what stands before it
+    found = dict(prepared.inputs) | {"input_ids": torch.cat([prepared.inputs["input_ids"], more], 1)}
+    for name, fill in fills.items():
+        if name in found:
+            found[name] = torch.cat([found[name], torch.full_like(more, fill)], 1)
+    return found

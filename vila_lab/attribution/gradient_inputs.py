@@ -100,9 +100,10 @@ def _token_of_pixel(replay: Replay, tiles: int, side: int) -> NDArray[np.int64]:
     token_map = replay.token_map
     visual = is_visual(token_map)
     order = dict.fromkeys(zip(token_map.picture[visual].tolist(), token_map.tile[visual].tolist(), strict=True))
-    if len(order) != tiles:
+    if not replay.family.tiles_are_whole or len(order) != tiles:
         raise OptionError(
-            "on='pixels' needs a model that makes its tokens from one scale; this one merges several: take on='embeddings'"
+            "on='pixels' needs a model that makes its tokens from square tiles of one scale; this one packs patches, pads tiles or "
+            "merges scales: take on='embeddings'"
         )
     owner = np.zeros((tiles, side, side), np.int64)
     centres = (np.arange(side) + 0.5) / side

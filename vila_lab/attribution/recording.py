@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class Layer:
     query : Tensor (1, H, T, D)
     key, value : Tensor (1, Hkv, T, D)
     output : Tensor (1, T, H, D)
+    mask : Tensor (1, H|1, T, T), optional
+        The whole truth of what each row sees; None: what stands before it, within the window.
     """
 
     query: Tensor
@@ -48,6 +50,8 @@ class Layer:
     window: int | None
     softcap: float | None
     sinks: Tensor | None
+    mask: Tensor | None
+    causal: bool
 
     def weights(self, rows: Tensor) -> Tensor:
         """Attention weights of some rows.  # (H, R, T)"""
@@ -55,7 +59,8 @@ class Layer:
             self.query[0, :, rows].detach(),
             self.key[0].detach(),
             scaling=self.scaling,
-            positions=rows,
+            mask=None if self.mask is None else self.mask[0, :, rows],
+            positions=rows if self.causal and self.mask is None else None,
             window=self.window,
             softcap=self.softcap,
             sinks=self.sinks,
@@ -87,8 +92,8 @@ class Recording:
     Attributes
     ----------
     layers : list of Layer
-    inputs : Tensor (T, H)
-        The input embeddings, a leaf of the graph.
+    inputs : Tensor (T, (1 + deep) * H)
+        All that each position is given, see `Embedded.features`: a leaf of the graph.
     logits : Tensor (rows, V)
         At the rows of the pass.
     norms : (T,) array
@@ -121,6 +126,8 @@ class CallRecorder:
             window=call.window,
             softcap=call.softcap,
             sinks=call.sinks,
+            mask=None if call.mask is None or call.mask.ndim == 2 else call.mask.detach(),
+            causal=call.causal,
         )
 
 
@@ -138,7 +145,7 @@ def recorded(replay: Replay, each: Pass, *, gradients: bool = True, attention: b
         stack.enter_context(torch.set_grad_enabled(gradients))
         stack.enter_context(frozen(model))
         sequence = replay.followed(replay.embedded, each.fed)
-        inputs = sequence.vectors.detach().requires_grad_(gradients)
+        inputs = sequence.features.detach().requires_grad_(gradients)
         keep = [replay.prompt_length - 1 + row for row in each.rows]
         with ExitStack() as hooks:
             calls = CallRecorder()
@@ -146,7 +153,7 @@ def recorded(replay: Replay, each: Pass, *, gradients: bool = True, attention: b
                 hooks.enter_context(acting_on(select_sites(model, ("text",))["text"], recorder=calls))
             decoder = replay.family.decoder_layers
             norms = hooks.enter_context(ResidualNorms(decoder[len(decoder) // 2]))
-            logits = replay.decode(replace(sequence, vectors=inputs), keep=keep)[0]
+            logits = replay.decode(sequence.with_features(inputs), keep=keep)[0]
         replay.meter.forwards += 1
         if gradients and not logits.requires_grad:
             raise CaptureError(NO_GRADIENTS)

@@ -52,7 +52,8 @@ def edge_spans(edge: str, token_map: TokenMap) -> tuple[Span, Span]:
     Raises
     ------
     NoEffect
-        If a part is not in the prompt, or no reader comes after a source: a decoder's rows see earlier columns only.
+        If a part is not in the prompt, or no reader comes after a source or shares a block with one: elsewhere a decoder's rows
+        see earlier columns only.
     """
     source_name, reader_name = parse_edge(edge)
     source = source_span(source_name, token_map)
@@ -62,7 +63,7 @@ def edge_spans(edge: str, token_map: TokenMap) -> tuple[Span, Span]:
         raise NoEffect(
             f"there is no edge {edge!r}: {source_name if first is None else reader_name} has no positions here"
         )
-    if last is not None and last <= first:
+    if last is not None and last <= first and not token_map.share_block(list(source.positions), list(reader.positions)):
         raise NoEffect(
             f"there is no edge {edge!r}: {reader_name} stands before {source_name}, and a decoder's rows only see what stands before them"
         )
@@ -101,12 +102,13 @@ def column_span(columns: str | Sequence[str] | Sequence[int], token_map: TokenMa
 
 
 def source_later(source: Span, token_map: TokenMap) -> Span:
-    """Every row behind the source's first position that is not of it."""
+    """Every row behind the source's first position that is not of it, and those before it that share a block with it."""
     length = token_map.prompt_length
     first = source.first
     if source.onward is not None or first is None:
         return Span(onward=length)
-    return Span(onward=first + 1).without(source, length)
+    earlier = [place for place in range(first) if token_map.share_block([place], list(source.positions))]
+    return Span.of(earlier, onward=first + 1).without(source, length)
 
 
 def _positions(name: str, token_map: TokenMap) -> list[int]:
@@ -116,6 +118,9 @@ def _positions(name: str, token_map: TokenMap) -> list[int]:
             groups = phrase_groups(token_map, phrases=[quoted[2]])
             return [int(p) for positions in groups.values() for p in positions]
         found = token_map.positions("text" if name == QUESTION else name)
+        if name == "images" or name.startswith("image_"):  # with the padding that carries what they show
+            pictures = np.unique(token_map.picture[found])
+            found = np.sort(np.concatenate([found[:0], *(token_map.rows_of(int(k)) for k in pictures)]))
     except OptionError as error:
         raise NoEffect(f"{error}; {QUESTION}, a quoted phrase of it, and (as readers) * are known too") from error
     return [int(p) for p in found if p < token_map.prompt_length]

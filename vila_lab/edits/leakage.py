@@ -7,6 +7,7 @@ closes the edges from picture i to picture j and asks how much less likely the a
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def leakage(replay: Replay) -> xr.DataArray:
     -------
     xarray.DataArray
         Dims (layer, reader, source), shares of attention: what is missing to 1 went to text. A picture cannot read from
-        later ones, so those entries are 0.
+        later ones, so those entries are 0, but in a family whose pictures see each other both ways.
     """
     import xarray as xr
 
@@ -70,7 +71,7 @@ def causal_leakage(replay: Replay, token: Any = None) -> xr.DataArray:
     -------
     xarray.DataArray
         Dims (reader, source): clean minus cut, so a large value means that the answer needs this path; NaN where there is
-        none (a picture and itself, or a later one).
+        none (a picture and itself, or a later one that it cannot see).
     """
     import xarray as xr
 
@@ -78,7 +79,13 @@ def causal_leakage(replay: Replay, token: Any = None) -> xr.DataArray:
     target = target_of(replay, token)
     layers = dict.fromkeys(range(len(replay.family.decoder_layers)))
     values = np.full((len(names), len(names)), np.nan)
-    pairs = [(reader, source) for reader in range(len(names)) for source in range(reader)]
+    token_map = replay.token_map
+    rows = [token_map.positions(name) for name in names]
+    pairs = [
+        (reader, source)
+        for reader, source in permutations(range(len(names)), 2)
+        if source < reader or token_map.share_block(rows[reader], rows[source])
+    ]
     with replay.lock, torch.no_grad(), progress(len(pairs), "cuts") as bar:
         clean = float(replay.values(target).sum())
         for reader, source in pairs:

@@ -139,6 +139,8 @@ class Family(Decoder, ABC):
     """A frozen dataclass: what a prompt may be told in this family alone. Its fields are keyword arguments of `ask`."""
     pixels: ClassVar[str]
     """Which of the model's inputs holds the pictures' pixels."""
+    tiles_are_whole: ClassVar[bool] = True
+    """Whether ``pixels`` holds (tiles, 3, S, S), and the visual tokens of each tile cover all of it: then pixels have a token."""
     kept_in_full: ClassVar[tuple[str, ...]]
     """Modules that are not quantised: they are small, and visibly worse when they are."""
     first_reading: ClassVar[Mapping[str, Any]] = {}

@@ -31,6 +31,7 @@ class LlavaNextFamily(VLMFamily):
     model_types = ("llava_next",)
     processor_class = "LlavaNextProcessor"
     rows = any_resolution
+    tiles_are_whole = False
 
 
 class LlavaOnevisionFamily(VLMFamily):
@@ -39,4 +40,5 @@ class LlavaOnevisionFamily(VLMFamily):
     model_types = ("llava_onevision",)
     processor_class = "LlavaOnevisionProcessor"
     rows = any_resolution_or_padded
+    tiles_are_whole = False
     reads_alone = False

@@ -16,6 +16,7 @@ class PixtralFamily(VLMFamily):
     processor_class = "PixtralProcessor"
     packages = ("torchvision",)
     rows = grid_of_size
+    tiles_are_whole = False
 
     @classmethod
     def matches(cls, config: Mapping[str, Any]) -> bool:
@@ -27,3 +28,4 @@ class Mistral3Family(VLMFamily):
     processor_class = "PixtralProcessor"
     packages = ("torchvision",)
     rows = grid_of_size
+    tiles_are_whole = False

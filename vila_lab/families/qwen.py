@@ -14,6 +14,7 @@ class QwenFamily(VLMFamily):
     """What the four have in common."""
 
     rows = grid_of_patches
+    tiles_are_whole = False
     brackets = 1
     axes = 3
 

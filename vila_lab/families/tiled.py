@@ -22,6 +22,7 @@ class Idefics3Family(VLMFamily):
     model_types = ("idefics3",)
     processor_class = "Idefics3Processor"
     rows = tiles_by_marker
+    tiles_are_whole = False
 
 
 class SmolVLMFamily(VLMFamily):
@@ -29,3 +30,4 @@ class SmolVLMFamily(VLMFamily):
     processor_class = "SmolVLMProcessor"
     packages = ("torchvision", "num2words")
     rows = tiles_by_marker
+    tiles_are_whole = False
