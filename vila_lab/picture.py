@@ -56,6 +56,7 @@ NOT_PICTURES = (
 )
 """First bytes of what is no picture, and what it is."""
 
+TRANSPARENCY = "transparency dropped"
 DIGEST = "_vila_lab_digest"
 """Attribute of an image whose digest was taken."""
 
@@ -376,7 +377,7 @@ def _alpha_note(image: Image.Image) -> list[str]:
     if not image.has_transparency_data:
         return []
     alpha = image.convert("RGBA").getchannel("A")
-    return ["transparency dropped"] if alpha.getextrema() != (255, 255) else []
+    return [TRANSPARENCY] if alpha.getextrema() != (255, 255) else []
 
 
 def _range_note(image: Image.Image) -> list[str]:

@@ -39,6 +39,7 @@ class PaliGemmaFamily(VLMFamily):
     rows = squashed
     first_position = 1
     keeps_order = False
+    puts_on_white = False
 
     @classmethod
     def matches(cls, config: Mapping[str, Any]) -> bool:

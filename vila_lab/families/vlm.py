@@ -7,7 +7,7 @@ visual, and `get_image_features` what they hold. A family adds a rule from visua
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from ..errors import CheckpointError, PromptError
 from ..nvila.limits import check_plain_files
+from ..picture import TRANSPARENCY
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
 from ..upstream import CACHE, caps_logits, made_cache
@@ -58,6 +59,8 @@ class VLMFamily(Family):
         Whether words may stand before a picture.
     reads_alone : bool
         Whether a picture is read alike alone and beside others.
+    puts_on_white : bool
+        Whether its processor does so with transparent pictures, which here show the colours beneath, as in NVILA.
     """
 
     options = VLMOptions
@@ -74,6 +77,7 @@ class VLMFamily(Family):
     first_position: ClassVar[int] = 0
     keeps_order: ClassVar[bool] = True
     reads_alone: ClassVar[bool] = True
+    puts_on_white: ClassVar[bool] = True
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor.tokenizer)
@@ -139,7 +143,7 @@ class VLMFamily(Family):
         }
         token_map = self._token_map(rendered, inputs, spans, replaced, [image.size for image in images])
         contents = tuple(self._content(picture, len(images)) for picture in prompt.pictures)
-        return Prepared(inputs, token_map, options, contents, tuple(images), self._notes(rendered))
+        return Prepared(inputs, token_map, options, contents, tuple(images), tuple(self._notes(prompt, rendered)))
 
     def written(self, messages: list[Message]) -> str:
         """Messages as the chat template writes them, and as the processor lays them out before it tokenises."""
@@ -261,10 +265,13 @@ class VLMFamily(Family):
         beside = "" if self.reads_alone or count == 1 else " beside others"
         return f"{picture.digest}{beside}"
 
-    def _notes(self, rendered: Rendered) -> tuple[str, ...]:
-        if rendered.keeps_order:
-            return ()
-        return ("the pictures stand before the words: this model's prompt has no other order",)
+    def _notes(self, prompt: Prompt, rendered: Rendered) -> Iterator[str]:
+        if not rendered.keeps_order:
+            why = "as its chat template writes them" if self.keeps_order else "this model's prompt has no other order"
+            yield f"the pictures do not stand where they were given, {why}"
+        for number, picture in enumerate(prompt.pictures, 1):
+            if self.puts_on_white and TRANSPARENCY in picture.notes:
+                yield f"picture {number}: this family's own processor would put it on white"
 
     def embed(self, prepared: Prepared, known: KnownFeatures | None = None) -> Embedded:
         ids = prepared.inputs["input_ids"][0]
