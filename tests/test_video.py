@@ -393,9 +393,10 @@ def test_pixels_are_counted_before_they_are_kept(clip: Path, monkeypatch: pytest
     assert len(Video(clip, 5).pictures()) == 5
     with pytest.raises(VideoError, match="ask for fewer"):
         Video(clip, 6).pictures()
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(VideoError, match="frames of 64x48, more than 2,000 pixels"):
-        Video(clip).pictures()
+    monkeypatch.setattr(frames, "MOST_EACH", 2000)
+    for source in (clip, animation("GIF", 3), animation("WEBP", 3)):
+        with pytest.raises(VideoError, match="frames of 64x48, more than 2,000 pixels"):
+            Video(source).pictures()
 
 
 def test_a_songs_cover_is_no_video(tmp_path: Path) -> None:
@@ -471,6 +472,24 @@ def test_videos_and_pictures_keep_their_order_and_are_counted_apart(clip: Path, 
 def test_bytes_of_a_video_are_no_picture(clip: Path) -> None:
     with pytest.raises(PictureError, match=r"not an image but a video.*vila_lab\.Video"):
         Prompt.of([clip.read_bytes(), QUESTION])
+
+
+def test_a_client_of_the_service_names_no_video(clip: Path) -> None:
+    reading = pytest.importorskip("vila_lab.serve.reading")
+    for part in ({"type": "video", "video": str(clip)}, {"type": "image_url", "image_url": {"url": str(clip)}}):
+        with pytest.raises((PromptError, PictureError), match=r"has the type 'video'|is no data: address"):
+            reading.prompt_of([{"role": "user", "content": [part]}], reading.Bounds(1000))
+    named = reading.prompt_of([{"role": "user", "content": str(clip)}], reading.Bounds(1000))
+    assert named.parts == (str(clip),)
+
+
+@pytest.mark.parametrize("name", ["nvila-lite", "nvila-dynamic_s2", "VILA1.5-3b-tiny"])
+def test_a_video_is_asked_about_as_its_frames_are(golden_session: Any, name: str, tmp_path: Path) -> None:
+    lab, folder = golden_session(name), folder_of(tmp_path / "frames", 4)
+    answer = lab.ask([Video(folder, 3), QUESTION], max_new_tokens=3)
+    by_hand = lab.ask([*(folder / f"frame{k}.png" for k in (0, 2, 3)), QUESTION], max_new_tokens=3)
+    assert [token.id for token in answer.tokens] == [token.id for token in by_hand.tokens]
+    np.testing.assert_array_equal(answer.ledger().to_numpy(), by_hand.ledger().to_numpy())
 
 
 # --- asked

@@ -62,7 +62,7 @@ class Video:
     Notes
     -----
     What may never end is given up: after a minute of work, a million frames, 500 million pixels of all frames that are taken
-    together, or a frame larger than a picture may be. A pipe is refused, and what comes from an address or an open file may
+    together, or a frame of more than 50. A pipe is refused, and what comes from an address or an open file may
     have 64 MiB.
 
     Examples
@@ -199,7 +199,8 @@ def _shots_of(file: BinaryIO, name: str, wanted: int) -> Shots:
 
 def _pictures_of(shots: Shots, name: str, apply_exif: bool) -> Sequence[Picture]:
     found = []
-    for shot in shots.shots:
+    while shots.shots:
+        shot = shots.shots.pop(0)  # so that it does not stay beside the picture that is made of it
         image, notes = shot.image, shots.notes
         if shot.turn in TURNS:
             image = image.transpose(TURNS[shot.turn]) if apply_exif else image

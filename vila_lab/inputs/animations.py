@@ -40,7 +40,7 @@ def shots_of_animation(file: BinaryIO, name: str, wanted: int) -> Shots:
         watch.fits(*image.size)
         starts, whole = _starts(image, watch)
         numbers = chosen(len(starts), wanted)
-        shots = tuple(_shots(image, numbers, starts, watch))
+        shots = list(_shots(image, numbers, starts, watch))
     return Shots(shots, len(starts), () if whole else ("the animation is damaged: what can be decoded was read",))
 
 

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from PIL import Image
-
 from ..errors import MissingExtra, VideoError, VilaLabError
-from .frames import Shot, Shots, Watch, chosen
+from .frames import MOST_EACH, Shot, Shots, Watch, chosen
 from .sources import reason
 
 if TYPE_CHECKING:
@@ -85,8 +83,7 @@ class _Clip:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
         with self.av.open(self, "r", container_options=options) as container:
             stream = self._stream(container)
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
-            stream.codec_context.options = {"max_pixels": str(limit)}  # before the decoder asks for memory
+            stream.codec_context.options = {"max_pixels": str(MOST_EACH)}  # before the decoder asks for memory
             stream.thread_type = "AUTO"
             yield container, stream
 
@@ -188,7 +185,7 @@ def shots_of_clip(file: BinaryIO, name: str, wanted: int) -> Shots:
     ------
     VideoError
         It is no video, is damaged, holds no pictures, or is beyond the bounds of `vila_lab.inputs.frames`: `MOST_SECONDS` of
-        work, `MOST_FRAMES` frames, `MOST_PIXELS` pixels, and for a single frame what a picture may have.
+        work, `MOST_FRAMES` frames, `MOST_EACH` pixels of one and `MOST_PIXELS` of all that are taken.
     MissingExtra
         Without PyAV; the message holds the pip line.
     """
@@ -202,7 +199,7 @@ def shots_of_clip(file: BinaryIO, name: str, wanted: int) -> Shots:
         stored = len(found.stamps)
         if is_seekable and stored > SHORT:
             try:
-                return Shots(tuple(clip.sought(found, chosen(stored, wanted))), stored, notes)
+                return Shots(list(clip.sought(found, chosen(stored, wanted))), stored, notes)
             except (_Missed, clip.av.error.FFmpegError):
                 clip.watch.forget()
         count, shots, whole = clip.through(chosen(stored, wanted) if stored else [])
@@ -213,7 +210,7 @@ def shots_of_clip(file: BinaryIO, name: str, wanted: int) -> Shots:
         raise VideoError(f"{name} is damaged: no frame of it can be decoded; save or download it again")
     if not whole or count < stated:
         notes += ("the video is damaged: what can be decoded was read",)
-    return Shots(tuple(shots), count, notes)
+    return Shots(shots, count, notes)
 
 
 def _pyav() -> Any:
@@ -258,8 +255,10 @@ def _av_errors(name: str) -> Iterator[None]:
     """Turn what PyAV raises for a file it cannot read into one sentence."""
     try:
         yield
-    except (VilaLabError, MemoryError):
+    except VilaLabError:
         raise
     except Exception as error:  # each decoder has its own
+        if type(error) is MemoryError:  # FFmpeg's own says that a damaged file asks for more than there can be
+            raise
         message = f"{name} is damaged, or no video that can be read ({reason(error)}); save it as MP4, MKV or WebM"
         raise VideoError(message) from error

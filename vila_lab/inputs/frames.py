@@ -15,10 +15,11 @@ from PIL import Image
 
 from ..errors import VideoError
 
-__all__ = ["MOST_FRAMES", "MOST_PIXELS", "MOST_SECONDS", "Shot", "Shots", "Watch", "chosen"]
+__all__ = ["MOST_EACH", "MOST_FRAMES", "MOST_PIXELS", "MOST_SECONDS", "Shot", "Shots", "Watch", "chosen"]
 
 MOST_SECONDS = 60.0  # of work on one video
 MOST_FRAMES = 1_000_000  # of one video, eleven hours of 25 a second
+MOST_EACH = 50_000_000  # pixels of one frame, one and a half times 8K; a decoder holds a dozen frames at once
 MOST_PIXELS = 500_000_000  # of all frames that are taken from one video: 240 of full HD, 1.5 GB
 
 Thing = TypeVar("Thing")
@@ -48,9 +49,12 @@ class Shot:
 
 @dataclass(frozen=True)
 class Shots:
-    """What was read of a video: some of its frames, how many there are, and what a reader must know of all of them."""
+    """What was read of a video: some of its frames, how many there are, and what a reader must know of all of them.
 
-    shots: tuple[Shot, ...]
+    The frames are a list, from which they can be taken one by one: they may fill the memory.
+    """
+
+    shots: list[Shot]
     count: int
     notes: tuple[str, ...] = ()
 
@@ -108,8 +112,9 @@ class Watch:
         self._pixels = 0
 
     def fits(self, width: int, height: int) -> int:
-        """How many pixels a frame has, which may be as many as a picture's."""
-        limit = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
-        if limit is not None and width * height > limit:
-            raise VideoError(f"{self.name} has frames of {width}x{height}, more than {limit:,} pixels; make it smaller")
+        """How many pixels a frame has, if a frame may have so many."""
+        if width * height > MOST_EACH:
+            raise VideoError(
+                f"{self.name} has frames of {width}x{height}, more than {MOST_EACH:,} pixels; make it smaller"
+            )
         return width * height
