@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..errors import OptionError
-from ..prompt import Prompt
+from ..prompt import Picture, Prompt
 from ..tokenmap import TokenMap
 from .decoder import Components, Decoder
 from .embedded import Embedded
+from .patches import Patches, Read, Rule, in_tiles
 
 __all__ = ["Components", "Embedded", "Family", "KnownFeatures", "LateInputs", "Prepared"]
 
@@ -143,6 +144,11 @@ class Family(Decoder, ABC):
     """Whether ``pixels`` holds (tiles, 3, S, S), and the visual tokens of each tile cover all of it: then pixels have a token."""
     kept_in_full: ClassVar[tuple[str, ...]]
     """Modules that are not quantised: they are small, and visibly worse when they are."""
+    tower: ClassVar[Rule] = in_tiles
+    """The rule from the vision tower's patches to pixels; see `vila_lab.families.patches`."""
+    reads_alone: ClassVar[bool] = True
+    """Whether a picture is read alike alone and beside others."""
+    processor: Any
     first_reading: ClassVar[Mapping[str, Any]] = {}
     """Options under which the first picture of several is read as one that is alone, where that makes a difference."""
 
@@ -226,6 +232,19 @@ class Family(Decoder, ABC):
         Tensor (n, (1 + deep) * H)
         """
         return self.pictures_features([picture], context, number)[0]
+
+    # -- inside the vision tower -------------------------------------------------------------------------------------
+
+    def alone(self, context: Prepared, number: int) -> Prepared:
+        """A prompt whose picture 0 is one picture of another prompt, read as it is there; where that takes a second one, itself."""
+        picture = Picture.of(context.pictures[number])
+        is_beside = len(context.pictures) > 1 and not self.reads_alone
+        return self.prepare(Prompt((picture, picture) if is_beside else (picture,)))
+
+    def patches(self, prepared: Prepared) -> Patches:
+        """Where each patch of the vision tower stands in a prompt's pictures, in the order in which `embed` has them read."""
+        read = Read(prepared.token_map, prepared.inputs, self.pixels, self.processor, self.model.config)
+        return type(self).tower(read)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 

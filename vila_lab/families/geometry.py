@@ -166,7 +166,7 @@ def padded(seen: Seen) -> Rows:
     (width, height), side = seen.size, max(seen.size)
     left, top = (side - width) // 2, (side - height) // 2
     rows = _seen_by_tower(seen, (float(-left), float(-top), float(side - left), float(side - top)))
-    return replace(rows, box=_clipped(rows.box, seen.size))
+    return replace(rows, box=clipped(rows.box, seen.size))
 
 
 # -- tiles, and the whole picture behind them ----------------------------------------------------------------------------
@@ -224,6 +224,53 @@ def _seen_by_tower(seen: Seen, region: Region) -> Rows:
 
 
 @dataclass(frozen=True)
+class Canvas:
+    """A picture enlarged as far as a canvas of whole tiles lets it, and padded on both sides.
+
+    Attributes
+    ----------
+    width, height : int
+        Of the canvas.
+    left, top : int
+        Where the picture begins in it.
+    across, down : float
+        Pixels of the original picture to one of the canvas.
+    """
+
+    width: int
+    height: int
+    left: int
+    top: int
+    across: float
+    down: float
+
+    @classmethod
+    def of(cls, size: tuple[int, int], pinpoints: Any) -> Canvas:
+        """The one, of those with (height, width) in ``pinpoints``, that fits a picture best."""
+        width, height = size
+        canvas_height, canvas_width = best_resolution((height, width), pinpoints)
+        if canvas_width / width < canvas_height / height:
+            enlarged = canvas_width, min(math.ceil(height * (canvas_width / width)), canvas_height)
+        else:
+            enlarged = min(math.ceil(width * (canvas_height / height)), canvas_width), canvas_height
+        left, top = (canvas_width - enlarged[0]) // 2, (canvas_height - enlarged[1]) // 2
+        return cls(canvas_width, canvas_height, left, top, width / enlarged[0], height / enlarged[1])
+
+    def tiles(self, side: int) -> list[Region]:
+        """Its tiles row by row, in pixels of the original picture, padding included."""
+        return [
+            (
+                (x - self.left) * self.across,
+                (y - self.top) * self.down,
+                (x + side - self.left) * self.across,
+                (y + side - self.top) * self.down,
+            )
+            for y in range(0, self.height, side)
+            for x in range(0, self.width, side)
+        ]
+
+
+@dataclass(frozen=True)
 class _Lines:
     """A grid of features over an enlarged picture.
 
@@ -252,14 +299,8 @@ class _Lines:
         vision, (width, height) = seen.config.vision_config, seen.size
         size, patch = int(vision.image_size), int(vision.patch_size)
         side = size // patch
-        pinpoints = seen.processor.image_processor.image_grid_pinpoints
-        canvas_height, canvas_width = best_resolution((height, width), pinpoints)
-        # Enlarged as far as the canvas lets it, and padded on both sides.
-        if canvas_width / width < canvas_height / height:
-            enlarged = canvas_width, min(math.ceil(height * (canvas_width / width)), canvas_height)
-        else:
-            enlarged = min(math.ceil(width * (canvas_height / height)), canvas_width), canvas_height
-        columns, lines = side * (canvas_width // size), side * (canvas_height // size)
+        canvas = Canvas.of(seen.size, seen.processor.image_processor.image_grid_pinpoints)
+        columns, lines = side * (canvas.width // size), side * (canvas.height // size)
         # What is padding alone is cut off, counted in features and rounded as the model does.
         left = top = 0
         if width / height > columns / lines:
@@ -273,11 +314,11 @@ class _Lines:
             return np.stack([begins, begins + patch], -1) * scale
 
         return cls(
-            ends(across, (canvas_width - enlarged[0]) // 2, width / enlarged[0]),
-            ends(down, (canvas_height - enlarged[1]) // 2, height / enlarged[1]),
+            ends(across, canvas.left, canvas.across),
+            ends(down, canvas.top, canvas.down),
             (across // side).astype(np.int32),
             (down // side).astype(np.int32),
-            canvas_width // size,
+            canvas.width // size,
             side * side,
         )
 
@@ -294,7 +335,7 @@ class _Lines:
         """Line by line, a newline behind each; boxes are cut to the picture."""
         left, top = np.meshgrid(self.x[:, 0], self.y[:, 0])
         right, bottom = np.meshgrid(self.x[:, 1], self.y[:, 1])
-        boxes = _clipped(np.stack([left, top, right, bottom], -1), size)  # (lines, columns, 4)
+        boxes = clipped(np.stack([left, top, right, bottom], -1), size)  # (lines, columns, 4)
         tiles = 1 + self.down[:, None] * self.tiles + self.across  # (lines, columns); 0 is the whole picture
         lines = [(Rows.of(box, tile, 1), _newline()) for box, tile in zip(boxes, tiles, strict=True)]
         return Rows.cat([part for line in lines for part in line])
@@ -312,7 +353,7 @@ def _newline() -> Rows:
     return Rows.of(np.full((1, 4), np.nan), -1, -1)
 
 
-def _clipped(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+def clipped(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     """Boxes cut to a picture; NaN where nothing is left.  # (..., 4)"""
     cut = np.clip(box, 0, np.tile(np.asarray(size, np.float64), 2))
     is_empty = (cut[..., 0] >= cut[..., 2]) | (cut[..., 1] >= cut[..., 3])

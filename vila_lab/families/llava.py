@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .geometry import Rows, Seen, any_resolution, any_resolution_or_padded, cropped, padded, squashed
+from .patches import Patches, Read, in_canvas, in_squares, in_tiles
 from .vlm import VLMFamily
 
 
@@ -17,10 +18,21 @@ def _one_square(seen: Seen) -> Rows:
     return padded(seen) if getattr(cutter, "do_pad", False) else squashed(seen)
 
 
+def _tile_of_square(read: Read) -> Patches:
+    cutter = read.processor.image_processor
+    is_padded = getattr(cutter, "do_pad", False) and not getattr(cutter, "do_center_crop", False)
+    return in_squares(read) if is_padded else in_tiles(read)
+
+
+def _canvas_or_squares(read: Read) -> Patches:
+    return in_canvas(read) if len(read.sizes) == 1 else in_squares(read)
+
+
 class LlavaFamily(VLMFamily):
     model_types = ("llava",)
     processor_class = "LlavaProcessor"
     rows = _one_square
+    tower = _tile_of_square
 
     @classmethod
     def matches(cls, config: Mapping[str, Any]) -> bool:
@@ -31,6 +43,7 @@ class LlavaNextFamily(VLMFamily):
     model_types = ("llava_next",)
     processor_class = "LlavaNextProcessor"
     rows = any_resolution
+    tower = in_canvas
     tiles_are_whole = False
 
 
@@ -40,5 +53,6 @@ class LlavaOnevisionFamily(VLMFamily):
     model_types = ("llava_onevision",)
     processor_class = "LlavaOnevisionProcessor"
     rows = any_resolution_or_padded
+    tower = _canvas_or_squares
     tiles_are_whole = False
     reads_alone = False

@@ -25,10 +25,12 @@ from ..nvila.layout import PromptLayout
 from ..nvila.modeling_nvila import NVILAForConditionalGeneration
 from ..nvila.processing_nvila import NVILAProcessor
 from ..nvila.prompt_options import NVILAOptions
-from ..nvila.tiling import tiled_pictures
+from ..nvila.tiling import TilingOptions, picture_box, plan_crops, tiled_pictures
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
 from .base import Components, Embedded, Family, KnownFeatures, LateInputs, Prepared
+from .geometry import Region, even
+from .patches import Patches, Read, whole
 
 AT_ONCE = 8  # pictures that are embedded together
 
@@ -177,6 +179,17 @@ class NVILAFamily(Family):
             found += [features[prepared.token_map.positions(f"image_{k + 1}")] for k in range(len(some))]
         return found
 
+    def alone(self, context: NVILAPrepared, number: int) -> NVILAPrepared:  # type: ignore[override]
+        is_cut, picture = context.tiled[number], Picture.of(context.pictures[number])
+        options = replace(context.options, tile_all_images=is_cut, tile_first=False)
+        return self.prepare(Prompt((picture,) if is_cut else (picture, picture)), options)  # one alone would be cut
+
+    def patches(self, prepared: NVILAPrepared) -> Patches:  # type: ignore[override]
+        cut = self._cutter(prepared.options).options
+        tiled = zip(prepared.token_map.sizes, prepared.tiled, strict=True)
+        regions = [list(_tiles(size, cut, is_cut)) for size, is_cut in tiled]
+        return Read(prepared.token_map, prepared.inputs, self.pixels, self.processor, self.model.config).tiled(regions)
+
     def generation_config(self, options: NVILAOptions) -> GenerationConfig:
         # Which rows no text stands for takes 0.1 s to find in a vocabulary of 150 thousand: once, not in every question.
         key = options.conv_mode, len(self.tokenizer)
@@ -184,6 +197,16 @@ class NVILAFamily(Family):
             config = self.model.config.text_config
             self._generation[key] = default_generation_config(self.processor, config, options.conv_mode)
         return copy.deepcopy(self._generation[key])
+
+
+def _tiles(size: tuple[int, int], options: TilingOptions, tiled: bool) -> Iterator[Region]:
+    """What each tile of a picture shows, in the order in which the tower reads them."""
+    crops = plan_crops(*size, options, tiled=tiled)
+    if len(crops) == 1 and crops[0].tiles == 1:
+        yield picture_box(*size, options)
+        return
+    for crop in crops:
+        yield from even(crop.rows, crop.columns, whole(size)).box.tolist()
 
 
 def _contents(pictures: Sequence[Picture], tiled: Sequence[bool], cutter: NVILAImageProcessor) -> Iterator[str]:

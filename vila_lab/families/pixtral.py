@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .geometry import grid_of_size
+from .patches import in_lines
 from .vlm import VLMFamily
 
 
@@ -16,6 +17,7 @@ class PixtralFamily(VLMFamily):
     processor_class = "PixtralProcessor"
     packages = ("torchvision",)
     rows = grid_of_size
+    tower = in_lines
     tiles_are_whole = False
 
     @classmethod
@@ -28,4 +30,5 @@ class Mistral3Family(VLMFamily):
     processor_class = "PixtralProcessor"
     packages = ("torchvision",)
     rows = grid_of_size
+    tower = in_lines
     tiles_are_whole = False

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .geometry import grid_of_patches
+from .patches import in_groups, in_windows
 from .vlm import VLMFamily
 
 
@@ -14,6 +15,7 @@ class QwenFamily(VLMFamily):
     """What the four have in common."""
 
     rows = grid_of_patches
+    tower = in_groups
     tiles_are_whole = False
     brackets = 1
     axes = 3
@@ -35,6 +37,7 @@ class Qwen2VLFamily(QwenFamily):
 class Qwen25VLFamily(QwenFamily):
     model_types = ("qwen2_5_vl",)
     processor_class = "Qwen2_5_VLProcessor"
+    tower = in_windows
 
 
 class Qwen3VLFamily(QwenFamily):
