@@ -7,6 +7,8 @@ READY := .venv/.ready
 # Pinned here and nowhere else, to the version the tests were run with: where pip finds a CPU build of it, the 3 GB of
 # CUDA libraries stay away that an unpinned torch pulls on Linux. `make setup TORCH=torch` takes what pip prefers.
 TORCH := torch==2.13.0
+# Of this torch's own age; its operators are built for CUDA's torch, see tests/beside_cpu_torch.py.
+TORCHVISION := torchvision==0.28.0 num2words==0.5.14 docopt==0.6.2
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
@@ -26,7 +28,8 @@ setup: $(READY) browser axe
 # One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[adapters,lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/torchvision $(TORCHVISION)
 	@touch $@
 
 # The newest allowed version of everything, for every Python and system at once. torch is left to TORCH above, and with it
@@ -66,7 +69,11 @@ types: $(READY)
 
 # pytest comes last, so that its sum line closes the output. One thread a process: these models are so small that more of
 # them only wait for each other. A file stays with one process, which keeps a notebook's kernel and a module's fixtures.
+# Other families first, beside torchvision, which some of them need and none of ours: it stands apart, so that everything else
+# is tried without it.
 test: setup lint types
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 PYTHONPATH=.:.venv/torchvision $(BIN)/python -m pytest tests/families -p tests.beside_cpu_torch \
+		-n auto --maxprocesses 4 --dist loadfile
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests vila_lab training notebooks --doctest-modules -n auto --maxprocesses 4 --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 

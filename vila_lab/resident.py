@@ -36,6 +36,7 @@ def load(
     quantization: str | None = None,
     attn_implementation: str | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
     capture_budget: int = CAPTURE_BUDGET,
     cache_bytes: int = CACHE_BYTES,
 ) -> Session:
@@ -50,7 +51,7 @@ def load(
         "cpu", "cuda", "cuda:1", "mps"; by default a GPU where there is one, and the CPU for the embedded model.
     dtype
         "float32", "float16", "bfloat16" or "auto" (as stored); by default float32 on the CPU and as stored elsewhere.
-    device_map, quantization, attn_implementation, revision
+    device_map, quantization, attn_implementation, revision, adapter
         Passed on; see `vila_lab.families.loading.load_family`.
     capture_budget, cache_bytes
         See `Session`.
@@ -90,7 +91,10 @@ def load(
         device = "cuda" if source is not None and torch.cuda.is_available() else "cpu"
     if dtype is None:
         dtype = "float32" if device == "cpu" and quantization is None else "auto"
-    key = (str(place), device, str(dtype), repr(device_map), quantization, attn_implementation, revision)
+    key = (
+        *(str(place), device, str(dtype), repr(device_map), quantization, attn_implementation, revision),
+        None if adapter is None else str(adapter),
+    )
     with _lock:
         if key not in _sessions or not _sessions[key].is_loaded:
             family = load_family(
@@ -101,6 +105,7 @@ def load(
                 quantization=quantization,
                 attn_implementation=attn_implementation,
                 revision=revision,
+                adapter=adapter,
             )
             _sessions[key] = Session(family, name)
             if source is None:

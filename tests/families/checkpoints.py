@@ -27,6 +27,10 @@ ONE_TURN = ("paligemma", "paligemma2")
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 NEED_TORCHVISION = ("smolvlm", "pixtral", "mistral3")
 COUNTS = (1, 2, 4)
+# What costs most runs once, where all of them load; that pixels of PIL are as good is tried by the others.
+ALL_LOAD = pytest.mark.skipif(
+    not HAS_TORCHVISION, reason="runs beside torchvision, where all sixteen load: see `make test`"
+)
 
 
 def folder(name: str) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.families.checkpoints import NAMES, parts, prompt, session
+from tests.families.checkpoints import ALL_LOAD, NAMES, parts, prompt, session
 from vila_lab.hooks import Capture
+from vila_lab.upstream import attention_name
 
 TOKENS = 5
 EXACT, HALF = 3e-5, 6e-4  # float32 on another path through the numbers; float16 as live rows are kept
@@ -14,6 +15,7 @@ OPTIONS = {
     "max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "repetition_penalty": 1.0, "pad_token_id": 0,
     "cache_implementation": None,
 }  # fmt: skip
+pytestmark = ALL_LOAD
 EAGER_ONLY = ("paligemma2",)  # transformers itself refuses sdpa
 
 
@@ -24,7 +26,7 @@ def model_of():
 
     def under(name, attention):
         model = session(name).family.model
-        changed.append((model, model.config.get_text_config()._attn_implementation))
+        changed.append((model, attention_name(model.config.get_text_config())))
         model.set_attn_implementation(attention)
         return model
 

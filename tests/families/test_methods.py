@@ -8,14 +8,16 @@ import torch
 
 import vila_lab
 from tests.attribution.conftest import replay_of
-from tests.families.checkpoints import BOTH_WAYS, NAMES, ONE_TURN, image, inputs_with, parts, session
+from tests.families.checkpoints import ALL_LOAD, BOTH_WAYS, NAMES, ONE_TURN, image, inputs_with, parts, session
 from vila_lab.attribution import registry
 from vila_lab.errors import NoEffect, OptionError
 from vila_lab.families import FAMILIES
 from vila_lab.hooks.editing import Editing
 from vila_lab.hooks.edits import EdgeBias
 from vila_lab.hooks.spans import EVERYWHERE, Span
+from vila_lab.upstream import attention_name
 
+pytestmark = ALL_LOAD
 CLOSE = 3e-5
 WHOLE_TILES = ("llava", "internvl", "aya_vision", "gemma3", "paligemma", "paligemma2")
 NO_EDGE = "image_2 -> image_1"
@@ -40,7 +42,7 @@ def eager(answer, name):
     """The score of the answer's second token with its graph, and every attention matrix, by the model's own forward."""
     replay = replay_of(answer)
     model, ids = replay.model, [token.id for token in answer.tokens]
-    before = model.config.get_text_config()._attn_implementation
+    before = attention_name(model.config.get_text_config())
     model.set_attn_implementation("eager")
     try:
         output = model(**inputs_with(replay.prepared, ids[:1]), output_attentions=True)

@@ -16,6 +16,7 @@ from ..errors import CheckpointError, DeviceError, MissingExtra, OptionError, Vi
 from ..nvila.folder import find_root, read_json
 from ..upstream import has_flash_attention
 from . import FAMILIES
+from .adapters import find_adapter, put_in
 from .base import Family
 
 QUANTIZATIONS = ("4bit", "8bit")
@@ -33,6 +34,7 @@ def load_family(
     quantization: str | None = None,
     attn_implementation: str | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
 ) -> Family:
     """Load a checkpoint with the family that it belongs to.
 
@@ -52,6 +54,8 @@ def load_family(
         "sdpa", "eager", "flash_attention_2" ...
     revision : str, optional
         Branch, tag or commit on the hub.
+    adapter : str or Path, optional
+        A LoRA adapter as peft saves it, a folder or a hub id; it is put in, and its parameters belong to the model.
 
     Returns
     -------
@@ -74,16 +78,24 @@ def load_family(
         raise OptionError(f"device_map {device_map!r} is neither a name such as 'auto' nor a table of modules.")
     _check_quantization(quantization)
     root = find_root(source, revision=revision)
-    kind = family_of(read_json(root / "config.json"), str(source))
+    config = read_json(root / "config.json")
+    kind = family_of(config, str(source))
+    stored = stored_quantization(config)
+    if stored is not None and quantization is not None:
+        raise OptionError(f"{source} is stored as {stored} already, so leave quantization={quantization!r} out.")
+    beside = None if adapter is None else find_adapter(adapter)
     options: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
     if quantization is not None:
         options["quantization_config"] = _quantization_config(quantization, dtype, kind.kept_in_full)
-        if device_map is None and device is not None:
-            options["device_map"] = {"": device}
+    is_quantized = quantization is not None or stored is not None
+    if is_quantized and device_map is None and device is not None:  # such weights cannot be moved afterwards
+        options["device_map"] = {"": device}
     given = {key: value for key, value in options.items() if value is not None}
-    with _one_sentence(source):
+    with _one_sentence(source, attn_implementation, stored):
         family = kind.load(root, str(source), **given)
-    if device is not None and quantization is None:
+    if beside is not None:
+        put_in(family.model, beside)
+    if device is not None and not is_quantized:
         family.model.to(device)
     check_numbers(family.model)
     return family
@@ -106,14 +118,31 @@ def family_of(config: dict[str, Any], name: str) -> type[Family]:
     )
 
 
+def stored_quantization(config: dict[str, Any]) -> str | None:
+    """How a checkpoint's weights are stored, where they are quantised: awq, gptq, fp8, compressed-tensors ..."""
+    found = config.get("quantization_config")
+    return str(found.get("quant_method", "quantised")) if isinstance(found, dict) else None
+
+
 @contextmanager
-def _one_sentence(source: str | Path) -> Iterator[None]:
-    """What a damaged checkpoint makes other packages raise, named as what it is; lack of memory and packages stay."""
+def _one_sentence(source: str | Path, attention: str | None, stored: str | None) -> Iterator[None]:
+    """What other packages raise about a checkpoint, named as what it is; lack of memory stays."""
     try:
         yield
-    except (VilaLabError, MemoryError, torch.OutOfMemoryError, ImportError):
+    except (VilaLabError, MemoryError, torch.OutOfMemoryError):
         raise
+    except ImportError as error:
+        if stored is None:
+            raise
+        raise MissingExtra(
+            f"{source} is stored as {stored}, which transformers reads with packages that are not here: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
     except Exception as error:
+        if attention is not None and "does not support an attention implementation" in str(error):
+            raise OptionError(
+                f"{source} does not work with attn_implementation={attention!r}: leave it out, or take 'eager'."
+            ) from error
         raise CheckpointError(
             f"{source} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]}); fetch its files again."
         ) from error

@@ -7,10 +7,10 @@ differently by the two, so the same checkpoint says slightly different things wi
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def load_processor(folder: Path, default: str, packages: Sequence[str] = ()) -> 
     if not has_torchvision():
         return _by_hand(folder, default)
     try:
-        importlib.import_module("torchvision")
+        import_module("torchvision")
     except Exception as error:  # its operators are built for one torch, and fail in many ways beside another
         raise MissingExtra(
             f"torchvision is there but does not work beside this torch ({' '.join(str(error).split())[:100]}): pip install the "
@@ -61,7 +61,11 @@ def _by_hand(folder: Path, default: str) -> Any:
     kind = getattr(transformers, named if hasattr(transformers, named) else default)
     takes = inspect.signature(kind.__init__).parameters
     own = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
-    options = {name: value for name, value in own.items() if name in takes and not isinstance(value, dict)}
+    options = {
+        name: value
+        for name, value in own.items()
+        if name in takes and not isinstance(value, dict) and name != "chat_template"
+    }
 
     def check(self: Any, name: str, given: Any) -> Any:
         return None if given is None else kind.check_argument_for_proper_class(self, name, given)

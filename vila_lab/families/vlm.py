@@ -25,7 +25,7 @@ from ..nvila.limits import check_plain_files
 from ..picture import TRANSPARENCY
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
-from ..upstream import CACHE, caps_logits, made_cache
+from ..upstream import CACHE, caps_logits, is_quantized, made_cache
 from .base import Embedded, Family, KnownFeatures, Prepared
 from .geometry import Rows, Seen
 from .processing import load_processor
@@ -65,7 +65,11 @@ class VLMFamily(Family):
 
     options = VLMOptions
     pixels = "pixel_values"
-    kept_in_full = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector", "lm_head")
+    # As paths from the model, since transformers compares names from their beginning.
+    kept_in_full = (
+        *(f"model.{name}" for name in ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector")),
+        "lm_head",
+    )
 
     model_types: ClassVar[tuple[str, ...]]
     processor_class: ClassVar[str]
@@ -93,9 +97,20 @@ class VLMFamily(Family):
     def load(cls, folder: Path, name: str, **given: Any) -> VLMFamily:
         check_plain_files(folder)
         processor = load_processor(folder, cls.processor_class, cls.packages)
-        if processor.chat_template is None and processor.tokenizer.chat_template is None:
-            processor.chat_template = cls.default_template()
-        model = AutoModelForImageTextToText.from_pretrained(folder, **given)
+        processor.chat_template = processor.chat_template or processor.tokenizer.chat_template or cls.default_template()
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, **given)
+        model, report = loaded
+        lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        if lost:  # transformers draws them at random, and says so where nobody looks
+            raise CheckpointError(
+                f"{name} lacks {len(lost)} of the tensors that its config asks for, or has them in another shape, such as {lost[0]}; "
+                "fetch its files again."
+            )
+        if is_quantized(model):
+            # compressed-tensors unpacks weights in the first forward of the whole model; parts of it are called here.
+            ids = torch.full((1, 1), processor.tokenizer.eos_token_id or 0, device=model.device)
+            with torch.no_grad():
+                model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=torch.zeros_like(ids))
         return cls(model.eval(), processor)
 
     @classmethod

@@ -90,7 +90,7 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, weights:
 
 def find_root(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
     """The folder with a checkpoint's ``config.json``, of whatever family; parameters and errors as in `find_checkpoint`."""
-    root = _local_or_snapshot(source, revision, weights)
+    root = local_or_snapshot(source, revision=revision, weights=weights)
     if not (root / "config.json").is_file() and (root / "model" / "config.json").is_file():
         root = root / "model"
     if not (root / "config.json").is_file():
@@ -98,7 +98,8 @@ def find_root(source: str | Path, *, revision: str | None = None, weights: bool 
     return root
 
 
-def _local_or_snapshot(source: str | Path, revision: str | None, weights: bool) -> Path:
+def local_or_snapshot(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
+    """A folder that is here, or one fetched from the hub; parameters and errors as in `find_checkpoint`."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
