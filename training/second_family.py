@@ -274,7 +274,9 @@ def export(model: Idefics3ForConditionalGeneration, out: Path) -> None:
     tokenizer.save_pretrained(out)
     named = {"processor_class": "Idefics3Processor"}
     _rewrite(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **named})
-    _rewrite(out / "config.json", {"torch_dtype": "float16"})
+    _rewrite(
+        out / "config.json", {"torch_dtype": "float16", "pad_token_id": tokenizer.pad_token_id}, without="_pad_token_id"
+    )
     _rewrite(out / "processor_config.json", {"image_seq_len": TOKENS, **named})
     _rewrite(
         out / "preprocessor_config.json",
@@ -298,8 +300,9 @@ def export(model: Idefics3ForConditionalGeneration, out: Path) -> None:
     (out / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def _rewrite(path: Path, changes: dict[str, Any]) -> None:
+def _rewrite(path: Path, changes: dict[str, Any], without: str = "") -> None:
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content.pop(without, None)
     path.write_text(json.dumps(content | changes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
