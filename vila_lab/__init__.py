@@ -60,6 +60,7 @@ __all__ = [
     "compare",
     "connect",
     "demo_images",
+    "families",
     "load",
     "loaded",
     "methods",
@@ -85,6 +86,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "families":  # a package that can be called
+        return importlib.import_module(".families", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'vila_lab' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), _RENAMED.get(name, name))

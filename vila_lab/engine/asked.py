@@ -120,7 +120,7 @@ class Asked:
     def _notes(self, saying: Saying) -> list[str]:
         pictures = enumerate(self.request.prompt.pictures, 1)
         notes = [f"picture {k}: {note}" for k, picture in pictures for note in picture.notes]
-        notes += self.question.prepared.notes
+        notes += [*self.question.prepared.notes, *self.question.family.notes]
         if saying.broken_at is not None:
             notes.append(f"the logits are no numbers (NaN) from token {saying.broken_at} on: the edits broke the model")
         count = len(saying.tokens)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from ..nvila.prompt_options import NVILAOptions
 from .vlm_options import VLMOptions
 
@@ -28,3 +32,16 @@ FAMILIES = {
 
 OPTIONS: dict[str, type] = {name: VLMOptions for name in FAMILIES} | {"nvila": NVILAOptions}
 """What a prompt may be told in each family alone, here too so that the command line can list it without loading torch."""
+
+
+class _Families(ModuleType):
+    """`vila_lab.families()` tells which there are, and `vila_lab.families.base` is a module: one name is both."""
+
+    def __call__(self) -> Any:
+        """See `vila_lab.families.verified.table`."""
+        from .verified import table  # pandas takes its time
+
+        return table()
+
+
+sys.modules[__name__].__class__ = _Families

@@ -142,15 +142,23 @@ class Family(Decoder, ABC):
     """Which of the model's inputs holds the pictures' pixels."""
     tiles_are_whole: ClassVar[bool] = True
     """Whether ``pixels`` holds (tiles, 3, S, S), and the visual tokens of each tile cover all of it: then pixels have a token."""
+    needs_no_picture: ClassVar[bool] = True
+    """Whether it answers words alone."""
+    box_tolerance: ClassVar[float] = 3.0
+    """Pixels by which a place that changes a visual token may lie outside of its box."""
     kept_in_full: ClassVar[tuple[str, ...]]
     """Modules that are not quantised: they are small, and visibly worse when they are."""
     tower: ClassVar[Rule] = in_tiles
     """The rule from the vision tower's patches to pixels; see `vila_lab.families.patches`."""
     reads_alone: ClassVar[bool] = True
     """Whether a picture is read alike alone and beside others."""
-    processor: Any
     first_reading: ClassVar[Mapping[str, Any]] = {}
     """Options under which the first picture of several is read as one that is alone, where that makes a difference."""
+
+    processor: Any
+    """The checkpoint's own."""
+    notes: tuple[str, ...] = ()
+    """What a reader of any of its answers must know."""
 
     # -- whose checkpoint it is ------------------------------------------------------------------------------------
 

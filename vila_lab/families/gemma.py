@@ -39,6 +39,7 @@ class PaliGemmaFamily(VLMFamily):
     rows = squashed
     first_position = 1
     keeps_order = False
+    needs_no_picture = False
     puts_on_white = False
 
     @classmethod

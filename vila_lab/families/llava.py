@@ -56,3 +56,4 @@ class LlavaOnevisionFamily(VLMFamily):
     tower = _canvas_or_squares
     tiles_are_whole = False
     reads_alone = False
+    box_tolerance = 9.0  # features are interpolated

@@ -26,10 +26,12 @@ from ..picture import TRANSPARENCY
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
 from ..upstream import CACHE, caps_logits, is_quantized, made_cache
+from . import FAMILIES
 from .base import Embedded, Family, KnownFeatures, Prepared
 from .geometry import Rows, Seen
 from .processing import load_processor
 from .rendering import Message, Rendered, render
+from .verified import note_of
 from .vlm_options import VLMOptions
 
 
@@ -86,6 +88,9 @@ class VLMFamily(Family):
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor.tokenizer)
         self.processor = processor
+        name = next((each for each, (_, attribute) in FAMILIES.items() if attribute == type(self).__name__), "")
+        note = note_of(name) if name else None
+        self.notes = () if note is None else (note,)
 
     # -- whose checkpoint it is ------------------------------------------------------------------------------------
 
