@@ -25,6 +25,7 @@ BY_THE_ANSWER = {
     "causal_leakage": ({}, lambda lab, one, other: one.leakage(causal=True)),
     "patch_scan": ({"layers": 2}, lambda lab, one, other: lab.patch_scan(one, other, layers=2)),
     "redirect": ({"image": 0, "heads": None}, lambda lab, one, other: lab.redirect(one, image=0, heads=None)),
+    "vision_attention": ({"at": (9, 9)}, lambda lab, one, other: one.vision_attention(at=(9, 9))),
 }  # fmt: skip
 
 
@@ -42,8 +43,8 @@ def answers(lab) -> tuple[vila_lab.Answer, vila_lab.Answer]:
 
 def numbers(found: Any) -> Any:
     """What a result says."""
-    for name in ("values", "scores", "table"):
-        if hasattr(found, name):
+    for name in ("values", "scores", "table", "heatmap"):
+        if hasattr(found, name) and not callable(getattr(found, name)):
             return np.asarray(getattr(found, name), np.float64)
     return found.after.tokens
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from .attribution import Attribution
 from .attribution.registry import find
+from .attribution.vision import VisionAttention
 from .edits.flow import Flow
 from .engine.inputs import Inputs
 from .engine.lab import Lab
@@ -359,6 +360,26 @@ class Answer:
             See `vila_lab.evidence.metric_card`.
         """
         found: MetricCard = self.experiment("metric_card", method=method, token=token, boxes=boxes, **options)
+        return found
+
+    def vision_attention(
+        self, image: int = 0, *, layer: int = -1, head: int | None = None, at: Any = None
+    ) -> VisionAttention:
+        """Where do the places of a picture look inside the vision tower, before the decoder sees it?
+
+        Parameters
+        ----------
+        image, layer, head, at
+            See `vila_lab.attribution.vision.vision_attention`; ``at=(x, y)`` is one place, in pixels of the original picture.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.vision_attention(at=(128, 128)).heatmap.ndim
+        2
+        """
+        found: VisionAttention = self.experiment("vision_attention", image=image, layer=layer, head=head, at=at)
         return found
 
     def known_or_run(self, name: str, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .attribution.registry import attribute
+from .attribution.vision import vision_attention
 from .edits.flow import flow
 from .edits.leakage import causal_leakage, leakage
 from .edits.redirect import redirect
@@ -82,6 +83,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         causal_leakage,
         patch_scan,
         redirect,
+        vision_attention,
     )
 }
 """`attribute` stands for all methods of `vila_lab.methods`. `order_test` and `rank_heads` ask questions of their own instead of

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .attribution import Attribution
 from .attribution.result import Cost
+from .attribution.vision import VisionAttention
 from .edits.flow import Flow
 from .edits.redirect import Redirection
 from .engine.record import Record
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 KEY = "vila_lab_parcel"
 MARK = "$"
 CARRIED: Mapping[str, type] = {
-    cls.__name__: cls for cls in (Attribution, Cost, Curves, Evidence, Flow, MetricCard, Redirection, TokenMap)
+    cls.__name__: cls
+    for cls in (Attribution, Cost, Curves, Evidence, Flow, MetricCard, Redirection, TokenMap, VisionAttention)
 }
 """Results of experiments, and what they are made of."""
 

@@ -140,6 +140,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "causal_leakage": {},
     "patch_scan": {"layers": 2, "positions": ["images", '"What is"']},
     "redirect": {"image": 0, "strength": 16, "heads": [(4, 0), (5, 1)]},
+    "vision_attention": {"image": 1, "at": (100, 40)},
 }
 
 
@@ -152,7 +153,7 @@ def test_every_experiment_is_the_kernels(name, lab, there):
         more = {"from_record": other.record} if name == "patch_scan" else {}
         found.append(answer.experiment(name, **OPTIONS[name], **more))
     assert type(found[0]) is type(found[1])
-    for field in ("values", "scores", "table", "shares", "shape", "share_after"):
+    for field in ("values", "scores", "table", "shares", "shape", "share_after", "heatmap"):
         if hasattr(found[0], field) and not callable(getattr(found[0], field)):
             np.testing.assert_array_equal(np.asarray(getattr(found[1], field)), np.asarray(getattr(found[0], field)))
     if name != "attribute":  # whose words hold how long it took

@@ -1,0 +1,216 @@
+"""Vision attention: where the places of a picture look inside the vision tower. Knows no decoder and no answer.
+
+Before a decoder sees a picture, its patches have looked at each other. What a visual token holds may therefore come from another
+place than the one it stands for. The tower is run once more on one picture by itself, as it was when the question was asked, and
+its exact weights are computed row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..engine.replay import Replay
+from ..errors import CheckpointError, OptionError
+from ..families.patches import Patches
+from ..hooks import Capture
+from ..hooks.recorded import indices
+from ..hooks.tower import TowerItem, TowerTape
+from ..interrupts import check_stop, keeps_gradients
+from ..options import KINDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+AT_ONCE = 2**24  # weights that are computed together, 64 MiB
+HONESTY = "it says where the tower read, not why the model answered"
+
+
+@dataclass(frozen=True, eq=False)
+class VisionAttention:
+    """Attention of a vision tower over one picture.
+
+    Attributes
+    ----------
+    heatmap : (rows, columns) array
+        Attention over the whole of the original picture; it sums to 1, less what went `elsewhere`.
+    layer : int
+        Of the vision tower, from 0.
+    head : int or None
+        None is the mean of all.
+    at : (x, y) or None
+        The point, in pixels of the original picture, whose patches look; None is the mean of all patches that show some of it.
+    image : int
+        Which picture of the prompt, from 0.
+    picture : PIL image
+    patches : int
+        How many patches look: those at a point are several where tiles, and the whole picture, show it.
+    elsewhere : float
+        Share of attention on what shows no pixels: class tokens and padding.
+    """
+
+    heatmap: NDArray[np.float64]
+    layer: int
+    head: int | None
+    at: tuple[float, float] | None
+    image: int
+    picture: Image.Image
+    patches: int
+    elsewhere: float
+
+    def __repr__(self) -> str:
+        rows, columns = self.heatmap.shape
+        return f"VisionAttention(image {self.image}, {self.where}, {self.who}, {rows} x {columns}, {self.elsewhere:.0%} elsewhere)"
+
+    @property
+    def where(self) -> str:
+        """Layer and head, in words."""
+        return f"layer {self.layer}, {'mean of heads' if self.head is None else f'head {self.head}'}"
+
+    @property
+    def who(self) -> str:
+        """Whose attention it is, in words."""
+        if self.at is None:
+            return f"mean of all {self.patches} patches"
+        x, y = self.at
+        return f"{_counted(self.patches)} at ({x:g}, {y:g})"
+
+    @property
+    def method(self) -> str:
+        """What `heatmap` tells, in words."""
+        return f"attention in the vision tower, {self.where}, {self.who}"
+
+    @property
+    def honesty(self) -> str:
+        """What it does not show."""
+        return HONESTY
+
+    def plot(self, ax: Axes | None = None, *, vmax: float | None = None) -> Axes:
+        """The map over the picture, and the point that looks.
+
+        Parameters
+        ----------
+        ax
+            matplotlib axes to draw on; None makes a figure of its own, which a notebook shows.
+        vmax
+            The top of the colour scale. Give the same to maps that are compared; None takes this one's own.
+        """
+        from ..view.tower import vision_attention
+
+        words = f"picture {self.image + 1}, {self.method}"
+        if self.elsewhere >= 0.005:
+            words += f" ({self.elsewhere:.0%} on tokens without pixels)"
+        return vision_attention(self.picture, self.heatmap, self.at, ax, vmax=vmax, title=f"{words}; {self.honesty}")
+
+
+@keeps_gradients
+def vision_attention(
+    replay: Replay, image: int = 0, *, layer: int = -1, head: int | None = None, at: Any = None
+) -> VisionAttention:
+    """Where the places of a picture look inside the vision tower.
+
+    Parameters
+    ----------
+    image
+        Which picture, counted from 0.
+    layer, head
+        Of the vision tower (`Session.vision_layers`), counted from 0. Negative layers count from the last that runs, negative heads
+        from the last; None is the mean of all heads.
+    at : (x, y), optional
+        A point in pixels of the original picture: where the patches that show it look. None: how much each place is looked at, the
+        mean over all patches that show some of the picture.
+
+    Returns
+    -------
+    VisionAttention
+
+    Raises
+    ------
+    OptionError
+        If there is no such picture, layer or head, or no patch shows the point.
+
+    Notes
+    -----
+    Patches see each other within one tile, or one window, of one layer. Some models run layers that they do not read: LLaVA-1.5 takes
+    the last layer but one.
+    """
+    count = replay.token_map.n_pictures
+    if not 0 <= image < count:
+        raise OptionError(f"there is no picture {image}: this answer is about {count} pictures, counted from 0")
+    picture = replay.record.images[image]
+    point = None if at is None else _point(at, picture.size)
+    family = replay.family
+    with replay.lock, torch.no_grad():
+        alone = family.alone(replay.prepared, image)
+        with Capture(replay.model, towers=("vision",)) as tape:
+            family.embed(alone)
+        number = _layer(tape, layer)
+        items, patches = tape.layer(number), family.patches(alone)
+        _check_count(items, patches)
+        heads = indices(head, items[0].call.query.shape[1], "head")
+        readers = patches.showing(0, point)
+        if not readers.size:
+            raise OptionError(f"no patch shows the point {at}: this model does not see that place of the picture")
+        looked = _looked_at(items, patches, readers, heads)
+    heat = patches.heatmap(looked, 0, alone.token_map.sizes)
+    one = None if head is None else int(heads[0])
+    return VisionAttention(heat, number, one, point, image, picture, len(readers), max(0.0, 1 - float(heat.sum())))
+
+
+def _point(at: Any, size: tuple[int, int]) -> tuple[float, float]:
+    """A point of a picture, checked."""
+    is_number = KINDS["float"][1]
+    if not isinstance(at, Sequence | np.ndarray) or isinstance(at, str) or len(at) != 2 or not all(map(is_number, at)):
+        raise OptionError(f"at must be a point (x, y) in pixels of the original picture, not {at!r}")
+    x, y = float(at[0]), float(at[1])
+    if not (0 <= x < size[0] and 0 <= y < size[1]):
+        raise OptionError(f"the point ({x:g}, {y:g}) is outside the picture, which has {size[0]} x {size[1]} pixels")
+    return x, y
+
+
+def _layer(tape: TowerTape, layer: int) -> int:
+    """The number of a layer that ran."""
+    ran = tape.layers
+    if layer not in ran and not -len(ran) <= layer < 0:
+        raise OptionError(
+            f"layer {layer} of the vision tower did not run; {len(ran)} ran, {ran[0]} to {ran[-1]} (a model may read its features "
+            "before the last)"
+        )
+    return ran[layer] if layer < 0 else layer
+
+
+def _check_count(items: Sequence[TowerItem], patches: Patches) -> None:
+    read = sum(map(len, items))
+    if read != len(patches):
+        raise CheckpointError(
+            f"the vision tower read {read} patches, and the rule of its family gives {len(patches)}: this checkpoint feeds its tower "
+            "in a way that vila_lab does not know"
+        )
+
+
+def _looked_at(
+    items: Sequence[TowerItem], patches: Patches, readers: NDArray[np.int64], heads: torch.Tensor
+) -> NDArray[np.float64]:
+    """How much some patches look at every patch, mean over them and over heads.  # (n,)"""
+    lengths = list(map(len, items))
+    item, place = patches.places(lengths)
+    first = np.cumsum([0, *lengths])
+    found = np.zeros(len(patches))
+    for number in np.unique(item[readers]):
+        one, rows = items[number], place[readers[item[readers] == number]]
+        most = max(1, AT_ONCE // (len(one) * len(heads)))
+        for start in range(0, len(rows), most):
+            check_stop()
+            weights = one.weights(torch.from_numpy(rows[start : start + most]), heads)  # (R, H, K)
+            found[first[number] : first[number + 1]] += weights.double().mean(1).sum(0).cpu().numpy()
+    return found / len(readers)
+
+
+def _counted(patches: int) -> str:
+    return f"{patches} patch" if patches == 1 else f"{patches} patches"
