@@ -17,6 +17,7 @@ from vila_lab.session import Session
 
 ROOT = Path(__file__).parents[1] / "goldens"
 NAMES = tuple(name for name in FAMILIES if name != "nvila")
+GOLDEN = tuple(name for name in NAMES if (ROOT / "families" / "outputs" / f"{name}_1.npz").is_file())
 REORDERED = (
     "llava",
     "llava_next",
@@ -35,6 +36,11 @@ ALL_LOAD = pytest.mark.skipif(
 
 def folder(name: str) -> Path:
     return ROOT / "families" / "checkpoints" / name
+
+
+def variant(name: str) -> Path:
+    """A checkpoint of a family whose parts are of another kind than in the family's own."""
+    return ROOT / "families" / "variants" / name
 
 
 def image(name: str) -> Path:

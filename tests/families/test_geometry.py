@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.families.checkpoints import COUNTS, NAMES, as_golden, golden, prompt, session
+from tests.families.checkpoints import COUNTS, GOLDEN, as_golden, golden, prompt, session
 from vila_lab.errors import CheckpointError
 from vila_lab.families.geometry import even
 from vila_lab.tokenmap import Kind
@@ -39,7 +39,7 @@ def misses(boxes, truth, picture):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_boxes_are_where_rows_change(name, count):
     found = token_map(name, count)
     truth = golden(name, count)
@@ -51,7 +51,7 @@ def test_boxes_are_where_rows_change(name, count):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_a_picture_owns_the_rows_that_it_changes(name, count):
     """But for rows of padding, which the tower's filter reaches, and which show nothing."""
     found, owner = token_map(name, count), golden(name, count)["owner"]
@@ -63,7 +63,7 @@ def test_a_picture_owns_the_rows_that_it_changes(name, count):
     assert reached.sum() == (5 if name == "llava_onevision" and count > 1 else 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_the_boxes_cover_the_picture_and_not_more(name):
     found = token_map(name, 2)
     for picture, (width, height) in enumerate(found.sizes):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.families.checkpoints import COUNTS, HAS_TORCHVISION, NAMES, as_golden, golden, parts, prompt, session
+from tests.families.checkpoints import COUNTS, GOLDEN, HAS_TORCHVISION, as_golden, golden, parts, prompt, session
 
 pytestmark = pytest.mark.skipif(not HAS_TORCHVISION, reason="the goldens hold torchvision's pixels: see `make test`")
 
@@ -19,7 +19,7 @@ FULL, HALF = 3e-5, 5e-4  # eager attention as sdpa says it; float16, as rows of 
 CLOSE_CALL = 2e-3  # of two logits: below it another order of additions may choose otherwise
 
 
-@pytest.fixture(params=[(name, count) for name in NAMES for count in COUNTS], ids=lambda each: f"{each[0]}-{each[1]}")
+@pytest.fixture(params=[(name, count) for name in GOLDEN for count in COUNTS], ids=lambda each: f"{each[0]}-{each[1]}")
 def case(request):
     return request.param
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import vila_lab
 from tests.conftest import CHECKPOINTS
-from tests.families.checkpoints import COUNTS, NAMES, image, parts, prompt, session
+from tests.families.checkpoints import COUNTS, HAS_TORCHVISION, NAMES, NEED_TORCHVISION, image, parts, prompt, session
 from vila_lab.errors import CaptureError, CheckpointError, OptionError
 from vila_lab.families.patches import Patches, grouped, in_groups, in_tiles
 from vila_lab.hooks import Capture
@@ -240,7 +240,8 @@ def test_the_map_of_a_picture_is_that_of_the_whole_prompt(name, family_of, golde
         assert (found.layer, found.head, found.at, found.image, found.patches) == (layer, head, point, number, readers)
         assert found.heatmap.sum() + found.elsewhere == pytest.approx(1, abs=1e-5)
         assert found.picture is answer.record.images[number]
-    assert answer.vision_attention().layer == last
+        assert found.is_read == (layer < family.layers_read(len(lab.vision_layers)))
+    assert answer.vision_attention().layer == family.layers_read(len(lab.vision_layers)) - 1
 
 
 def test_what_shows_no_pixels_is_told():
@@ -279,8 +280,8 @@ def test_it_travels():
         ({"image": 2}, "there is no picture 2: this answer is about 2 pictures"),
         ({"image": -1}, "there is no picture -1"),
         ({"image": 1.5}, "image must be a whole number"),
-        ({"layer": 9}, r"layer 9 of the vision tower did not run; 3 ran, 0 to 2"),
-        ({"layer": -4}, r"layer -4 of the vision tower did not run"),
+        ({"layer": 9}, "there is no layer 9 in the vision tower: it has 3, counted from 0, of which the model reads 2"),
+        ({"layer": -3}, "there is no layer -3 in the vision tower"),
         ({"layer": None}, "layer must be a whole number"),
         ({"head": 2}, "head 2 does not exist; there are 2"),
         ({"at": (9999, 3)}, r"the point \(9999, 3\) is outside the picture"),
@@ -307,9 +308,32 @@ def test_a_layer_that_a_model_does_not_run(golden_session):
     lab = golden_session("nvila-lite")
     answer = lab.ask([image("a_land"), "What is it?"], max_new_tokens=2)
     last = len(lab.vision_layers) - 1
-    with pytest.raises(OptionError, match=f"layer {last} of the vision tower did not run"):
+    with pytest.raises(OptionError, match=f"layer {last} of the vision tower does not run"):
         answer.vision_attention(layer=last)
     assert answer.vision_attention().layer == last - 1
+
+
+def test_the_layers_that_a_model_reads(family_of, monkeypatch):
+    """Noise in the last layer that is read changes the features, and behind it nothing does."""
+    for name in ("llava", "llava_next", "pixtral", "internvl", "qwen3_vl", "nvila-lite", "nvila-resize"):
+        if name in NEED_TORCHVISION and not HAS_TORCHVISION:
+            continue
+        family = family_of(name)
+        prepared = family.prepare(prompt(1))
+        sites = select_sites(family.model, ("vision",))["vision"]
+        read = family.layers_read(len(sites))
+        with torch.no_grad():
+            before = family.embed(prepared).features
+            changed = []
+            for site in sites:
+                handle = site.module.register_forward_hook(lambda *given: _doubled(given[-1]))
+                changed.append(not torch.equal(family.embed(prepared).features, before))
+                handle.remove()
+        assert changed == [True] * read + [False] * (len(sites) - read)
+
+
+def _doubled(output):
+    return (2 * output[0], *output[1:]) if isinstance(output, tuple) else 2 * output
 
 
 def test_another_number_of_patches_is_refused(monkeypatch):

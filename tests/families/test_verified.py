@@ -7,7 +7,7 @@ import json
 import pytest
 
 import vila_lab
-from tests.families.checkpoints import NAMES, folder, parts, session
+from tests.families.checkpoints import NAMES, folder, parts, session, variant
 from vila_lab.families import FAMILIES, verified, verify
 from vila_lab.families.geometry import even
 
@@ -32,6 +32,14 @@ def test_a_family_is_proven_again(name):
     assert kind == name
     assert entry["model_class"] == verified.read()[name]["model_class"]
     assert set(entry["proven"]) == set(verify.LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("llava_siglip", "llava"), ("llava_padded", "llava"), ("internvl_qwen3", "internvl")]
+)
+def test_parts_of_another_kind_are_proven_too(name, kind):
+    """LLaVA-NeXT-Interleave, the first LLaVA's processor, InternVL 3.5."""
+    assert verify.verify(variant(name))[0] == kind
 
 
 def test_a_wrong_rule_is_not_proven(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""A server of the embedded model in a thread of the tests."""
+"""A server in a thread of the tests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OWNERS = {"one": TOKEN, "two": OTHER}
 
 
 @contextmanager
-def serving(**options: Any) -> Iterator[tuple[str, Any]]:
-    """Address and application of a server."""
-    app = create_app(vila_lab.load(), OWNERS, **options)
+def serving(lab: vila_lab.Session | None = None, **options: Any) -> Iterator[tuple[str, Any]]:
+    """Address and application of a server, of the embedded model where no other is given."""
+    app = create_app(lab or vila_lab.load(), OWNERS, **options)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
     server, listening = uvicorn.Server(config), config.bind_socket()
     thread = threading.Thread(target=server.run, args=([listening],))

@@ -13,9 +13,9 @@ from .vlm import VLMFamily
 def _one_square(seen: Seen) -> Rows:
     """Cropped, padded or squashed, whichever the checkpoint's image processor does."""
     cutter = seen.processor.image_processor
-    if getattr(cutter, "do_center_crop", False):
-        return cropped(seen)
-    return padded(seen) if getattr(cutter, "do_pad", False) else squashed(seen)
+    if getattr(cutter, "do_pad", False):
+        return padded(seen)
+    return cropped(seen) if getattr(cutter, "do_center_crop", False) else squashed(seen)
 
 
 def _tile_of_square(read: Read) -> Patches:

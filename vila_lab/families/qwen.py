@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and GLM-4V: pictures at their own shape, positions with three axes."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and GLM-4V, with experts or without: pictures at their own shape, positions with three axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .vlm import VLMFamily
 
 
 class QwenFamily(VLMFamily):
-    """What the four have in common."""
+    """What they have in common."""
 
     rows = grid_of_patches
     tower = in_groups
@@ -50,3 +50,15 @@ class Qwen3VLFamily(QwenFamily):
 class GLM4VFamily(QwenFamily):
     model_types = ("glm4v",)
     processor_class = "Glm4vProcessor"
+
+
+class Qwen3VLMoeFamily(Qwen3VLFamily):
+    """With experts in the place of every MLP."""
+
+    model_types = ("qwen3_vl_moe",)
+
+
+class GLM4VMoeFamily(GLM4VFamily):
+    """GLM-4.5V: with experts in the place of most MLPs."""
+
+    model_types = ("glm4v_moe",)

@@ -36,7 +36,7 @@ class Rendered:
     typed : tuple of (start, stop)
         Where the words of users stand.
     replies : tuple of (start, stop)
-        Where the model's earlier answers stand.
+        Where the model's earlier answers stand, empty ones included.
     keeps_order : bool
         Whether pictures and words stand in the order in which they were given.
     """
@@ -135,7 +135,7 @@ class _Filled:
         for number, behind in zip(pieces[::2], pieces[1::2], strict=True):
             words = self.words[int(number)]
             stop = self._end_of(words.text, place, behind)
-            if stop > place and words.role != "system":
+            if words.role != "system" and (stop > place or words.role == "assistant"):
                 (replies if words.role == "assistant" else typed).append((place, stop))
             place = stop + len(behind)
         if not self.text.startswith(first) or place != len(self.text):

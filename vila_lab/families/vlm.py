@@ -251,9 +251,13 @@ class VLMFamily(Family):
             own[mine] = first, last
             own[spans[:, 0] >= stop] = spans[spans[:, 0] >= stop] - (stop - last)
         own[~has_span] = -1
-        for what, where in ((Kind.TEXT, rendered.typed), (Kind.REPLY, rendered.replies)):
-            for start, stop in where:
-                kind[(own[:, 0] < stop) & (own[:, 1] > start) & (kind == Kind.TEMPLATE)] = what
+        template = kind == Kind.TEMPLATE
+        for start, stop in rendered.typed:
+            kind[template & (own[:, 0] < stop) & (own[:, 1] > start)] = Kind.TEXT
+        ends = np.isin(inputs["input_ids"][0].cpu().numpy(), self._stops)
+        for start, stop in rendered.replies:
+            said = template & (own[:, 0] < stop) & (own[:, 1] > start)
+            kind[said | (template & ends & (own[:, 0] == stop))] = Kind.REPLY  # with the token that ended it
         return TokenMap(
             kind,
             picture,
@@ -424,15 +428,21 @@ class VLMFamily(Family):
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _stops(self) -> list[int]:
+        """Tokens that end an answer, of both sources."""
+        own = self.model.generation_config.eos_token_id
+        given = own if isinstance(own, list) else [own]
+        return sorted({token for token in (*given, self.tokenizer.eos_token_id) if token is not None})
+
     def generation_config(self, options: VLMOptions) -> GenerationConfig:
         """Greedy, with the stop tokens of both generation_config.json and the tokenizer."""
         own: GenerationConfig = self.model.generation_config
-        given = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-        stops = sorted({token for token in (*given, self.tokenizer.eos_token_id) if token is not None})
+        stops = self._stops
         plain = GenerationConfig(temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0)
         config = copy.deepcopy(own) if options.generation_config == "checkpoint" else plain
         pad = self.tokenizer.pad_token_id
-        config.update(do_sample=False, num_beams=1, eos_token_id=stops, pad_token_id=stops[0] if pad is None else pad)
+        config.update(do_sample=False, num_beams=1, eos_token_id=list(stops), pad_token_id=stops[0] if pad is None else pad)
         return config
 
 
