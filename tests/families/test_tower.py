@@ -313,7 +313,7 @@ def test_a_layer_that_a_model_does_not_run(golden_session):
     assert answer.vision_attention().layer == last - 1
 
 
-def test_the_layers_that_a_model_reads(family_of, monkeypatch):
+def test_the_layers_that_a_model_reads(family_of):
     """Noise in the last layer that is read changes the features, and behind it nothing does."""
     for name in ("llava", "llava_next", "pixtral", "internvl", "qwen3_vl", "nvila-lite", "nvila-resize"):
         if name in NEED_TORCHVISION and not HAS_TORCHVISION:

@@ -18,10 +18,11 @@ from PIL import Image
 
 from ..engine.replay import Replay
 from ..errors import CheckpointError, OptionError
+from ..families.base import Family, Prepared
 from ..families.patches import Patches
-from ..hooks import Capture
 from ..hooks.recorded import indices
-from ..hooks.tower import TowerItem, TowerTape
+from ..hooks.sites import Site, select_sites
+from ..hooks.tower import TowerItem, TowerRecorder
 from ..interrupts import check_stop, keeps_gradients
 from ..options import KINDS
 
@@ -53,6 +54,8 @@ class VisionAttention:
         How many patches look: those at a point are several where tiles, and the whole picture, show it.
     elsewhere : float
         Share of attention on what shows no pixels: class tokens and padding.
+    is_read : bool
+        Whether anything of the layer reaches the decoder: LLaVA-1.5 runs its last one, and takes its features before it.
     """
 
     heatmap: NDArray[np.float64]
@@ -63,6 +66,7 @@ class VisionAttention:
     picture: Image.Image
     patches: int
     elsewhere: float
+    is_read: bool
 
     def __repr__(self) -> str:
         rows, columns = self.heatmap.shape
@@ -71,7 +75,8 @@ class VisionAttention:
     @property
     def where(self) -> str:
         """Layer and head, in words."""
-        return f"layer {self.layer}, {'mean of heads' if self.head is None else f'head {self.head}'}"
+        heads = "mean of heads" if self.head is None else f"head {self.head}"
+        return f"layer {self.layer}{'' if self.is_read else ' (which the model does not read)'}, {heads}"
 
     @property
     def who(self) -> str:
@@ -120,8 +125,8 @@ def vision_attention(
     image
         Which picture, counted from 0.
     layer, head
-        Of the vision tower (`Session.vision_layers`), counted from 0. Negative layers count from the last that runs, negative heads
-        from the last; None is the mean of all heads.
+        Of the vision tower (`Session.vision_layers`), counted from 0. Negative layers count from the last that the model reads,
+        negative heads from the last; None is the mean of all heads.
     at : (x, y), optional
         A point in pixels of the original picture: where the patches that show it look. None: how much each place is looked at, the
         mean over all patches that show some of the picture.
@@ -137,8 +142,8 @@ def vision_attention(
 
     Notes
     -----
-    Patches see each other within one tile, or one window, of one layer. Some models run layers that they do not read: LLaVA-1.5 takes
-    the last layer but one.
+    Patches see each other within one tile, or one window. Only the layer's queries and keys are kept, and rows are computed some at a
+    time.
     """
     count = replay.token_map.n_pictures
     if not 0 <= image < count:
@@ -148,10 +153,10 @@ def vision_attention(
     family = replay.family
     with replay.lock, torch.no_grad():
         alone = family.alone(replay.prepared, image)
-        with Capture(replay.model, towers=("vision",)) as tape:
-            family.embed(alone)
-        number = _layer(tape, layer)
-        items, patches = tape.layer(number), family.patches(alone)
+        sites = select_sites(replay.model, ("vision",))["vision"]
+        read = family.layers_read(len(sites))
+        site = _site(sites, read, layer)
+        items, patches = _items(family, alone, site), family.patches(alone)
         _check_count(items, patches)
         heads = indices(head, items[0].call.query.shape[1], "head")
         readers = patches.showing(0, point)
@@ -160,7 +165,10 @@ def vision_attention(
         looked = _looked_at(items, patches, readers, heads)
     heat = patches.heatmap(looked, 0, alone.token_map.sizes)
     one = None if head is None else int(heads[0])
-    return VisionAttention(heat, number, one, point, image, picture, len(readers), max(0.0, 1 - float(heat.sum())))
+    elsewhere = max(0.0, 1 - float(heat.sum()))
+    return VisionAttention(
+        heat, site.layer, one, point, image, picture, len(readers), elsewhere, sites.index(site) < read
+    )
 
 
 def _point(at: Any, size: tuple[int, int]) -> tuple[float, float]:
@@ -174,15 +182,26 @@ def _point(at: Any, size: tuple[int, int]) -> tuple[float, float]:
     return x, y
 
 
-def _layer(tape: TowerTape, layer: int) -> int:
-    """The number of a layer that ran."""
-    ran = tape.layers
-    if layer not in ran and not -len(ran) <= layer < 0:
+def _site(sites: Sequence[Site], read: int, layer: int) -> Site:
+    """The attention module of a layer."""
+    number = read + layer if layer < 0 else layer
+    if not 0 <= number < len(sites):
         raise OptionError(
-            f"layer {layer} of the vision tower did not run; {len(ran)} ran, {ran[0]} to {ran[-1]} (a model may read its features "
-            "before the last)"
+            f"there is no layer {layer} in the vision tower: it has {len(sites)}, counted from 0, of which the model reads {read}"
         )
-    return ran[layer] if layer < 0 else layer
+    return sites[number]
+
+
+def _items(family: Family, alone: Prepared, site: Site) -> list[TowerItem]:
+    """What one layer of the tower is asked while a prompt is embedded."""
+    recorder = TowerRecorder([site])
+    with recorder.watching():
+        family.embed(alone)
+    if not recorder.calls[site.layer]:
+        raise OptionError(
+            f"layer {site.layer} of the vision tower does not run: this model reads what stands before it"
+        )
+    return recorder.layers()[site.layer]
 
 
 def _check_count(items: Sequence[TowerItem], patches: Patches) -> None:

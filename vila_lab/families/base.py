@@ -254,6 +254,12 @@ class Family(Decoder, ABC):
         read = Read(prepared.token_map, prepared.inputs, self.pixels, self.processor, self.model.config)
         return type(self).tower(read)
 
+    def layers_read(self, count: int) -> int:
+        """How many of so many layers of the vision tower reach the decoder; those behind may run, and nobody reads them."""
+        wanted = getattr(self.model.config, "vision_feature_layer", None)
+        named = [-1] if wanted is None else [wanted] if isinstance(wanted, int) else wanted
+        return max(state % (count + 1) for state in named)  # of `count + 1` hidden states
+
     # -- answers -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

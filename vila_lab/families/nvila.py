@@ -190,6 +190,9 @@ class NVILAFamily(Family):
         regions = [list(_tiles(size, cut, is_cut)) for size, is_cut in tiled]
         return Read(prepared.token_map, prepared.inputs, self.pixels, self.processor, self.model.config).tiled(regions)
 
+    def layers_read(self, count: int) -> int:
+        return int(self.model.config.mm_vision_select_layer) % (count + 1)
+
     def generation_config(self, options: NVILAOptions) -> GenerationConfig:
         # Which rows no text stands for takes 0.1 s to find in a vocabulary of 150 thousand: once, not in every question.
         key = options.conv_mode, len(self.tokenizer)
