@@ -228,22 +228,25 @@ def test_notes_say_which_frame_and_when(clip: Path) -> None:
 
 
 @pytest.mark.parametrize("matrix", ["clockwise", "upside down", "against the clock"])
-def test_a_turned_video_is_turned_only_on_request(matrix: str, tmp_path: Path) -> None:
+def test_a_video_that_asks_to_be_turned_is_turned(matrix: str, tmp_path: Path) -> None:
     one = 1 << 16
     values, how = {
         "clockwise": ((0, one, -one, 0), Image.Transpose.ROTATE_270),
         "upside down": ((-one, 0, 0, -one), Image.Transpose.ROTATE_180),
         "against the clock": ((0, -one, one, 0), Image.Transpose.ROTATE_90),
     }[matrix]
-    data = bytearray(write(tmp_path / "a.mp4", 3).read_bytes())
+    plain = write(tmp_path / "a.mp4", 3).read_bytes()
+    data = bytearray(plain)
     a, b, c, d = values
     place = data.index(b"tkhd") + 44
     data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    stored, upright = (Video(bytes(data)).pictures(apply_exif=choice)[1] for choice in (False, True))
+    upright = Video(bytes(data)).pictures()[1]
+    stored = Video(plain).pictures()[1]
     assert number_of(stored.image) == 1
     assert upright.image == stored.image.transpose(how)
-    assert stored.notes[-1].endswith("clockwise ignored")
-    assert upright.notes[-1] == stored.notes[-1].replace("ignored", "applied")
+    assert upright.notes[-1].startswith("turned by ")
+    assert upright.notes[-1].endswith("° clockwise, as the video asks")
+    assert not any("turned" in note for note in stored.notes)
 
 
 # --- what is refused

@@ -98,7 +98,7 @@ class Video:
         Parameters
         ----------
         apply_exif
-            Turn them upright as the file asks.
+            Turn pictures of a folder upright as their EXIF asks; a video that asks to be turned always is.
 
         Returns
         -------
@@ -202,9 +202,9 @@ def _pictures_of(shots: Shots, name: str, apply_exif: bool) -> Sequence[Picture]
     while shots.shots:
         shot = shots.shots.pop(0)  # so that it does not stay beside the picture that is made of it
         image, notes = shot.image, shots.notes
-        if shot.turn in TURNS:
-            image = image.transpose(TURNS[shot.turn]) if apply_exif else image
-            notes = (*notes, f"rotation by {360 - shot.turn}° clockwise {'applied' if apply_exif else 'ignored'}")
+        if shot.turn in TURNS:  # as the reference's reader does, OpenCV, which turns videos and no pictures
+            image = image.transpose(TURNS[shot.turn])
+            notes = (*notes, f"turned by {360 - shot.turn}° clockwise, as the video asks")
         picture = Picture.of(image, apply_exif=apply_exif)
         frame = Frame(_short(name), shot.number, shots.count, shot.seconds)
         found.append(replace(picture, source=name, notes=(str(frame), *picture.notes, *notes), frame=frame))
