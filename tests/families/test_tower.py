@@ -18,6 +18,7 @@ from vila_lab.hooks import Capture
 from vila_lab.hooks.sites import select_sites
 from vila_lab.parcels import pack, unpack
 from vila_lab.prompt import Picture
+from vila_lab.upstream import attention_name
 
 EXACT = 6e-6  # sdpa's queries and keys against eager's weights; measured 2e-6
 NEAR = 4.0  # pixels by which a patch that changed may miss the square: filters reach beyond it; measured 3.03
@@ -50,7 +51,7 @@ def eager(monkeypatch):
 
             return attention
 
-        before = family.model.config.get_text_config()._attn_implementation
+        before = attention_name(family.model.config.get_text_config())
         with monkeypatch.context() as patch, torch.no_grad():
             for module in {sys.modules[type(site.module).__module__] for site in sites}:
                 patch.setattr(module, "eager_attention_forward", wrapped(module.eager_attention_forward))
