@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import ImageOps
 
 import vila_lab
 from tests.attribution.conftest import replay_of
@@ -239,3 +240,28 @@ def test_questions_side_by_side_are_the_questions_alone(name):
 
 def test_every_family_is_tried():
     assert set(NAMES) == set(FAMILIES) - {"nvila"}
+
+
+def test_states_of_another_answer_are_patched_in(answer, name):
+    lab = session(name)
+    asked = parts(2)
+    asked[1], asked[3] = (ImageOps.invert(picture) for picture in answer.images)
+    other = lab.ask(asked, max_new_tokens=3)
+    with lab.patch(other, "images", layers=[0]):
+        patched = lab.ask(parts(2), max_new_tokens=2)
+    assert patched.edits
+    assert patched.tokens[0].logprob != answer.tokens[0].logprob
+    if other.tokens[0].id != answer.tokens[0].id:
+        scan = lab.patch_scan(answer, other, layers=[0, 1], positions=["images", "text"])
+        assert np.isfinite(scan.values).all()
+
+
+def test_attention_is_redirected(answer, name):
+    last = len(session(name).family.decoder_layers) - 1  # which has no window in any of them but PaliGemma 2
+    found = session(name).redirect(answer, image=0, strength=4.0, heads=[(last, 0), (last, 1)])
+    assert found.share_after != found.share_before
+
+
+def test_the_viewer_shows_it(answer):
+    pytest.importorskip("anywidget")
+    assert answer.explore(attributions=[answer.attribute("leave_one_out", token=0)]) is not None
