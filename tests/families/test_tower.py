@@ -51,15 +51,15 @@ def eager(monkeypatch):
 
             return attention
 
-        before = attention_name(family.model.config.get_text_config())
+        before = attention_name(family.model.config.vision_config)
         with monkeypatch.context() as patch, torch.no_grad():
             for module in {sys.modules[type(site.module).__module__] for site in sites}:
                 patch.setattr(module, "eager_attention_forward", wrapped(module.eager_attention_forward))
-            family.model.set_attn_implementation("eager")
+            family.model.set_attn_implementation({"vision_config": "eager"})
             try:
                 family.embed(prepared)
             finally:
-                family.model.set_attn_implementation(before)
+                family.model.set_attn_implementation({"vision_config": before})
         return found
 
     return weights
