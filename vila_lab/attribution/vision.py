@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from ..hooks.recorded import indices
 from ..hooks.sites import Site, select_sites
 from ..hooks.tower import TowerItem, TowerRecorder
 from ..interrupts import check_stop, keeps_gradients
-from ..options import KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +161,7 @@ def vision_attention(
         heads = indices(head, items[0].call.query.shape[1], "head")
         readers = patches.showing(0, point)
         if not readers.size:
-            raise OptionError(f"no patch shows the point {at}: this model does not see that place of the picture")
+            raise OptionError(f"no patch shows the point {point}: this model does not see that place of the picture")
         looked = _looked_at(items, patches, readers, heads)
     heat = patches.heatmap(looked, 0, alone.token_map.sizes)
     one = None if head is None else int(heads[0])
@@ -173,13 +173,13 @@ def vision_attention(
 
 def _point(at: Any, size: tuple[int, int]) -> tuple[float, float]:
     """A point of a picture, checked."""
-    is_number = KINDS["float"][1]
-    if not isinstance(at, Sequence | np.ndarray) or isinstance(at, str) or len(at) != 2 or not all(map(is_number, at)):
-        raise OptionError(f"at must be a point (x, y) in pixels of the original picture, not {at!r}")
-    x, y = float(at[0]), float(at[1])
+    is_pair = isinstance(at, Sequence | np.ndarray) and len(at) == 2
+    if not is_pair or not all(isinstance(each, Real) and not isinstance(each, bool) for each in at):
+        raise OptionError(f"at must be a point (x, y) in pixels of the original picture, not {str(at)[:60]}")
+    x, y = at
     if not (0 <= x < size[0] and 0 <= y < size[1]):
-        raise OptionError(f"the point ({x:g}, {y:g}) is outside the picture, which has {size[0]} x {size[1]} pixels")
-    return x, y
+        raise OptionError(f"the point {str(at)[:60]} is outside the picture, which has {size[0]} x {size[1]} pixels")
+    return float(x), float(y)
 
 
 def _site(sites: Sequence[Site], read: int, layer: int) -> Site:
@@ -227,7 +227,7 @@ def _looked_at(
         for start in range(0, len(rows), most):
             check_stop()
             weights = one.weights(torch.from_numpy(rows[start : start + most]), heads)  # (R, H, K)
-            found[first[number] : first[number + 1]] += weights.double().mean(1).sum(0).cpu().numpy()
+            found[first[number] : first[number + 1]] += weights.mean(1).sum(0).cpu().double().numpy()
     return found / len(readers)
 
 
