@@ -56,7 +56,9 @@ def attribute(replay: Replay, target: Target, *, layers: Sequence[int] | None = 
     logits, chances, words = [], [], []
     for hidden in residuals(replay, target.passes[0], wanted):
         normed = read_out(replay, hidden[visual])  # (n, H)
-        tables = [part.to(columns) @ columns.T for part in torch.split(normed, step)]  # (step, V) each
+        tables = [
+            replay.family.capped(part.to(columns) @ columns.T) for part in torch.split(normed, step)
+        ]  # (step, V) each
         logits.append(torch.cat([table[:, ids] for table in tables]).T.double().cpu())
         chances.append(torch.cat([table.float().softmax(-1)[:, ids] for table in tables]).T.double().cpu())
         words.append(torch.cat([table.argmax(-1) for table in tables]).tolist())

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..errors import OptionError
-from ..prompt import Picture, Prompt
+from ..prompt import Prompt
 from ..tokenmap import TokenMap
 from .decoder import Components, Decoder
 from .embedded import Embedded
@@ -150,8 +150,6 @@ class Family(Decoder, ABC):
     """Modules that are not quantised: they are small, and visibly worse when they are."""
     tower: ClassVar[Rule] = in_tiles
     """The rule from the vision tower's patches to pixels; see `vila_lab.families.patches`."""
-    reads_alone: ClassVar[bool] = True
-    """Whether a picture is read alike alone and beside others."""
     first_reading: ClassVar[Mapping[str, Any]] = {}
     """Options under which the first picture of several is read as one that is alone, where that makes a difference."""
 
@@ -243,11 +241,9 @@ class Family(Decoder, ABC):
 
     # -- inside the vision tower -------------------------------------------------------------------------------------
 
+    @abstractmethod
     def alone(self, context: Prepared, number: int) -> Prepared:
         """A prompt whose picture 0 is one picture of another prompt, read as it is there; where that takes a second one, itself."""
-        picture = Picture.of(context.pictures[number])
-        is_beside = len(context.pictures) > 1 and not self.reads_alone
-        return self.prepare(Prompt((picture, picture) if is_beside else (picture,)))
 
     def patches(self, prepared: Prepared) -> Patches:
         """Where each patch of the vision tower stands in a prompt's pictures, in the order in which `embed` has them read."""

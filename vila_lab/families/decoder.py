@@ -60,6 +60,10 @@ class Decoder:
         windows = [getattr(site.module, "sliding_window", None) for site in sites]
         return min((int(window) for window in windows if window), default=None)
 
+    def capped(self, logits: Tensor) -> Tensor:
+        """What the model makes of its head's product before anybody reads it: nothing, in most."""
+        return logits
+
     def embed_ids(self, ids: Sequence[int], start: int) -> Embedded:
         """What the decoder is given of generated tokens that stand from a position on."""
         table = self.model.get_input_embeddings()

@@ -1,4 +1,4 @@
-"""What all vision-language models of transformers share behind the seam: prompt, features, decoder. Knows no family.
+"""What all vision-language models of transformers share behind the seam: prompt and features. Knows no family.
 
 The processor itself says what each picture became (its replacement offsets), ``config.image_token_id`` which of these rows are
 visual, and `get_image_features` what they hold. A family adds a rule from visual rows to pixels, and what else it cannot know.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,26 +16,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from ..errors import CheckpointError, PromptError
 from ..nvila.limits import check_plain_files
 from ..picture import TRANSPARENCY
 from ..prompt import Picture, Prompt
-from ..tokenmap import Kind, TokenMap
-from ..upstream import CACHE, caps_logits, is_quantized, made_cache
+from ..upstream import is_quantized
 from . import FAMILIES
 from .base import Embedded, Family, KnownFeatures, Prepared
 from .geometry import Rows, Seen
+from .laid_out import LaidOut
 from .processing import load_processor
 from .rendering import Message, Rendered, render
 from .verified import note_of
+from .vlm_decoder import VLMDecoder
 from .vlm_options import VLMOptions
 
+UNKNOWN_CUT = "this checkpoint cuts pictures in a way that vila_lab does not know"
 
-class VLMFamily(Family):
+
+class VLMFamily(VLMDecoder, Family):
     """A loaded checkpoint of a family that transformers has classes for.
 
     A family states what follows; everything else is the same for all.
@@ -54,8 +56,6 @@ class VLMFamily(Family):
         Attribute of the processor that holds what the template writes for a picture.
     brackets : int
         Rows around each picture's that the template writes, not the processor.
-    axes : int
-        Of a position.
     first_position : int
     keeps_order : bool
         Whether words may stand before a picture.
@@ -79,7 +79,6 @@ class VLMFamily(Family):
     rows: ClassVar[Callable[[Seen], Rows]]
     marker: ClassVar[str] = "image_token"
     brackets: ClassVar[int] = 0
-    axes: ClassVar[int] = 1
     first_position: ClassVar[int] = 0
     keeps_order: ClassVar[bool] = True
     reads_alone: ClassVar[bool] = True
@@ -134,15 +133,6 @@ class VLMFamily(Family):
         config = self.model.config.get_text_config(decoder=True)
         return min(int(self.tokenizer.model_max_length), int(config.max_position_embeddings))
 
-    @property
-    def decoder_layers(self) -> Sequence[nn.Module]:
-        return list(self.model.get_decoder().layers)
-
-    @property
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self.model.get_decoder().norm
-        return norm
-
     # -- from a prompt to what the decoder sees ----------------------------------------------------------------------
 
     def prepare(self, prompt: Prompt, options: VLMOptions | None = None) -> Prepared:
@@ -152,16 +142,26 @@ class VLMFamily(Family):
         rendered = render(prompt, self.written, self._marker, inlines=inlines)
         images = prompt.images
         made = self._processed(self.typed(rendered.text), images)
-        replaced = sorted(made.pop("text_replacement_offsets", [[]])[0], key=lambda each: each["new_span"])
+        replaced = made.pop("text_replacement_offsets", [[]])[0]
         spans = np.asarray(made.pop("offset_mapping")[0], np.int64)  # (T, 2), in the text with replacements
-        device = self.model.get_input_embeddings().weight.device
-        dtype = self.model.dtype
+        device, dtype = self.model.get_input_embeddings().weight.device, self.model.dtype
         inputs = {
             name: value.to(device, dtype if value.is_floating_point() else None)
             for name, value in made.items()
             if name != "labels"
         }
-        token_map = self._token_map(rendered, inputs, spans, replaced, [image.size for image in images])
+        ids = inputs["input_ids"][0].cpu().numpy()
+        laid_out = LaidOut(
+            rendered=rendered,
+            spans=spans,
+            visual=ids == self.model.config.image_token_id,
+            ends=np.isin(ids, self._stops),
+            blocks=self.blocks(inputs).cpu().numpy().astype(np.int32),
+            sizes=tuple(image.size for image in images),
+            brackets=self.brackets,
+        )
+        seen = partial(Seen, inputs=inputs, processor=self.processor, config=self.model.config)
+        token_map = laid_out.token_map(replaced, lambda **known: self._rows(seen(**known)))
         contents = tuple(self._content(picture, len(images)) for picture in prompt.pictures)
         return Prepared(inputs, token_map, options, contents, tuple(images), tuple(self._notes(prompt, rendered)))
 
@@ -207,80 +207,22 @@ class VLMFamily(Family):
         )
         return dict(made)
 
-    def _token_map(
-        self,
-        rendered: Rendered,
-        inputs: Mapping[str, Any],
-        spans: NDArray[np.int64],
-        replaced: Sequence[Mapping[str, Any]],
-        sizes: Sequence[tuple[int, int]],
-    ) -> TokenMap:
-        """What every position is.
+    def _rows(self, seen: Seen) -> Rows:
+        """The rows of one picture, checked.
 
         Raises
         ------
         CheckpointError
-            If the rule for pixels finds another number of visual rows than the prompt has.
+            If the rule for pixels does not fit the prompt.
         """
-        length = len(spans)
-        kind = np.full(length, Kind.TEMPLATE, np.int8)
-        picture, tile, scale = (np.full(length, -1, np.int32) for _ in range(3))
-        box = np.full((length, 4), np.nan)
-        visual = inputs["input_ids"][0].cpu().numpy() == self.model.config.image_token_id
-        has_span = spans[:, 1] > spans[:, 0]
-        own = spans.copy()  # in the text without replacements
-        for number, each in enumerate(replaced):
-            (start, stop), (first, last) = each["new_span"], each["span"]
-            mine = np.flatnonzero(has_span & (spans[:, 0] >= start) & (spans[:, 1] <= stop))
-            shown = mine[visual[mine]]
-            seen = Seen(
-                number,
-                len(sizes),
-                sizes[number],
-                len(shown),
-                each["replacement"],
-                inputs,
-                self.processor,
-                self.model.config,
-            )
-            rows = self._rows(seen)
-            block = slice(mine[0] - self.brackets, mine[-1] + 1 + self.brackets)
-            kind[block], picture[block] = Kind.SEPARATOR, number
-            kind[shown] = np.where(np.isnan(rows.box[:, 0]), Kind.SEPARATOR, Kind.IMAGE)
-            tile[shown], scale[shown], box[shown] = rows.tile, rows.scale, rows.box
-            own[mine] = first, last
-            own[spans[:, 0] >= stop] = spans[spans[:, 0] >= stop] - (stop - last)
-        own[~has_span] = -1
-        template = kind == Kind.TEMPLATE
-        for start, stop in rendered.typed:
-            kind[template & (own[:, 0] < stop) & (own[:, 1] > start)] = Kind.TEXT
-        ends = np.isin(inputs["input_ids"][0].cpu().numpy(), self._stops)
-        for start, stop in rendered.replies:
-            said = template & (own[:, 0] < stop) & (own[:, 1] > start)
-            kind[said | (template & ends & (own[:, 0] == stop))] = Kind.REPLY  # with the token that ended it
-        return TokenMap(
-            kind,
-            picture,
-            tile,
-            scale,
-            box,
-            own.astype(np.int32),
-            rendered.text,
-            tuple(sizes),
-            self.blocks(inputs).cpu().numpy().astype(np.int32),
-        )
-
-    def _rows(self, seen: Seen) -> Rows:
         try:
             rows = type(self).rows(seen)
         except ValueError as error:
-            raise CheckpointError(
-                f"{error}: this checkpoint cuts pictures in a way that vila_lab does not know"
-            ) from error
+            raise CheckpointError(f"{error}: {UNKNOWN_CUT}") from error
         if len(rows) != seen.rows:
             raise CheckpointError(
                 f"picture {seen.number + 1} has {seen.rows} visual rows in the prompt, and the rule of its family gives {len(rows)}: "
-                "this checkpoint cuts pictures in a way that vila_lab does not know"
+                f"{UNKNOWN_CUT}"
             )
         return rows
 
@@ -342,11 +284,18 @@ class VLMFamily(Family):
 
     def _of_one(self, image: Image.Image, count: int) -> Tensor:
         """`features` of one picture of a prompt of so many, always by itself: so it never depends on what stands beside it."""
-        others = () if self.reads_alone or count == 1 else (Picture.of(image),)
-        prepared = self.prepare(Prompt((Picture.of(image), *others)))
+        prepared = self._by_itself(image, count)
         rows = prepared.token_map.picture[self._visual(prepared)] == 0
         with torch.no_grad():
             return self.features(prepared.inputs)[torch.from_numpy(rows)].clone()
+
+    def _by_itself(self, image: Image.Image, count: int) -> Prepared:
+        """A prompt whose picture 0 is read as it is in a prompt of so many pictures."""
+        picture = Picture.of(image)
+        return self.prepare(Prompt((picture,) if self.reads_alone or count == 1 else (picture, picture)))
+
+    def alone(self, context: Prepared, number: int) -> Prepared:
+        return self._by_itself(context.pictures[number], len(context.pictures))
 
     def _visual(self, prepared: Prepared) -> NDArray[np.bool_]:
         """Which rows of a prompt come from pictures.  # (T,)"""
@@ -376,56 +325,6 @@ class VLMFamily(Family):
         deep = getattr(found, "deepstack_features", None) or ()
         return torch.cat([_rows_of(found.pooler_output), *map(_rows_of, deep)], -1)
 
-    # -- through the decoder -----------------------------------------------------------------------------------------
-
-    def _run(self, embedded: Embedded, copies: int, cache: Any, rows: Tensor) -> tuple[Tensor, Any]:
-        """The decoder with all that it is given by its own model, and the head."""
-        positions = embedded.positions
-        if positions.ndim == 1 and self.axes > 1:  # text alone has the same position on every axis
-            positions = positions.expand(self.axes, -1)
-        vectors = embedded.vectors[None].expand(copies, -1, -1)
-        places = positions[..., None, :].expand(*positions.shape[:-1], copies, -1)
-        output = self.model.get_decoder()(
-            inputs_embeds=vectors,
-            position_ids=places,
-            attention_mask=self._mask(embedded, vectors, places, cache),
-            **{CACHE: cache},
-            use_cache=cache is not None,
-            **self._deep(embedded, copies),
-        )
-        logits = self.model.get_output_embeddings()(output.last_hidden_state[:, rows])
-        cap = caps_logits(self.model)
-        return logits if cap is None else cap * torch.tanh(logits / cap), made_cache(output)
-
-    def _mask(self, embedded: Embedded, vectors: Tensor, places: Tensor, cache: Any) -> Any:
-        """Ones, because without a mask positions with gaps are taken for several packed sequences; blocks have masks of their own."""
-        before = 0 if cache is None else cache.get_seq_length()
-        ones = torch.ones(len(vectors), before + len(embedded), dtype=torch.int64, device=vectors.device)
-        if embedded.blocks is None:
-            return ones
-        config = self.model.config.get_text_config(decoder=True)
-        blocks = nn.functional.pad(embedded.blocks, (before, 0), value=-1)  # no block reaches back into the cache
-        given = {
-            "config": config,
-            "inputs_embeds": vectors,
-            "attention_mask": ones,
-            CACHE: cache,
-            "position_ids": places,
-            "block_sequence_ids": blocks.expand(len(vectors), -1),
-        }
-        full = create_causal_mask(**given)
-        if getattr(config, "sliding_window", None) is None:
-            return full
-        return {"full_attention": full, "sliding_attention": create_sliding_window_causal_mask(**given)}
-
-    def _deep(self, embedded: Embedded, copies: int) -> dict[str, Any]:
-        """What the decoder adds behind its first layers."""
-        if not embedded.deep:
-            return {}
-        everywhere = torch.ones(copies, len(embedded), dtype=torch.bool, device=embedded.vectors.device)
-        stacked = [each[None].expand(copies, -1, -1).flatten(0, 1) for each in embedded.deep]
-        return {"visual_pos_masks": everywhere, "deepstack_visual_embeds": stacked}
-
     # -- answers -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -442,7 +341,9 @@ class VLMFamily(Family):
         plain = GenerationConfig(temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0)
         config = copy.deepcopy(own) if options.generation_config == "checkpoint" else plain
         pad = self.tokenizer.pad_token_id
-        config.update(do_sample=False, num_beams=1, eos_token_id=list(stops), pad_token_id=stops[0] if pad is None else pad)
+        config.update(
+            do_sample=False, num_beams=1, eos_token_id=list(stops), pad_token_id=stops[0] if pad is None else pad
+        )
         return config
 
 
