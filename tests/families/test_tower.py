@@ -11,7 +11,17 @@ from PIL import Image
 
 import vila_lab
 from tests.conftest import CHECKPOINTS
-from tests.families.checkpoints import COUNTS, HAS_TORCHVISION, NAMES, NEED_TORCHVISION, image, parts, prompt, session
+from tests.families.checkpoints import (
+    COUNTS,
+    HAS_TORCHVISION,
+    NAMES,
+    NEED_TORCHVISION,
+    image,
+    parts,
+    prompt,
+    session,
+    variant,
+)
 from vila_lab.errors import CaptureError, CheckpointError, OptionError
 from vila_lab.families.patches import Patches, grouped, in_groups, in_tiles
 from vila_lab.hooks import Capture
@@ -174,6 +184,15 @@ def test_patches_are_where_a_change_of_the_picture_changes_them(name, count, fam
     drawn = 4 * min(count, 2)
     seen = check_squares(family_of(name), prompt(count))
     assert seen == drawn or (name == "llava" and seen >= drawn // 4)  # which sees nothing outside of what it cuts out
+
+
+@pytest.mark.parametrize("name", ["llava_siglip", "llava_padded", "internvl_qwen3"])
+def test_other_checkpoints_of_the_same_classes(name):
+    lab = vila_lab.load(variant(name), device="cpu", dtype="float32")
+    for count in (1, 2):
+        assert check_squares(lab.family, prompt(count)) == 4 * count
+    found = lab.ask(parts(2), max_new_tokens=2).vision_attention(1)
+    assert found.heatmap.sum() + found.elsewhere == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,7 @@ def _one_square(seen: Seen) -> Rows:
 
 
 def _tile_of_square(read: Read) -> Patches:
-    cutter = read.processor.image_processor
-    is_padded = getattr(cutter, "do_pad", False) and not getattr(cutter, "do_center_crop", False)
-    return in_squares(read) if is_padded else in_tiles(read)
+    return in_squares(read) if getattr(read.processor.image_processor, "do_pad", False) else in_tiles(read)
 
 
 def _canvas_or_squares(read: Read) -> Patches:
