@@ -134,7 +134,7 @@ class _Filled:
         place = len(first)
         for number, behind in zip(pieces[::2], pieces[1::2], strict=True):
             words = self.words[int(number)]
-            stop = self._end_of(words.text, place, behind)
+            stop = self._end_of(words, place, behind)
             if words.role != "system" and (stop > place or words.role == "assistant"):
                 (replies if words.role == "assistant" else typed).append((place, stop))
             place = stop + len(behind)
@@ -142,11 +142,15 @@ class _Filled:
             raise PromptError(CHANGED)
         return Rendered(self.text, tuple(typed), tuple(replies), keeps_order)
 
-    def _end_of(self, words: str, start: int, behind: str) -> int:
-        for found in (words, words.strip(), words.rstrip(), words.lstrip()):
+    def _end_of(self, words: _Words, start: int, behind: str) -> int:
+        text = words.text
+        for found in (text, text.strip(), text.rstrip(), text.lstrip()):
             stop = start + len(found)
             if self.text.startswith(found, start) and self.text.startswith(behind, stop):
                 return stop
+        stop = self.text.find(behind, start)
+        if words.role == "assistant" and behind and stop >= 0:  # templates leave out what earlier answers thought
+            return stop
         raise PromptError(CHANGED)
 
 
