@@ -36,7 +36,9 @@ def test_an_answer_and_what_is_asked_about_it(both):
 
 def test_errors_are_the_same(both):
     _, there = both
-    with pytest.raises(OptionError, match=r"has no option .tile_all_images.; it has conv_mode, generation_config, picture_order"):
+    with pytest.raises(
+        OptionError, match=r"has no option .tile_all_images.; it has conv_mode, generation_config, picture_order"
+    ):
         there.ask(parts(1), tile_all_images=True)
     with pytest.raises(PromptError, match="would read as a control token"):
         there.ask([image("c_sq"), f"What is {both[0].tokenizer.eos_token}?"])
