@@ -56,8 +56,8 @@ class Seen:
 
     @property
     def whole(self) -> Region:
-        """The whole picture."""
-        return 0.0, 0.0, float(self.size[0]), float(self.size[1])
+        """See `vila_lab.families.geometry.whole`."""
+        return whole(self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,18 @@ class Rows:
     def cat(parts: Sequence[Rows]) -> Rows:
         """One behind the other."""
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("box", "tile", "scale")))
+
+
+def whole(size: tuple[int, int]) -> Region:
+    """A whole picture, in pixels of it."""
+    return 0.0, 0.0, float(size[0]), float(size[1])
+
+
+def square_around(size: tuple[int, int]) -> Region:
+    """The square in whose middle a picture is put, in pixels of the picture."""
+    side = max(size)
+    left, top = (side - size[0]) // 2, (side - size[1]) // 2
+    return float(-left), float(-top), float(side - left), float(side - top)
 
 
 def even(rows: int, columns: int, region: Region, tile: int = 0, scale: int = 0) -> Rows:
@@ -163,9 +175,7 @@ def cropped(seen: Seen) -> Rows:
 
 def padded(seen: Seen) -> Rows:
     """In the middle of a square of one colour, which is squashed (LLaVA with `do_pad`, LLaVA-OneVision beside others)."""
-    (width, height), side = seen.size, max(seen.size)
-    left, top = (side - width) // 2, (side - height) // 2
-    rows = _seen_by_tower(seen, (float(-left), float(-top), float(side - left), float(side - top)))
+    rows = _seen_by_tower(seen, square_around(seen.size))
     return replace(rows, box=clipped(rows.box, seen.size))
 
 
@@ -344,8 +354,8 @@ class _Lines:
 def _fewer(ends: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """The same stretch in fewer parts.  # (n, 2) -> (count, 2)"""
     places = np.arange(count + 1) * len(ends) / count
-    whole = np.minimum(places.astype(int), len(ends) - 1)
-    borders = ends[whole, 0] + (places - whole) * (ends[whole, 1] - ends[whole, 0])
+    lower = np.minimum(places.astype(int), len(ends) - 1)
+    borders = ends[lower, 0] + (places - lower) * (ends[lower, 1] - ends[lower, 0])
     return np.stack([borders[:-1], borders[1:]], -1)
 
 

@@ -29,8 +29,8 @@ from ..nvila.tiling import TilingOptions, picture_box, plan_crops, tiled_picture
 from ..prompt import Picture, Prompt
 from ..tokenmap import Kind, TokenMap
 from .base import Components, Embedded, Family, KnownFeatures, LateInputs, Prepared
-from .geometry import Region, even
-from .patches import Patches, Read, whole
+from .geometry import Region, even, whole
+from .patches import Patches, Read
 
 AT_ONCE = 8  # pictures that are embedded together
 

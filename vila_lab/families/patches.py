@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..tokenmap import Kind, TokenMap
-from .geometry import Canvas, Region, clipped, even
+from .geometry import Canvas, Region, clipped, even, square_around, whole
 
 CLASS_TOKENS: Mapping[str, int] = {"clip_vision_model": 1, "internvl_vision": 1}
 """Tokens in front of a tile's patches, by the tower's model type; none in the others."""
@@ -184,7 +184,7 @@ def in_tiles(read: Read) -> Patches:
 
 def in_squares(read: Read) -> Patches:
     """Each picture in the middle of a square of one colour (LLaVA with `do_pad`, LLaVA-OneVision with several pictures)."""
-    return read.tiled([[_square(size)] for size in read.sizes])
+    return read.tiled([[square_around(size)] for size in read.sizes])
 
 
 def in_canvas(read: Read) -> Patches:
@@ -199,18 +199,6 @@ def _covered(token_map: TokenMap, picture: int) -> list[Region]:
     tile, box = token_map.tile[mine], token_map.box[mine]
     ends = [(*box[tile == number, :2].min(0), *box[tile == number, 2:].max(0)) for number in np.unique(tile)]
     return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in ends]
-
-
-def whole(size: tuple[int, int]) -> Region:
-    """A whole picture."""
-    return 0.0, 0.0, float(size[0]), float(size[1])
-
-
-def _square(size: tuple[int, int]) -> Region:
-    """The square around a picture, in pixels of it."""
-    side = max(size)
-    left, top = (side - size[0]) // 2, (side - size[1]) // 2
-    return float(-left), float(-top), float(side - left), float(side - top)
 
 
 # -- patches of all pictures in one sequence ----------------------------------------------------------------------------
