@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,3 +83,8 @@ class PaliGemma2Family(PaliGemmaFamily):
     @classmethod
     def matches(cls, config: Mapping[str, Any]) -> bool:
         return config.get("model_type") in cls.model_types and cls._text_type(config) == "gemma2"
+
+    @classmethod
+    def load(cls, folder: Path, name: str, **given: Any) -> VLMFamily:
+        """Eager where nobody says otherwise: transformers before 5.21 takes sdpa, and leaves the soft-cap out."""
+        return super().load(folder, name, **{"attn_implementation": "eager"} | given)
