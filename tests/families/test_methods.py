@@ -109,9 +109,11 @@ def test_a_method_gives_numbers(answer, method):
     assert np.isfinite(heat).all()
 
 
-def test_shares_add_up(answer):
+def test_shares_add_up(answer, name):
     steps = answer.attribute("integrated_gradients", token=0, steps=96)
-    assert steps.checks["completeness"] < 0.02 * max(abs(steps.checks["difference"]), 0.05)
+    is_complete = steps.checks["completeness"] < 0.02 * max(abs(steps.checks["difference"]), 0.05)
+    assert is_complete or "experts switch on the way" in steps.note
+    assert is_complete or name.endswith("_moe")
     for baseline in ("remove", "blur"):
         fair = answer.attribute("shapley", token=0, baseline=baseline)
         assert fair.checks["completeness"] < 1e-4

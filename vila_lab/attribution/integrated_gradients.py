@@ -51,7 +51,8 @@ def attribute(
     Notes
     -----
     Completeness: a token's shares add up to the difference of its score between the pictures and the baseline.
-    ``checks["completeness"]`` is the largest error of any token, and the note tells where one misses by more than 1 %.
+    ``checks["completeness"]`` is the largest error of any token, and the note tells where one misses by more than 1 %. Where
+    positions choose experts (mixtures of experts) the score jumps on the way, and what a jump adds is in no gradient.
     The path is walked once per token, since captum takes the gradient of one output at a time.
     """
     from captum.attr import IntegratedGradients
@@ -78,12 +79,14 @@ def attribute(
     return Outcome(
         values=values,
         baseline=baseline_name(baseline),
-        note="; ".join([f"on the {on}, {steps} steps", *_incomplete(target, error, difference)]),
+        note="; ".join(
+            [f"on the {on}, {steps} steps", *_incomplete(target, error, difference, replay.family.switches_experts)]
+        ),
         checks={"difference": float(difference.sum()), "completeness": float(error.max())},
     )
 
 
-def _incomplete(target: Target, error: NDArray[np.float64], difference: NDArray[np.float64]) -> list[str]:
+def _incomplete(target: Target, error: NDArray[np.float64], difference: NDArray[np.float64], jumps: bool) -> list[str]:
     """A sentence about the token whose shares miss its score's difference most, if any misses by too much."""
     excess = error - np.maximum(LOOSE * np.abs(difference), NOISE)
     worst = int(excess.argmax())
@@ -91,5 +94,6 @@ def _incomplete(target: Target, error: NDArray[np.float64], difference: NDArray[
         return []
     return [
         f"the shares of {target.rows[worst].text!r} miss its score's difference by {error[worst]:.2g} of "
-        f"{abs(difference[worst]):.2g}: take more steps"
+        f"{abs(difference[worst]):.2g}: "
+        f"{'experts switch on the way, and no number of steps holds a jump' if jumps else 'take more steps'}"
     ]

@@ -146,6 +146,8 @@ class Family(Decoder, ABC):
     """Whether it answers words alone."""
     box_tolerance: ClassVar[float] = 3.0
     """Pixels by which a place that changes a visual token may lie outside of its box."""
+    switches_experts: ClassVar[bool] = False
+    """Whether every position chooses experts: its output then jumps where the choice changes, and no gradient knows of a jump."""
     kept_in_full: ClassVar[tuple[str, ...]]
     """Modules that are not quantised: they are small, and visibly worse when they are."""
     tower: ClassVar[Rule] = in_tiles

@@ -56,9 +56,11 @@ class Qwen3VLMoeFamily(Qwen3VLFamily):
     """With experts in the place of every MLP."""
 
     model_types = ("qwen3_vl_moe",)
+    switches_experts = True
 
 
 class GLM4VMoeFamily(GLM4VFamily):
     """GLM-4.5V: with experts in the place of most MLPs."""
 
     model_types = ("glm4v_moe",)
+    switches_experts = True
