@@ -55,8 +55,8 @@ def interrupted(work: Callable[[], Any], seconds: float) -> bool:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     sender = threading.Thread(target=send)
-    sender.start()
     try:
+        sender.start()  # here, since what is sent at once may come before the next line
         work()
         due.set()
         sender.join()
