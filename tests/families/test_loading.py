@@ -142,6 +142,15 @@ def test_a_chat_template_is_found_wherever_it_is_kept(place, copy_of):
     assert load_family(root).prepare(prompt(1)).inputs["input_ids"].tolist() == own.tolist()
 
 
+@pytest.mark.skipif(HAS_TORCHVISION, reason="transformers builds it by itself")
+@pytest.mark.parametrize("named", ["AutoModel", "NoSuchProcessor", 3])
+def test_a_processor_that_is_none_is_not_built(named, copy_of):
+    root = copy_of("qwen2_vl")
+    for file in ("preprocessor_config.json", "tokenizer_config.json"):
+        edit(root / file, processor_class=named)
+    assert type(load_family(root).processor).__name__ == "Qwen2VLProcessor"
+
+
 def test_an_attention_implementation_that_the_decoder_refuses():
     """transformers refuses it, or leaves the soft-cap out, which is refused here."""
     with pytest.raises((OptionError, CaptureError), match=r"(take 'eager'|load it with attn_implementation='eager')"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
 from ..errors import MissingExtra
 from ..nvila.folder import read_json
@@ -58,7 +58,9 @@ def load_processor(folder: Path, default: str, packages: Sequence[str] = ()) -> 
 def _by_hand(folder: Path, default: str) -> Any:
     files = [read_json(folder / name) for name in FILES if (folder / name).is_file()]
     named = next((each["processor_class"] for each in files if each.get("processor_class")), default)
-    kind = getattr(transformers, named if hasattr(transformers, named) else default)
+    kind: Any = getattr(transformers, str(named), None)
+    if not (isinstance(kind, type) and issubclass(kind, ProcessorMixin)):  # a file may name anything
+        kind = getattr(transformers, default)
     takes = inspect.signature(kind.__init__).parameters
     own = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
     options = {
