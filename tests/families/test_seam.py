@@ -219,6 +219,20 @@ def test_replacing_a_picture_replaces_all_that_came_from_it(name):
         torch.testing.assert_close(family.decode(replaced)[0], own, atol=TOLERANCE, rtol=0)
 
 
+def test_pictures_that_are_cut_otherwise_are_computed_again(monkeypatch):
+    """Settings of a processor that a user changes in place: what was kept of a picture has another number of rows."""
+    family = session("qwen2_5_vl").family
+    asked, known = prompt(1), Reuse()
+    with torch.no_grad():
+        before = family.embed(family.prepare(asked), known)
+        cutter = family.processor.image_processor
+        monkeypatch.setattr(cutter, "size", {**dict(cutter.size), "longest_edge": 28 * 28 * 20})
+        prepared = family.prepare(asked)
+        after = family.embed(prepared, known)
+        assert len(after) < len(before)
+        torch.testing.assert_close(after.features, family.embed(prepared).features, atol=TOLERANCE, rtol=0)
+
+
 def test_gradients_reach_their_pixels(name):
     family = session(name).family
     prepared = family.prepare(prompt(2))

@@ -32,6 +32,12 @@ FAMILIES = {
 }
 """Module and class of every family, by name."""
 
+
+def name_of(family: type) -> str:
+    """What a family is called here; empty for one that is not listed."""
+    return next((name for name, (_, attribute) in FAMILIES.items() if attribute == family.__name__), "")
+
+
 OPTIONS: dict[str, type] = {name: VLMOptions for name in FAMILIES} | {"nvila": NVILAOptions}
 """What a prompt may be told in each family alone, here too so that the command line can list it without loading torch."""
 

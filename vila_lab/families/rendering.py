@@ -67,7 +67,7 @@ def render(prompt: Prompt, template: Template, marker: str, *, inlines: bool = T
     """
     turns = (*prompt.history, Turn("user", prompt.parts))
     given = [isinstance(part, Picture) for turn in turns for part in turn.parts]
-    found = _filled([_parts(turn) for turn in turns], turns, template)
+    found = _filled([turn.parts for turn in turns], turns, template)
     if inlines and found.order(marker) != given:
         picture = _as_written(template, marker)
         found = _filled([_inlined(turn, picture) for turn in turns], turns, template)
@@ -81,10 +81,6 @@ def render(prompt: Prompt, template: Template, marker: str, *, inlines: bool = T
 
 Part: TypeAlias = "str | Picture | list[str | Picture]"
 """A text, a picture, or texts and written pictures that are one text to the template."""
-
-
-def _parts(turn: Turn) -> list[Part]:
-    return list(turn.parts)
 
 
 def _inlined(turn: Turn, picture: str) -> list[Part]:

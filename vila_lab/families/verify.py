@@ -29,7 +29,7 @@ from ..hooks.sites import select_sites
 from ..prompt import Picture, Prompt
 from ..upstream import attention_name
 from ..versions import installed
-from . import FAMILIES
+from . import FAMILIES, name_of
 from .base import Family, Prepared
 from .loading import load_family
 from .verified import FILE, read
@@ -73,7 +73,7 @@ def verify(source: str | Path, name: str = "") -> tuple[str, dict[str, Any]]:
         If an error is larger than its limit in `LIMITS`.
     """
     family = load_family(source, device="cpu", dtype="float32")
-    kind = next(each for each, (_, attribute) in FAMILIES.items() if attribute == type(family).__name__)
+    kind = name_of(type(family))
     counts = [count for count in COUNTS if count or family.needs_no_picture]
     with torch.no_grad():
         errors = [passes(family, family.prepare(prompt(count))) for count in counts]

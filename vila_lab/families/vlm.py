@@ -7,6 +7,7 @@ visual, and `get_image_features` what they hold. A family adds a rule from visua
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig
@@ -24,7 +24,7 @@ from ..nvila.limits import check_plain_files
 from ..picture import TRANSPARENCY
 from ..prompt import Picture, Prompt
 from ..upstream import is_quantized
-from . import FAMILIES
+from . import name_of
 from .base import Embedded, Family, KnownFeatures, Prepared
 from .geometry import Rows, Seen
 from .laid_out import LaidOut
@@ -87,7 +87,7 @@ class VLMFamily(VLMDecoder, Family):
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor.tokenizer)
         self.processor = processor
-        name = next((each for each, (_, attribute) in FAMILIES.items() if attribute == type(self).__name__), "")
+        name = name_of(type(self))
         note = note_of(name) if name else None
         self.notes = () if note is None else (note,)
 
@@ -150,19 +150,18 @@ class VLMFamily(VLMDecoder, Family):
             for name, value in made.items()
             if name != "labels"
         }
-        ids = inputs["input_ids"][0].cpu().numpy()
         laid_out = LaidOut(
             rendered=rendered,
             spans=spans,
-            visual=ids == self.model.config.image_token_id,
-            ends=np.isin(ids, self._stops),
+            visual=self._visual(inputs).cpu().numpy(),
+            ends=np.isin(inputs["input_ids"][0].cpu().numpy(), self._stops),
             blocks=self.blocks(inputs).cpu().numpy().astype(np.int32),
             sizes=tuple(image.size for image in images),
             brackets=self.brackets,
         )
         seen = partial(Seen, inputs=inputs, processor=self.processor, config=self.model.config)
         token_map = laid_out.token_map(replaced, lambda **known: self._rows(seen(**known)))
-        contents = tuple(self._content(picture, len(images)) for picture in prompt.pictures)
+        contents = self._contents(prompt.pictures, len(images))
         return Prepared(inputs, token_map, options, contents, tuple(images), tuple(self._notes(prompt, rendered)))
 
     def written(self, messages: list[Message]) -> str:
@@ -226,10 +225,12 @@ class VLMFamily(VLMDecoder, Family):
             )
         return rows
 
-    def _content(self, picture: Picture, count: int) -> str:
-        """What tells a picture's features from others."""
-        beside = "" if self.reads_alone or count == 1 else " beside others"
-        return f"{picture.digest}{beside}"
+    def _contents(self, pictures: Sequence[Picture], count: int) -> tuple[str, ...]:
+        """What tells each picture's features from others: its pixels, and how pictures are cut now."""
+        cut = self.processor.image_processor.to_json_string()  # its settings may be changed in place
+        beside = "" if self.reads_alone or count == 1 else "beside others "
+        how = beside + hashlib.sha256(cut.encode()).hexdigest()
+        return tuple(f"{picture.digest} {how}" for picture in pictures)
 
     def _notes(self, prompt: Prompt, rendered: Rendered) -> Iterator[str]:
         if not rendered.keeps_order:
@@ -241,7 +242,7 @@ class VLMFamily(VLMDecoder, Family):
 
     def embed(self, prepared: Prepared, known: KnownFeatures | None = None) -> Embedded:
         ids = prepared.inputs["input_ids"][0]
-        visual = ids == self.model.config.image_token_id
+        visual = self._visual(prepared.inputs)
         table = self.model.get_input_embeddings()
         # The visual id may lie outside the vocabulary, and its rows are replaced anyway.
         vectors = table(torch.where(visual, 0, ids))  # (T, H)
@@ -270,22 +271,24 @@ class VLMFamily(VLMDecoder, Family):
         if known is None:
             return self.features(prepared.inputs)
         count = len(prepared.contents)
+        alone = prepared if count == 1 else None
         parts = zip(prepared.contents, prepared.pictures, strict=True)
-        return torch.cat([self._known(content, image, count, known) for content, image in parts])
+        return torch.cat([self._known(content, image, count, known, alone) for content, image in parts])
 
-    def _known(self, content: str, image: Image.Image, count: int, known: KnownFeatures | None) -> Tensor:
-        """`features` of one picture, computed where they are not known."""
+    def _known(
+        self, content: str, image: Image.Image, count: int, known: KnownFeatures | None, alone: Prepared | None = None
+    ) -> Tensor:
+        """`features` of one picture, computed where they are not known; `alone` is a prompt that has it and no other."""
         features = None if known is None else known.features(content)
         if features is None:
-            features = self._of_one(image, count)
+            features = self._of_one(alone or self._by_itself(image, count))
             if known is not None:
                 known.keep_features(content, features)
         return features
 
-    def _of_one(self, image: Image.Image, count: int) -> Tensor:
-        """`features` of one picture of a prompt of so many, always by itself: so it never depends on what stands beside it."""
-        prepared = self._by_itself(image, count)
-        rows = prepared.token_map.picture[self._visual(prepared)] == 0
+    def _of_one(self, prepared: Prepared) -> Tensor:
+        """`features` of picture 0 of a prompt like `_by_itself`: so they never depend on what stands beside it elsewhere."""
+        rows = prepared.token_map.picture[self._visual(prepared.inputs).cpu().numpy()] == 0
         with torch.no_grad():
             return self.features(prepared.inputs)[torch.from_numpy(rows)].clone()
 
@@ -297,10 +300,9 @@ class VLMFamily(VLMDecoder, Family):
     def alone(self, context: Prepared, number: int) -> Prepared:
         return self._by_itself(context.pictures[number], len(context.pictures))
 
-    def _visual(self, prepared: Prepared) -> NDArray[np.bool_]:
+    def _visual(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Which rows of a prompt come from pictures.  # (T,)"""
-        visual: NDArray[np.bool_] = prepared.inputs["input_ids"][0].cpu().numpy() == self.model.config.image_token_id
-        return visual
+        return inputs["input_ids"][0] == int(self.model.config.image_token_id)
 
     def pictures_features(
         self,
@@ -310,9 +312,9 @@ class VLMFamily(VLMDecoder, Family):
         known: KnownFeatures | None = None,
     ) -> list[Tensor]:
         count, token_map = len(context.contents), context.token_map
-        mine = self._visual(context) & (token_map.picture == number)
+        mine = self._visual(context.inputs).cpu().numpy() & (token_map.picture == number)
         shown = torch.from_numpy(token_map.tile[mine] >= 0)  # not the newlines
-        contents = [self._content(Picture.of(image), count) for image in pictures]
+        contents = self._contents([Picture.of(image) for image in pictures], count)
         parts = zip(contents, pictures, strict=True)
         return [self._known(content, image, count, known)[shown] for content, image in parts]
 
