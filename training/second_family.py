@@ -42,6 +42,7 @@ from vila_lab.tiny.probes import probes
 from .dialect import BEGIN, CHAT_TEMPLATE, END, FRAME, PAD, PICTURE, WHOLE, Idefics3Sets, build_tokenizer
 from .pool import SIDE, Pool
 from .rank_heads import SEED, digest, sample_of
+from .resuming import log, resume, save
 from .sets import FULL, TOKENS
 from .tokenizer import build_tokenizer as embedded_tokenizer
 from .train_language import HELD_OUT, Student, cache_features, evaluate, exact, gather
@@ -220,12 +221,7 @@ def train_dialect(
     optimiser = torch.optim.AdamW(taught, rate, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
     parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule}
-    state, first = work / "state.pt", 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        first = saved.pop("step")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+    first = resume(work, parts)
     tokenizer, split = build_tokenizer(), len(pool) - HELD_OUT
     sampler = Idefics3Sets(pool, tokenizer, np.random.default_rng(seed + first), range(split))
     held_out = Idefics3Sets(pool, tokenizer, np.random.default_rng(10_000), range(split, len(pool)))
@@ -244,11 +240,11 @@ def train_dialect(
         record: dict[str, Any] = {"step": step + 1, "seconds": round(time.perf_counter() - started, 1)}
         if step % 20 == 19:
             right = {task: round(float(np.mean(r)), 2) for task, r in exact(found, logits).items()}
-            _log(work, record | {"answer": round(loss.item(), 3), "right": right})
+            log(work, record | {"answer": round(loss.item(), 3), "right": right})
             bar.set_postfix(answer=round(loss.item(), 3))
         if step % SAVED_EVERY == SAVED_EVERY - 1 or step == steps - 1:
-            _log(work, record | {"held_out": evaluate(student, held_out, cells, FULL, batches=4)})
-            torch.save({"step": step + 1, **{name: part.state_dict() for name, part in parts.items()}}, state)
+            log(work, record | {"held_out": evaluate(student, held_out, cells, FULL, batches=4)})
+            save(work, step + 1, parts)
 
 
 @torch.no_grad()
@@ -256,11 +252,6 @@ def _without_output_bias(model: Idefics3ForConditionalGeneration) -> None:
     """Qwen2 has no bias there."""
     for layer in model.model.text_model.layers:
         layer.self_attn.o_proj.bias.zero_()
-
-
-def _log(work: Path, record: dict[str, Any]) -> None:
-    with (work / "log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
 
 
 def export(model: Idefics3ForConditionalGeneration, out: Path) -> None:
@@ -349,7 +340,7 @@ def main() -> None:
             rate=2e-3,
             seed=options.seed,
         )
-        _log(options.work, {"connector": round(left, 4)})
+        log(options.work, {"connector": round(left, 4)})
         torch.save(reader.state_dict(), fitted)
     train_dialect(
         model,

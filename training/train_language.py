@@ -16,7 +16,6 @@ by a dense target that the drawn world gives for free (all of them fade out befo
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from vila_lab.nvila.projector import build_projector
 from vila_lab.tiny.names import THINGS
 
 from .pool import CELLS, MOST, Pool
+from .resuming import log, resume, save
 from .sets import EASY, GRID, HARD, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
 from .tokenizer import build_tokenizer
 from .train_vision import features, normalise
@@ -281,12 +281,7 @@ def train(
         optimiser, rate, total_steps=steps, pct_start=0.08, anneal_strategy="cos"
     )
     parts: dict[str, Any] = {"student": student, "optimiser": optimiser, "schedule": schedule}
-    state, first = out / "state.pt", 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        first = saved.pop("step")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+    first = resume(out, parts)
     split = len(pool) - HELD_OUT
     sampler = SetSampler(pool, tokenizer, np.random.default_rng(seed + first), range(split))
     held_rows = range(split, len(pool)) if HELD_OUT else range(len(pool))
@@ -309,14 +304,12 @@ def train(
             right = {task: round(float(np.mean(r)), 2) for task, r in exact(found, logits).items()}
             record = {"step": step + 1, "seconds": round(time.perf_counter() - started, 1)}
             record |= {name: round(value.item(), 3) for name, value in losses.items()} | {"right": right}
-            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+            log(out, record)
             bar.set_postfix(answer=record["answer"])
         if step % save_every == save_every - 1 or step == steps - 1:
             record = {"step": step + 1, "held_out": evaluate(student, held_out, cells, mixture_at(share))}
-            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
-            torch.save({"step": step + 1, **{name: part.state_dict() for name, part in parts.items()}}, state)
+            log(out, record)
+            save(out, step + 1, parts)
 
 
 def main() -> None:

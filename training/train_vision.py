@@ -9,7 +9,6 @@ so that positions stay readable after the tower. Both probes are thrown away.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from vila_lab.tiny.names import THINGS
 
 from .pool import CELLS, SIDE, Pool
+from .resuming import log, resume, save
 
 HELD_OUT = 500  # last rows of the pool: never trained on here
 
@@ -76,7 +76,6 @@ class Probes(nn.Module):
 def train(pool: Pool, out: Path, *, steps: int, batch: int, rate: float, seed: int, save_every: int = 250) -> None:
     """Train, logging to ``out/log.jsonl`` and resuming from ``out/state.pt`` if that is there."""
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     tower = SiglipVisionModel(TOWER)
     probes = Probes(TOWER.hidden_size)
     parameters = [*tower.parameters(), *probes.parameters()]
@@ -84,14 +83,8 @@ def train(pool: Pool, out: Path, *, steps: int, batch: int, rate: float, seed: i
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
     out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Any] = {"tower": tower, "probes": probes, "optimiser": optimiser, "schedule": schedule}
-    state = out / "state.pt"
-    first = 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        first = saved.pop("step")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        rng = np.random.default_rng(seed + first)
+    first = resume(out, parts)
+    rng = np.random.default_rng(seed + first)
     held = np.arange(len(pool) - HELD_OUT, len(pool))
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc="vision")):
         rows = rng.integers(0, len(pool) - HELD_OUT, batch)
@@ -116,10 +109,9 @@ def train(pool: Pool, out: Path, *, steps: int, batch: int, rate: float, seed: i
                     hidden = features(tower, normalise(pool.pixels[held]))
                     record["held_out"] = probes.loss(hidden, torch.from_numpy(pool.labels[held]).flatten(1))[1].item()
             bar.set_postfix(record)
-            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+            log(out, record)
         if step % save_every == save_every - 1 or step == steps - 1:
-            torch.save({"step": step + 1, **{name: part.state_dict() for name, part in parts.items()}}, state)
+            save(out, step + 1, parts)
     tower.save_pretrained(out / "tower")
 
 

@@ -12,7 +12,7 @@ from .checks import checked, checked_words
 from .lettering import drawable, lettering, write_title
 from .levels import peak
 from .payload import label
-from .style import INK, MARKERS, PICTURE_COLOURS, REST_LINES, RULE, SOFT_INK, new_axes, picture_colour
+from .style import INK, MARKERS, PICTURE_COLOURS, REST_LINES, new_axes, picture_colour, ruled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def layer_shares(
     values = checked("shares", shares, ("layers", "names"))
     labels = checked_words("names", names, values.shape[1], "columns")
     across = _layers(layers, len(values))
-    ax = _ruled(ax or new_axes(7.2, 3.4))
+    ax = ruled(ax or new_axes(7.2, 3.4))
     rest = [name for name in labels if not name.startswith("image_")]
     for k, name in enumerate(labels):
         if name in rest:
@@ -95,7 +95,7 @@ def flow_by_layer(
 
     across = _layers(layers, len(layers))
     checked("effects", np.zeros(len(effects)), ("edges",))  # at least one
-    ax = _ruled(ax or new_axes(7.2, 3.4))
+    ax = ruled(ax or new_axes(7.2, 3.4))
     ax.axhline(0, color=INK, linewidth=0.9, zorder=1)
     for k, (edge, effect) in enumerate(effects.items()):
         values = checked(f"effects[{edge!r}]", effect, (len(across),))
@@ -151,7 +151,7 @@ def deletion_curves(
     kinds = (("deletion", deletion, "-"), ("insertion", insertion or {}, "--"))
     names = list(dict.fromkeys([*deletion, *(insertion or {})]))
     checked("deletion", np.zeros(len(names)), ("maps",))  # at least one
-    ax = _ruled(ax or new_axes(7.6, 3.6))
+    ax = ruled(ax or new_axes(7.6, 3.6))
     colours = _apart(names, baselines)
     for k, name in enumerate(names):
         found = [
@@ -182,16 +182,6 @@ def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 def _layers(layers: Sequence[int] | None, count: int) -> NDArray[np.float64]:
     numbers = range(count) if layers is None else layers
     return checked("layers", list(numbers), (count,) if count else ("layers",))
-
-
-def _ruled(ax: Axes) -> Axes:
-    """Faint rules across, no frame but the floor."""
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(RULE)
-    ax.grid(axis="y", color=RULE, linewidth=0.5)
-    ax.set_axisbelow(True)
-    ax.tick_params(length=0, labelsize=8, labelcolor=SOFT_INK)
-    return ax
 
 
 def _line(

@@ -93,3 +93,13 @@ def plain(ax: Axes) -> Axes:
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
     ax.tick_params(length=0, labelsize=8, labelcolor=SOFT_INK)
     return ax
+
+
+def ruled(ax: Axes) -> Axes:
+    """Faint rules across, no frame but the floor."""
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color(RULE)
+    ax.grid(axis="y", color=RULE, linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, labelsize=8, labelcolor=SOFT_INK)
+    return ax

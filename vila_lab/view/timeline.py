@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import OptionError
 from .checks import checked
 from .lettering import drawable, lettering, write_title
-from .style import INK, MARKERS, PICTURE_COLOURS, RULE, SOFT_INK, new_axes, picture_colour
+from .style import INK, MARKERS, PICTURE_COLOURS, RULE, SOFT_INK, new_axes, picture_colour, ruled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def frame_shares(
     lines = {name: checked(f"shares[{name!r}]", values, (count,)) for name, values in shares.items()}
     pictures = list(range(count) if numbers is None else numbers)
     places = _side_by_side(clips)
-    ax = _ruled(ax or new_axes(8.6, 3.8))
+    ax = ruled(ax or new_axes(8.6, 3.8))
     for k, name in enumerate(name for name in lines if name != whole):
         _draw(
             ax, places, lines[name], name, BEYOND_PALE[k % len(BEYOND_PALE)], LIGHT[k // len(BEYOND_PALE) % len(LIGHT)]
@@ -132,16 +132,6 @@ def _draw(
     y = np.concatenate([np.append(piece, np.nan) for piece in pieces])
     marker = "" if width > 2 else MARKERS[0]
     ax.plot(x, y, look, color=colour, marker=marker, markersize=2.8, linewidth=width, label=drawable(name), zorder=3)
-
-
-def _ruled(ax: Axes) -> Axes:
-    """Faint rules across, no frame but the floor."""
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(RULE)
-    ax.grid(axis="y", color=RULE, linewidth=0.5)
-    ax.set_axisbelow(True)
-    ax.tick_params(length=0, labelsize=8, labelcolor=SOFT_INK)
-    return ax
 
 
 def _name_lines(ax: Axes, names: Sequence[str]) -> None:
