@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from .errors import PictureError, PromptError
 from .inputs.arrays import image_of_array, is_array, name_of_array
 from .inputs.naming import is_address, is_data_address, is_file_address, kind_of_name
-from .inputs.sources import data_of, fetch, open_file, path_of, read_stream, reason, shorten
+from .inputs.sources import data_of, fetch, head_of, open_file, path_of, read_stream, reason, shorten
 
 PictureSource: TypeAlias = "Picture | Image.Image | NDArray[Any] | os.PathLike[str] | str | bytes | BinaryIO"
 
@@ -245,13 +245,7 @@ def _pillow_errors(source: str) -> Iterator[None]:
 
 
 def _decode(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
-    try:
-        head = file.read(64)
-        file.seek(0)
-    except OSError as error:
-        raise PictureError(f"{source} cannot be read ({reason(error)}); choose another file") from error
-    if not head:
-        raise PictureError(f"{source} is empty (0 bytes); save or download it again")
+    head = head_of(file, source, 64)
     if _is_heif(head, source):
         return _decode_heif(file, source, apply_exif)
     _check_head(head, source)

@@ -22,7 +22,7 @@ from .inputs.animations import is_animation, shots_of_animation
 from .inputs.clips import shots_of_clip
 from .inputs.frames import MOST_FRAMES, Shots, chosen
 from .inputs.naming import is_address, is_data_address, is_file_address, kind_of_name
-from .inputs.sources import data_of, expanded, fetch, open_file, path_of, read_stream, reason, shorten
+from .inputs.sources import data_of, expanded, fetch, head_of, open_file, path_of, read_stream, reason, shorten
 from .options import check_range, check_whole
 from .picture import Frame, Picture, type_name
 
@@ -184,13 +184,7 @@ def _name_of(source: VideoSource) -> str:
 
 
 def _shots_of(file: BinaryIO, name: str, wanted: int) -> Shots:
-    try:
-        head = file.read(16)
-        file.seek(0)
-    except OSError as error:
-        raise VideoError(f"{name} cannot be read ({reason(error)}); choose another file") from error
-    if not head:
-        raise VideoError(f"{name} is empty (0 bytes); save or download it again")
+    head = head_of(file, name, 16, VideoError)
     return shots_of_animation(file, name, wanted) if is_animation(head) else shots_of_clip(file, name, wanted)
 
 

@@ -260,6 +260,24 @@ def _check_size(count: int, name: str) -> None:
 # -- words ---------------------------------------------------------------------------------------------------------------
 
 
+def head_of(file: BinaryIO, name: str, length: int, kind: type[PictureError] = PictureError) -> bytes:
+    """The first bytes of a file, which is left at its beginning.
+
+    Raises
+    ------
+    PictureError
+        Or the other `kind`: it cannot be read, or is empty.
+    """
+    try:
+        head = file.read(length)
+        file.seek(0)
+    except OSError as error:
+        raise kind(f"{name} cannot be read ({reason(error)}); choose another file") from error
+    if not head:
+        raise kind(f"{name} is empty (0 bytes); save or download it again")
+    return head
+
+
 def reason(error: BaseException) -> str:
     """The shortest true account of an error: the system's words for it where it has some."""
     inner = getattr(error, "reason", None)
