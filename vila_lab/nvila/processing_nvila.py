@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,6 +13,7 @@ from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from vila_lab.errors import CheckpointError, OptionError, PromptError
+from vila_lab.nvila.batching import listed, longest_allowed, pad, padded_length, stack
 from vila_lab.nvila.chat import ChatOptions, render_chat
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.conversation import (
@@ -27,9 +26,10 @@ from vila_lab.nvila.conversation import (
     stop_token_ids,
     turn_starts,
 )
+from vila_lab.nvila.expanding import expanded
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, write_json
 from vila_lab.nvila.image_processing_nvila import NVILAImageProcessor, flatten_pictures, saved_here
-from vila_lab.nvila.layout import BlockGeometry, ImageBlock, PromptLayout, TokenGrid, picture_blocks
+from vila_lab.nvila.layout import BlockGeometry, PromptLayout, TokenGrid, picture_blocks
 from vila_lab.nvila.messages import conversations_of, pictures_in, plain_parts, standard_messages
 from vila_lab.nvila.options import CallOptions, NVILAProcessorKwargs, TextOptions, call_options, is_call_option
 from vila_lab.nvila.prompting import (
@@ -40,14 +40,12 @@ from vila_lab.nvila.prompting import (
     assemble,
     pictures_of,
 )
-from vila_lab.nvila.replies import Reply, tokenised
+from vila_lab.nvila.replies import Reply
+from vila_lab.nvila.shares import all_there, share_out, texts_of
 from vila_lab.nvila.tiling import tiled_pictures
 from vila_lab.nvila.tokenizer_files import load_tokenizer, named_chat_template, use_older_names
-from vila_lab.nvila.typed import spelled_out
 
 __all__ = ["LiteralMediaTokenWarning", "NVILAProcessor"]
-
-NO_LIMIT = 10**8  # tokenizers without a limit carry 10^30
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ class NVILAProcessor(ProcessorMixin):
         ]
         blocks = [block for blocks in geometry for block in blocks]
         replies = self._replies(assembled, starts, mode, text)
-        return _Prompt(self._expand(text, blocks, spans, replies=replies), pictures, tiled)
+        return _Prompt(self._expanded(text, blocks, spans, replies=replies), pictures, tiled)
 
     def _replies(self, assembled: Sequence[AssembledTurn], starts: Sequence[int], mode: str, text: str) -> list[Reply]:
         """What the model said in earlier turns, each from where the prompt of its turn ended."""
@@ -232,59 +230,12 @@ class NVILAProcessor(ProcessorMixin):
             picture_blocks(k, *picture.size, options, self.grid, tiled=tiled[k]) for k, picture in enumerate(pictures)
         ]
 
-    def _separator_ids(self, text: str | None) -> list[int]:
-        """Ids with the tokenizer's default specials: a Llama tokenizer puts its begin token into every separator."""
-        return list(self.tokenizer(text).input_ids) if text else []
-
-    def _expand(
-        self,
-        text: str,
-        geometry: Sequence[BlockGeometry],
-        spans: list[tuple[int, int]],
-        special: bool = True,
-        replies: Sequence[Reply] = (),
+    def _expanded(
+        self, text: str, blocks: Sequence[BlockGeometry], spans: list[tuple[int, int]], **options: Any
     ) -> PromptLayout:
-        typed = [*spans, *((reply.start, reply.stop) for reply in replies if not reply.ids)]
-        tokens = tokenised(self._tokenise, text, replies) if replies else self._tokenise(text, special)
-        ids, offsets = spelled_out(self.tokenizer, *tokens, text, typed)
-        if (markers := ids.count(self.image_token_id)) != len(geometry):
-            raise PromptError(
-                f"The text has {markers} {IMAGE_TOKEN} markers for {len(geometry)} blocks of visual tokens; give one marker per picture."
-            )
-        before, after = self._separator_ids(self.start_tokens), self._separator_ids(self.end_tokens)
-        new_ids: list[int] = []
-        new_offsets: list[tuple[int, int]] = []
-        separators: list[int] = []
-        blocks: list[ImageBlock] = []
-        for token, (start, stop) in zip(ids, offsets, strict=True):
-            if token != self.image_token_id:
-                new_ids.append(token)
-                new_offsets.append((start, stop))
-                continue
-            block = geometry[len(blocks)].at(len(new_ids) + len(before))
-            visual = block.stop - block.start
-            separators += [*range(len(new_ids), block.start), *range(block.stop, block.stop + len(after))]
-            new_ids += [*before, *[token] * visual, *after]
-            new_offsets += [*[(start, start)] * len(before), *[(start, stop)] * visual, *[(stop, stop)] * len(after)]
-            blocks.append(block)
-        begins = [start for start, _ in new_offsets]
-        return PromptLayout(
-            text=text,
-            input_ids=np.array(new_ids, dtype=np.int64),
-            offsets=np.array(new_offsets, dtype=np.int64).reshape(-1, 2),
-            blocks=blocks,
-            separators=np.array(separators, dtype=np.int64),
-            user_spans=spans,
-            replies=[_positions(reply, begins) for reply in replies],
-        )
-
-    def _tokenise(self, text: str, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        options: dict[str, Any] = {} if special else {"add_special_tokens": False}
-        if not self.tokenizer.is_fast:
-            ids = list(self.tokenizer(text, **options).input_ids)
-            return ids, _offsets_by_search(self.tokenizer, text, ids)
-        encoded = self.tokenizer(text, return_offsets_mapping=True, **options)
-        return list(encoded.input_ids), [tuple(span) for span in encoded.offset_mapping]
+        separated_by = self.start_tokens, self.end_tokens
+        settings = {"tokenizer": self.tokenizer, "image_token_id": self.image_token_id, "separated_by": separated_by}
+        return expanded(text, blocks, spans, **settings, **options)
 
     # -- transformers' call forms ---------------------------------------------------------------------------------
 
@@ -335,10 +286,10 @@ class NVILAProcessor(ProcessorMixin):
             pictures = flatten_pictures(images, layout)
             cut = all_tiled or len(pictures) == 1
             return BatchFeature(dict(cutter(pictures, tiled=cut)), tensor_type=options.return_tensors)
-        texts = _texts(text)
+        texts = texts_of(text)
         prompts = [
             self._rendered(prompt, pictures, all_tiled, cutter, options.text)
-            for prompt, pictures in zip(texts, _share_out(images, texts, layout), strict=True)
+            for prompt, pictures in zip(texts, share_out(images, texts, layout), strict=True)
         ]
         return self._batch(prompts, options, cutter)
 
@@ -362,7 +313,7 @@ class NVILAProcessor(ProcessorMixin):
         markers = [_markers(len(blocks), cut, cutter) for blocks, cut in zip(geometry, tiled, strict=True)]
         full = "".join(piece + marker for piece, marker in zip(pieces, [*markers, ""], strict=True))
         blocks = [block for blocks in geometry for block in blocks]
-        layout = self._expand(full, blocks, _moved(typed, pieces, markers), options.add_special_tokens)
+        layout = self._expanded(full, blocks, _moved(typed, pieces, markers), special=options.add_special_tokens)
         generated = None if spans is None else _inside(layout.offsets, _moved(spans, pieces, markers))
         return _Prompt(layout, pictures, tiled, generated)
 
@@ -370,12 +321,10 @@ class NVILAProcessor(ProcessorMixin):
         self, prompts: Sequence[_Prompt], options: CallOptions, cutter: NVILAImageProcessor | None = None
     ) -> BatchFeature:
         rows = [self._row(prompt, options.text) for prompt in prompts]
-        length = _padded_length([len(row["input_ids"]) for row in rows], self.tokenizer, options.text)
+        length = padded_length([len(row["input_ids"]) for row in rows], self.tokenizer, options.text)
         fill = {"input_ids": self._pad_id, "offset_mapping": (0, 0)}
         data: dict[str, Any] = {
-            name: _stack(
-                [_pad(row[name], length, options.text.padding_side, fill.get(name, 0)) for row in rows], options
-            )
+            name: stack([pad(row[name], length, options.text.padding_side, fill.get(name, 0)) for row in rows], options)
             for name in rows[0]
         }
         if options.text.return_length:
@@ -388,7 +337,7 @@ class NVILAProcessor(ProcessorMixin):
         for name in ("pixel_values", "block_sizes") if pictures else ():
             data[name] = np.concatenate([each[name] for each in pictures])
         if options.return_tensors is None:
-            data = {name: list(value) if name == "pixel_values" else _listed(value) for name, value in data.items()}
+            data = {name: list(value) if name == "pixel_values" else listed(value) for name, value in data.items()}
         return BatchFeature(data, tensor_type=options.return_tensors)
 
     @property
@@ -408,7 +357,7 @@ class NVILAProcessor(ProcessorMixin):
             row["offset_mapping"] = prompt.layout.offsets
         if prompt.generated is not None:
             row["assistant_masks"] = prompt.generated
-        limit = _limit(self.tokenizer, options)
+        limit = longest_allowed(self.tokenizer, options)
         if not options.truncation or limit is None or len(ids) <= limit:
             return row
         kept = slice(len(ids) - limit, None) if self.tokenizer.truncation_side == "left" else slice(limit)
@@ -498,7 +447,7 @@ class NVILAProcessor(ProcessorMixin):
         prompts = [
             self._rendered(
                 each.text,
-                _all_there(pictures_in(messages)),
+                all_there(pictures_in(messages)),
                 tile_all_images or bool(options.images.get("tiled")),
                 cutter,
                 options.text,
@@ -609,60 +558,6 @@ def _markers(blocks: int, tiled: bool, cutter: NVILAImageProcessor) -> str:
     return IMAGE_TOKEN * blocks
 
 
-def _positions(reply: Reply, begins: Sequence[int]) -> tuple[int, int]:
-    """First and one-past-last position of a reply and the token that ended it; its words may be none, its tokens some."""
-    first = bisect_left(begins, reply.start)
-    return first, (first + len(reply.ids) if reply.ids else bisect_left(begins, reply.stop)) + 1
-
-
-def _offsets_by_search(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Spans for a tokenizer that gives none: each decoded token is looked for from where the last one ended."""
-    spans: list[tuple[int, int]] = []
-    cursor = 0
-    for token in ids:
-        piece = tokenizer.decode([token])
-        place = text.find(piece, cursor) if piece else -1
-        spans.append((place, place + len(piece)) if place >= 0 else (cursor, cursor))
-        cursor = spans[-1][1]
-    return spans
-
-
-def _pad(values: np.ndarray, length: int | None, side: str, fill: Any) -> np.ndarray:
-    missing = max(0, (length or 0) - len(values))
-    padding = np.full((missing, *values.shape[1:]), fill, dtype=values.dtype)
-    return np.concatenate([padding, values] if side == "left" else [values, padding])
-
-
-def _limit(tokenizer: Any, options: TextOptions) -> int | None:
-    """The longest length that is allowed; None where nothing says one."""
-    limit = options.max_length or tokenizer.model_max_length
-    return int(limit) if limit and limit < NO_LIMIT else None
-
-
-def _padded_length(lengths: Sequence[int], tokenizer: Any, options: TextOptions) -> int | None:
-    """The length of every row of a batch; None where each keeps its own."""
-    if options.padding is None:
-        return None
-    limit = _limit(tokenizer, options) if options.padding == "max_length" else max(lengths)
-    if limit is None:
-        raise OptionError("padding='max_length' needs max_length, which this tokenizer does not have either.")
-    step = options.pad_to_multiple_of or 1
-    return -(-max(limit, *lengths) // step) * step if options.padding == "longest" else -(-limit // step) * step
-
-
-def _stack(rows: Sequence[np.ndarray], options: CallOptions) -> Any:
-    if len({len(row) for row in rows}) == 1:
-        return np.stack(rows)
-    if options.return_tensors is not None:
-        raise OptionError("Prompts of several lengths make no tensor; pass padding=True, or return_tensors=None.")
-    return [row.tolist() for row in rows]
-
-
-def _listed(value: Any) -> list[Any]:
-    listed: list[Any] = value.tolist() if isinstance(value, np.ndarray) else value
-    return listed
-
-
 def _moved(spans: Sequence[tuple[int, int]], pieces: Sequence[str], markers: Sequence[str]) -> list[tuple[int, int]]:
     """Character spans of a text after each of its ``<image>`` has become a marker."""
     ends = np.cumsum([len(piece) + len(IMAGE_TOKEN) for piece in pieces[:-1]])
@@ -678,48 +573,6 @@ def _inside(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray
     for first, last in spans:
         inside |= (start < last) & (stop > first)
     return inside.astype(np.int64)
-
-
-def _texts(text: str | Sequence[str]) -> list[str]:
-    texts = [text] if isinstance(text, str) else list(text)
-    if not texts or not all(isinstance(each, str) for each in texts):
-        raise PromptError("text must be one text or a list of texts.")
-    return texts
-
-
-def _all_there(pictures: Sequence[Image.Image | None]) -> list[Image.Image]:
-    found = [picture for picture in pictures if picture is not None]
-    if len(found) != len(pictures):
-        raise PromptError(
-            "An image part holds no picture; put it in the message, or render with tokenize=False and pass images=."
-        )
-    return found
-
-
-def _share_out(images: Any, texts: Sequence[str], layout: Any = None) -> list[list[Image.Image]]:
-    """Pictures per text, by nesting if there is any, otherwise by the markers in each text."""
-    markers = [text.count(IMAGE_TOKEN) for text in texts]
-    nested = (
-        isinstance(images, list | tuple)
-        and len(images) == len(texts)
-        and all(isinstance(item, list | tuple) for item in images)
-    )
-    if nested:
-        shares = [flatten_pictures(item, layout) for item in images]
-    else:
-        pictures = flatten_pictures(images, layout)
-        if len(pictures) != sum(markers):
-            raise PromptError(
-                f"There are {len(pictures)} pictures for {sum(markers)} {IMAGE_TOKEN} markers; give one marker per picture."
-            )
-        bounds = np.cumsum([0, *markers])
-        shares = [pictures[a:b] for a, b in pairwise(bounds)]
-    for number, (share, count) in enumerate(zip(shares, markers, strict=True), start=1):
-        if len(share) != count:
-            raise PromptError(
-                f"Text {number} has {count} {IMAGE_TOKEN} markers and {len(share)} pictures; give one marker per picture."
-            )
-    return shares
 
 
 AutoProcessor.register(NVILAConfig, NVILAProcessor, exist_ok=True)
