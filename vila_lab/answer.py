@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from .attribution import Attribution
 from .attribution.registry import find
@@ -17,13 +16,12 @@ from .edits.flow import Flow
 from .engine.inputs import Inputs
 from .engine.lab import Lab
 from .engine.memory import Holding, image_bytes
-from .engine.record import HeadSets, Record
+from .engine.record import Record
 from .engine.record_bytes import KEY
 from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError
 from .evidence import Evidence, MetricCard
-from .tokenmap import TokenMap
-from .tokens import Token
+from .recorded import RecordedAnswer
 from .view import AnswerView, mimebundle, page, view_of
 from .view.explorer import explore
 from .view.plots import plot
@@ -31,44 +29,21 @@ from .wire import reading
 from .writing import write_file
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
 
     from .session import Session
 
 
-class Answer:
+class Answer(RecordedAnswer):
     """An answer and everything that can be asked about it.
 
     Made by `Session.ask`; not meant to be constructed by hand. It pickles; the copy has no model until `bind` gives it one.
-
-    Attributes
-    ----------
-    record : Record
-        All of it as plain data.
-    text : str
-        What the model said.
-    tokens : tuple of Token
-        The generated tokens, the one that ended the answer included.
-    images : tuple of PIL images
-        The pictures, in order.
-    token_map : TokenMap
-        What every position of prompt and answer is.
-    parts : tuple
-        The prompt as it was asked: texts, and the index of a picture where it stood.
-    notes : tuple of str
-        What a reader must know: a first frame taken, an orientation ignored, an answer cut at its limit.
-    choices : dict
-        Where the answer was one of some choices (``response_format``), how probable each was among them.
-    model : str
-        Name of the model that answered.
-    edits : tuple of str
-        The edits under which it was given (`Session.knockout` and others), in words.
+    What it says by itself (text, tokens, pictures, attention, ledger) is in `vila_lab.recorded.RecordedAnswer`.
     """
 
     def __init__(self, record: Record, lab: Lab | None = None) -> None:
-        self.record = record
+        super().__init__(record)
         self._lab = None if lab is None else weakref.ref(lab)  # an answer keeps no model alive
         self._attributions: dict[tuple[str, int | None], Attribution] = {}
 
@@ -99,98 +74,10 @@ class Answer:
         """
         return lab.adopt(self.record)
 
-    @property
-    def text(self) -> str:
-        return self.record.text
-
-    @property
-    def tokens(self) -> tuple[Token, ...]:
-        return self.record.tokens
-
-    @property
-    def images(self) -> tuple[Image.Image, ...]:
-        return self.record.images
-
-    @property
-    def token_map(self) -> TokenMap:
-        return self.record.token_map
-
-    @property
-    def parts(self) -> tuple[str | int, ...]:
-        return self.record.parts
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.record.notes
-
-    @property
-    def choices(self) -> dict[str, float]:
-        return self.record.choices
-
-    @property
-    def model(self) -> str:
-        return self.record.model
-
-    @property
-    def edits(self) -> tuple[str, ...]:
-        return self.record.edits
-
     def __repr__(self) -> str:
         return f"Answer({self.text!r}, {len(self.tokens)} tokens, {len(self.images)} pictures)"
 
-    # ---- attention -----------------------------------------------------------------------------------------------
-
-    def attention(self, layer: int | None = None, head: int | None = None) -> xr.DataArray:
-        """Exact attention weights of the rows that chose the answer's tokens, computed now.
-
-        Parameters
-        ----------
-        layer, head
-            One layer or one head, counted from 0 (negative from the end); None for all.
-
-        Returns
-        -------
-        xarray.DataArray
-            float32, dims (token, layer, head, position). Row k belongs to ``tokens[k]``; it was computed at the
-            position before that token, so the columns from the token on are 0.
-        """
-        return self.record.attention(layer, head)
-
-    def layer_means(self) -> NDArray[np.float32]:
-        """Attention averaged over the heads of each layer, kept once computed.  # (tokens, layers, T)"""
-        return self.record.layer_means()
-
-    def mean_attention(self) -> NDArray[np.float32]:
-        """Attention averaged over all layers and heads.  # (tokens, T)"""
-        return self.record.mean_attention()
-
-    @property
-    def sinks(self) -> NDArray[np.int64]:
-        """Positions that are looked at whatever they hold: the first, and those whose residual norm in the middle of
-        the decoder is more than five times the median (see `vila_lab.hooks.sinks` for the sources)."""
-        return self.record.sinks
-
-    @property
-    def honesty(self) -> str:
-        """What attention does not show, and the call that does."""
-        return self.record.honesty
-
-    @property
-    def method(self) -> str:
-        """What `ledger` and `heatmap` draw, in words."""
-        return self.record.method
-
-    def ledger(self) -> pd.DataFrame:
-        """Where each token was read: shares of attention, one row per generated token, each summing to 1.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``image_1`` to ``image_n`` (visual tokens of each picture), ``prompt`` (all other positions of the
-            prompt), ``answer`` (tokens generated before), ``sink`` (see `sinks`); the index holds the tokens' numbers
-            and texts.
-        """
-        return self.record.ledger()
+    # ---- attribution ---------------------------------------------------------------------------------------------
 
     def heatmap(self, image: int = 0, token: int | None = None, method: str = "attention") -> NDArray[np.float64]:
         """How much a token has to do with which place of a picture.
@@ -214,8 +101,6 @@ class Answer:
         if method != "attention":
             return self._attribution(method, token).heatmap(image)
         return self.record.heatmap(image, token)
-
-    # ---- attribution ---------------------------------------------------------------------------------------------
 
     def attribute(self, method: str, token: Any = None, contrast: str | None = None, **options: Any) -> Attribution:
         """How much every position, and so every picture and place, contributed to what was said.
@@ -260,11 +145,6 @@ class Answer:
     def attributions(self) -> tuple[Attribution, ...]:
         """What `heatmap` has computed so far, each once."""
         return tuple(self._attributions.values())
-
-    @property
-    def head_sets(self) -> HeadSets:
-        """(layer, head) pairs by the name that ``heads=`` may give: the session's own, or those of when it was saved."""
-        return self.record.head_sets
 
     @property
     def replay(self) -> Replay:
@@ -389,11 +269,6 @@ class Answer:
         if name == "attribute" and is_plain and options.keys() <= {"method", "token"}:
             return self._attribution(str(method), token)
         return self.experiment(name, **options)
-
-    def rows_of(self, word: str | None = None) -> list[int]:
-        """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was
-        not said."""
-        return self.record.rows_of(word)
 
     def _attribution(self, method: str, token: int | None) -> Attribution:
         key = method, token
