@@ -23,6 +23,7 @@ import time
 import tomllib
 import venv
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -32,6 +33,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "versions"
 TABLE = ROOT / "docs" / "verified.md"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TESTS = (
     "tests/test_upstream.py",
     "tests/nvila",
@@ -86,11 +88,14 @@ class Job:
         return self.folder / "venv" / "bin" / "python"
 
     @property
+    def extras(self) -> dict[str, list[str]]:
+        """The extras that this job installs: all that pyproject.toml has, or none."""
+        return {} if self.probe_only else PROJECT["optional-dependencies"]
+
+    @property
     def asked(self) -> list[Requirement]:
         """What vila_lab needs for this job, with the bounds of pyproject.toml."""
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        extras = [] if self.probe_only else project["optional-dependencies"].values()
-        return [Requirement(line) for line in (*project["dependencies"], *(each for extra in extras for each in extra))]
+        return [Requirement(line) for line in chain(PROJECT["dependencies"], *self.extras.values())]
 
     def pins(self) -> list[str]:
         """The lower bound of everything but torch, which is given."""
@@ -100,7 +105,7 @@ class Job:
 
     def install(self) -> None:
         """Make the environment, unless it is there with the same content."""
-        extras = "" if self.probe_only else "[lab,quantization,serve,structured,video,test]"
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
         what = [
             *self.pins(),
             *(["--pre", "--upgrade"] if self.name == "pre" else []),
