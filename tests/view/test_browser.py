@@ -11,6 +11,7 @@ import pytest
 
 from vila_lab.view import fragment, page_text
 from vila_lab.view.html import viewer_source
+from vila_lab.view.overlay import STRONGEST_CELL
 from vila_lab.view.payload import pack, percent, to_json
 
 pytestmark = pytest.mark.browser
@@ -67,8 +68,8 @@ def test_hover_paints_the_token_and_leaving_paints_all(make_view, open_page):
     for k in (3, 7):
         sheet.locator(".chip").nth(k).hover()
         top = max(heat[k].max() for heat in view.heatmaps)  # one scale for both pictures
-        half_a_level = 0.5 * 0.88 * max(heat.max() for heat in view.heatmaps) / top
-        strengths = 255 * 0.88 * view.heatmaps[0][k].ravel() / top
+        half_a_level = 0.5 * STRONGEST_CELL * max(heat.max() for heat in view.heatmaps) / top
+        strengths = 255 * STRONGEST_CELL * view.heatmaps[0][k].ravel() / top
         np.testing.assert_allclose(canvas.evaluate(ALPHA), strengths, atol=1.01 * half_a_level + 1)
         assert sheet.locator("figcaption b").all_inner_texts() == [percent(share) for share in view.ledger[k, :2]]
         assert sheet.locator(".legend span").all_inner_texts() == [percent(share) for share in view.ledger[k]]
@@ -95,8 +96,8 @@ def test_a_token_has_its_own_scale_but_one_that_hardly_read_stays_faint(make_vie
     sheet.locator(".chip").nth(1).click()
     for expected in (own, same):
         first, second = (max(sheet.locator("canvas").nth(k).evaluate(ALPHA)) for k in range(2))
-        step = 255 * 0.88 / 254 * expected / share  # of one level
-        assert first == pytest.approx(255 * 0.88 * expected, abs=1 + step)
+        step = 255 * STRONGEST_CELL / 254 * expected / share  # of one level
+        assert first == pytest.approx(255 * STRONGEST_CELL * expected, abs=1 + step)
         assert first == pytest.approx(2 * second, abs=2 + 2 * step)
         sheet.get_by_label("Same scale for all tokens").check()
 

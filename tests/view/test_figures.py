@@ -13,7 +13,7 @@ from PIL import Image
 
 from vila_lab.errors import MissingExtra
 from vila_lab.view import heatmap_overlay, ledger, lettering, overlay, overview, png, sheet, style
-from vila_lab.view.html import viewer_source
+from vila_lab.view.html import viewer_source, viewer_style
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,14 @@ def test_page_and_figure_have_the_same_colours():
         (line,) = [line for line in source.splitlines() if line.startswith(f"const {name}")]
         assert tuple(f"#{colour}" for colour in re.findall(r"\b[0-9a-f]{6}\b", line)) == colours
     assert f"const STRONGEST_CELL = {overlay.STRONGEST_CELL};" in source
+    assert f"brightness(calc(1 - {1 - overlay.DIMMED:.1g} * var(--overlay)))".replace("0.", ".") in viewer_style()
+
+
+def test_a_photograph_keeps_its_colours_under_the_cells():
+    """The colourfulness of a picture of soft colours, where little was read: four fifths of its own, as its brightness is."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(40, 220, (32, 32, 3), dtype=np.uint8))
+    colourful = lambda pixels: np.ptp(pixels, axis=-1).mean()  # noqa: E731
+    own = colourful(np.asarray(photo) / 255)
+    assert colourful(overlay.dimmed(photo)) >= 0.79 * own
+    cell = overlay.cell_colours(1.0, top=1.0, signed=False)
+    assert (1 - cell[3]) * overlay.DIMMED >= 0.15  # and is seen through the strongest cell

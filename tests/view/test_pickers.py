@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vila_lab.view.html import page_text
+from vila_lab.view.overlay import STRONGEST_CELL
 from vila_lab.view.payload import percent
 
 pytestmark = pytest.mark.browser
@@ -85,7 +86,7 @@ def test_the_layer_slider_draws_each_layer_and_says_which(make_view, with_layers
         sheet.locator("footer", has_text=f"layer {layer}").wait_for()
         reading = next(one for one in view.readings if one.layer == layer)
         assert slider.get_attribute("aria-valuetext") == f"layer {layer}"
-        strengths = 255 * 0.88 * reading.total[0].ravel() / max(total.max() for total in reading.total)
+        strengths = 255 * STRONGEST_CELL * reading.total[0].ravel() / max(total.max() for total in reading.total)
         np.testing.assert_allclose(alphas(sheet), strengths, atol=2)
         assert sheet.locator("figcaption b").first.inner_text() == percent(reading.total_numbers[0])
     slider.fill("0")
@@ -268,6 +269,40 @@ def test_pointing_outlines_the_cell(make_view, open_page):
     assert cell["x"] == pytest.approx(box["x"] + box["width"] * 4 / 6, abs=1)
     sheet.mouse.move(2, 2)
     assert sheet.locator(".cell").count() == 0
+
+
+# ---- bars ----
+
+PARTS = """bar => [...bar.querySelectorAll('rect')].filter(r => r.style.display !== 'none').map(r => [r.getAttribute('fill'),
+  parseFloat(r.getAttribute('width')), parseFloat(r.getAttribute('height'))])"""
+
+
+def test_the_parts_of_a_bar_are_told_apart_by_texture_and_number(make_view, open_page):
+    view = make_view(12, ("a",))
+    sheet = open_page(view)
+    parts = sheet.locator(".read .bar").evaluate(PARTS)
+    assert [width for _, width, _ in parts] == pytest.approx([100 * share for share in view.ledger[0]], abs=0.06)
+    assert [fill for fill, _, _ in parts[:12]] == [f"url(#picture{k})" for k in range(12)]
+    chip = sheet.locator(".chip .bar").evaluate(PARTS)
+    assert [height for _, _, height in chip] == [width for _, width, _ in parts]
+    looks = sheet.locator("pattern[id^=picture]").evaluate_all(
+        "all => all.map(one => [one.children[0].getAttribute('fill'), one.children[1].getAttribute('d')].join())"
+    )
+    assert len(set(looks)) == 12
+    assert len({look.partition(",")[2] for look in looks[:8]}) == 8  # by texture alone
+    numbers = sheet.locator(".read .bar text").evaluate_all(
+        "all => all.filter(one => one.style.display !== 'none').map(one => one.textContent)"
+    )
+    assert [number for number in numbers if number] == [str(k + 1) for k in range(12) if view.ledger[0, k] >= 0.05]
+
+
+def test_a_bar_without_numbers_is_hatched(make_view, with_layers, open_page):
+    sheet = open_page(with_layers(make_view(2, "words", shape="square")))
+    sheet.get_by_label("Method").select_option("leave_one_out")
+    sheet.wait_for_timeout(100)
+    sheet.locator(".chip").last.hover()
+    for bar in (sheet.locator(".read .bar"), sheet.locator(".chip .bar").last):
+        assert [fill for fill, wide, high in bar.evaluate(PARTS) if wide and high] == ["url(#missing)"]
 
 
 # ---- odd input ----

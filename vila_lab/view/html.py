@@ -20,6 +20,7 @@ from .payload import AnswerView, clean, encode, label, pack, percent, to_json
 
 STATIC_QUALITY = 62  # WebP quality of the static picture; its text is still crisp
 HERE = Path(__file__).parent
+SOURCES = ("viewer.js", "readings.js", "bars.js", "drawing.js")  # of one module
 MARGINS = "document.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';"
 
 
@@ -131,7 +132,7 @@ def overview_picture(view: AnswerView) -> Image.Image | None:
 @cache
 def viewer_source() -> str:
     """The viewer's ES module; its ``mount(host, payload)`` serves a widget as well as a page."""
-    return (HERE / "viewer.js").read_text(encoding="utf-8")
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in SOURCES)
 
 
 @cache

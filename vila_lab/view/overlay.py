@@ -18,8 +18,9 @@ from .style import SOFT_INK, colour_map, ink_on, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STRONGEST_CELL = 0.88  # opacity of the cell at the top of the scale; half the number is half the opacity
-GREY = 1 / 3  # what a dimmed picture looks like on average; the ground of the scale bar
+STRONGEST_CELL = 0.8  # opacity of the cell at the top of the scale; half the number is half the opacity
+DIMMED = 0.8  # brightness of a picture under its cells: they stand out, and its colours stay
+GREY = DIMMED / 2  # what a dimmed picture looks like on average; the ground of the scale bar
 WORD_SIZES = (3.5, 9.0)  # points: the smallest and the largest letters of a word in a cell
 POINTS_PER_COLUMN = 0.66  # width of a column of letters as a share of their size; measured 0.58 to 0.64
 LONGEST_WORD = 12  # characters
@@ -150,10 +151,8 @@ def cell_colours(heat: ArrayLike, top: float, signed: bool) -> NDArray[np.float6
 
 
 def dimmed(image: Image.Image) -> NDArray[np.float64]:
-    """The picture nearly grey and darker, so that painted cells stand out on any picture. Values 0 to 1."""
-    small = shrink(image, 384)
-    colour, grey = np.asarray(small) / 255, np.asarray(small.convert("L"))[..., None] / 255
-    return np.asarray(0.65 * (0.35 * colour + 0.65 * grey))
+    """The picture in its colours and a little darker, so that painted cells stand out on any picture. Values 0 to 1."""
+    return DIMMED / 255 * np.asarray(shrink(image, 384), dtype=np.float64)
 
 
 def _word_size(ax: Axes, boxes: NDArray[np.float64], words: Sequence[str], width: float) -> float:

@@ -12,7 +12,7 @@ from PIL import Image
 from .bars import ledger
 from .lettering import drawable, lettering, longest, slanted, token_label, wrapped
 from .levels import peak
-from .overlay import cell_colours, heatmap_overlay
+from .overlay import GREY, cell_colours, heatmap_overlay
 from .payload import AnswerView, label, percent
 from .style import INK, SOFT_INK, column_colours, ink_on, new_figure, picture_colour
 
@@ -138,7 +138,7 @@ def _pictures(sheet: _Sheet, view: AnswerView, lines: Sequence[Sequence[tuple[in
         + 0.08
     )
     bar = sheet.axes(left, sheet.top + 0.02, 1.5, 0.11)
-    bar.imshow(np.full((1, 1, 3), 1 / 3), aspect="auto", extent=(0, 1, 0, 1))
+    bar.imshow(np.full((1, 1, 3), GREY), aspect="auto", extent=(0, 1, 0, 1))
     bar.imshow(
         cell_colours(np.linspace(-1 if view.signed else 0, 1, 128)[None], 1.0, view.signed),
         aspect="auto",

@@ -3,17 +3,8 @@
 // Cells and offline pages inline it, the widget and the service's page import it. `mount` draws into a shadow root with
 // viewer.css. What a user or a model wrote becomes text, never markup.
 
-// Okabe-Ito, told apart with any colour vision, and a wine red for an eighth picture.
-const PICTURE_COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255"];
-const DARK = ["#0072b2", "#882255"]; // with white text
-const VIRIDIS = "31688e 287c8e 21918c 20a486 35b779 5ec962 90d743 c8e020 fde725"; // purple is lost on a dimmed picture
-const BLUE_RED = "3d9bff 7ab8ff b8d8ff f7f7f7 ffc9b8 ff9a7a ff5f3c"; // signed: zero in the middle, no dark ends
-const MISSING = 255;
-const NO_NUMBER = -32768;
 const STRONGEST_TINT = 0.4; // text keeps 4.5:1 up to this
-const STRONGEST_CELL = 0.88; // opacity of the cell at the top of the scale; half the number is half the opacity
 const BRIGHTEST = 10; // a token's own scale is at most so much finer
-const COLOURS = 1024; // steps of the table
 const SLIMMEST = 24; // longer pictures are drawn shorter
 const ALL = -1;
 const CHOSEN = ["name", "layer", "heads", "sinks"]; // what tells one reading from the others
@@ -38,7 +29,7 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
   const footer = footerPart(payload);
   const aloud = element("div", { className: "aloud", "aria-live": "polite" });
   const left = element("div", { className: "left" }, question.node, answer.node, reading.node);
-  view.append(editsPart(payload), left, pictures.node, footer.node, aloud);
+  view.append(paintsOf(payload), editsPart(payload), left, pictures.node, footer.node, aloud);
 
   /** The token that is drawn, or the two that are compared. */
   const drawn = () => {
@@ -200,11 +191,12 @@ function promptPart({ parts, title, words = [] }) {
 
 /** The tokens as chips, tinted by their leading picture or by a region; bars below them. */
 function answerPart(payload) {
-  const { tokens, changed = [] } = payload;
+  const { tokens, images, changed = [] } = payload;
   const list = element("div", { className: "tokens", role: "listbox", "aria-label": "Answer, token by token", "aria-multiselectable": "true", dir: direction(tokens) });
+  const bars = tokens.map(() => emptyBar(payload, true));
   const chips = tokens.map((token, index) => {
     const face = element("span", {}, element("bdi", {}, visible(token)), element("sup"));
-    const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, element("i"));
+    const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, bars[index].node);
     chip.classList.toggle("ends", /^\s/.test(tokens[index + 1] ?? "")); // where lines may break
     chip.classList.toggle("changed", changed.includes(index));
     list.append(chip);
@@ -215,12 +207,12 @@ function answerPart(payload) {
     const lead = tokens.map((_, index) => (region ? [region.picture, lens.regionSum(region, index)] : leading(payload, lens, index)));
     const strongest = Math.max(...lead.map(([, share]) => share), lens.shares ? 1e-3 : 1e-9);
     chips.forEach((chip, index) => {
-      const [face, bar] = chip.children;
+      const face = chip.firstChild;
       const [picture, share] = lead[index];
       const strength = Math.max(0, share) / strongest;
       face.lastChild.dataset.picture = picture >= 0 && !region ? picture + 1 : ""; // no text: a chip's name is its token
       face.style.background = picture >= 0 ? alpha(colour(picture), STRONGEST_TINT * strength) : "";
-      bar.style.background = region ? band(colour(picture), 100 * strength) : stacked(payload, lens, index, "to top");
+      setBar(bars[index], region ? images.map((_, k) => (k === picture ? 100 * strength : 0)) : lengthsOf(lens, index));
       chip.setAttribute("aria-label", (changed.includes(index) ? "changed; " : "") + (region ? `${visible(tokens[index])}: ${lens.text(share)} of it in the region` : describe(payload, lens, index)));
     });
   };
@@ -246,23 +238,20 @@ function readingPart(payload) {
   const { tokens, columns } = payload;
   const name = element("b", { dir: "auto" });
   const button = element("button", { type: "button" }, "All tokens");
-  const bar = element("div", { className: "bar" });
+  const bar = emptyBar(payload);
   const numbers = columns.map(() => element("span"));
-  const legend = element("ul", { className: "legend" }, ...columns.map((column, k) => {
-    const swatch = element("i");
-    swatch.style.background = columnColour(payload, k);
-    return element("li", {}, swatch, columnName(column), numbers[k]);
-  }));
+  const legend = element("ul", { className: "legend" }, ...columns.map((column, k) =>
+    element("li", {}, swatch(columnFill(payload, k)), columnName(column), numbers[k])));
   const show = (lens, shown, { pins, region }) => {
     const index = shown.at(-1);
     name.textContent = sided(shown, (one) => nameOf(tokens, one));
     legend.classList.toggle("two", shown.length > 1);
     button.hidden = !pins.length && !region;
-    bar.style.background = stacked(payload, lens, index, "to right");
+    setBar(bar, lengthsOf(lens, index));
     numbers.forEach((number, k) => { number.textContent = shown.map((one) => lens.text(lens.numbers(one)?.[k])).join(" · "); });
   };
   const head = element("div", { className: "read-head" }, name, button);
-  return { node: tokens.length ? element("section", { className: "read" }, head, bar, legend) : "", button, show };
+  return { node: tokens.length ? element("section", { className: "read" }, head, bar.node, legend) : "", button, show };
 }
 
 /** Which method, layer, heads; whether sinks count. Only where there is a choice. */
@@ -338,10 +327,12 @@ function picturesPart(payload, pickers, onRegion) {
     const figure = element("figure", {}, element("figcaption", {}, badge(k), share), pair, element("div", { className: "share" }, fill));
     const card = { figure, share, fill, pair, stacks: [], image, k };
     addStack(card, images.length);
-    layOut(figure, pair, image, rowHeight(images));
+    figure.style.setProperty("--ratio", slotRatio(image).toFixed(4));
+    pair.style.width = `${Math.min(100, (100 * shapeOf(image)) / slotRatio(image))}%`;
     selectable(card, () => now, readout, onRegion);
     return card;
   });
+  gallery.style.setProperty("--high", `${rowHeight(images).toFixed(1)}px`);
   gallery.append(...cards.map(({ figure }) => figure));
 
   const overlay = slider("Overlay", 100, tokens.length ? 100 : 0, (value) => gallery.style.setProperty("--overlay", value / 100));
@@ -356,8 +347,9 @@ function picturesPart(payload, pickers, onRegion) {
   const norm = picker("Scale", [["one", "one scale for all pictures"], ["own", "a scale per picture: do not compare them"]], again);
   visibly(norm.node, images.length > 1);
   const mode = picker("Two tokens", [["side", "side by side"], ["difference", "difference, A minus B"]], again);
-  const ramp = element("div", { className: "ramp" });
-  const hatch = element("div", {}, element("div", { className: "hatch" }), "no number");
+  const ramp = swatch("url(#unsigned)");
+  ramp.classList.add("ramp");
+  const hatch = element("div", {}, swatch("url(#missing)"), "no number");
   const scale = element("div", { className: "scale" },
     element("div", {}, ends.low, ramp, ends.high, ends.words), norm.node, mode.node, same.node, smooth.node, marks.node, hide.node, overlay.node, hatch, readout);
   scale.addEventListener("keydown", (event) => event.stopPropagation());
@@ -375,7 +367,6 @@ function picturesPart(payload, pickers, onRegion) {
     const shared = difference ? Math.max(...reach) : same.input.checked ? whole : Math.max(...reach, whole / BRIGHTEST);
     const tops = reach.map((top) => (own ? top : shared));
     const rows = shown.map((index) => lens.numbers(index));
-    const table = tables[Number(signed)];
     cards.forEach((card, k) => {
       while (card.stacks.length < sides) addStack(card, images.length);
       while (card.stacks.length > sides) card.stacks.pop().remove();
@@ -383,7 +374,7 @@ function picturesPart(payload, pickers, onRegion) {
       const words = difference ? lens.text(numbers[0] - numbers[1], true) : sided(numbers, (one) => lens.text(one));
       card.stacks.forEach((stack, side) => {
         const canvas = stack.querySelector("canvas");
-        paint(canvas, lens.grid(k), fields[k][side], tops[k], signed, table, hide.input.value / 100);
+        paint(canvas, lens.grid(k), fields[k][side], tops[k], signed, hide.input.value / 100);
         canvas.setAttribute("aria-label", `Heatmap on picture ${k + 1}: ${words}`);
       });
       card.share.textContent = words;
@@ -394,7 +385,7 @@ function picturesPart(payload, pickers, onRegion) {
       }
     });
     gallery.classList.toggle("two", sides > 1);
-    ramp.style.background = `linear-gradient(to right, ${rampStops(signed)}) #555`;
+    ramp.firstChild.setAttribute("fill", `url(#${signed ? "signed" : "unsigned"})`);
     ends.low.textContent = !signed ? "0" : own ? "least" : number(-shared);
     ends.high.textContent = own ? "most" : number(shared);
     ends.words.textContent = `per cell${lens.unit ? `, ${lens.unit}` : ""}${images.length > 1 ? (own ? ", a scale per picture" : ", one scale for all pictures") : ""}`;
@@ -504,129 +495,7 @@ function footerPart({ honesty, notes }) {
   return { node, show };
 }
 
-// ---- readings ----
-
-const opened = new WeakMap();
-
-/** A reading with its bytes unpacked: fields of cells, numbers per column, shares of the question's words. */
-async function openReading(payload, reading) {
-  if (!opened.has(reading)) opened.set(reading, await unpack(payload, reading));
-  return opened.get(reading);
-}
-
-async function unpack(payload, reading) {
-  const { tokens, images, columns } = payload;
-  const { levels, scale, totalScale, signed, shares } = reading;
-  const cells = await inflate(reading.cells);
-  const grids = reading.grids ?? images.map(({ rows, cols }) => [rows, cols]);
-  const texts = (payload.words ?? []).filter((word) => typeof word === "string").length;
-  const rows = reading.ledger ? [...reading.ledger, reading.totalLedger] : [];
-  let wordLevels = reading.wordLevels ? await inflate(reading.wordLevels) : null;
-  if (reading.numbers) { // (tokens and their total, columns) in 16 bits, then the words' levels
-    const bytes = await inflate(reading.numbers);
-    const table = new DataView(bytes.buffer);
-    for (let row = 0, at = 0; row <= tokens.length; row++) {
-      rows.push(columns.map(() => table.getInt16(2 * at++, true)).map((value) => (value === NO_NUMBER ? null : value * reading.step)));
-    }
-    if (reading.hasWords) wordLevels = bytes.subarray(2 * columns.length * (tokens.length + 1));
-  }
-  const sizes = grids.map(([high, wide]) => high * wide);
-  const starts = [];
-  let end = 0;
-  for (const size of sizes) { starts.push(end); end += size * tokens.length; }
-  const totals = sizes.map((size) => { end += size; return end - size; });
-  const lens = {
-    ...reading,
-    grid: (k) => grids[k],
-    scale: (index) => (index === ALL ? totalScale : scale),
-    /** Numbers of a picture's cells, each rounded to a level. */
-    field(index, k) {
-      const from = index === ALL ? totals[k] : starts[k] + index * sizes[k];
-      const top = this.scale(index);
-      return Float32Array.from(cells.subarray(from, from + sizes[k]), (level) => (level === MISSING ? NaN : top * (signed ? (2 * level) / levels - 1 : level / levels)));
-    },
-    numbers(index) {
-      const row = rows[index === ALL ? tokens.length : index];
-      return row?.some((value) => value !== null) ? row : null;
-    },
-    words(index) {
-      if (!wordLevels || !texts || !tokens.length) return null;
-      const mine = index === ALL ? wordLevels : wordLevels.subarray(index * texts, (index + 1) * texts);
-      const sums = new Array(texts).fill(0); // of all tokens, their mean
-      mine.forEach((level, at) => { sums[at % texts] += ((level / 255) * reading.wordScale * texts) / mine.length; });
-      return sums;
-    },
-    /** A token's cells in a region added up; those it covers in part, in part. */
-    regionSum({ picture, box }, index) {
-      const [high, wide] = grids[picture];
-      const { width, height } = images[picture];
-      const field = this.field(index, picture);
-      const part = (k, count, low, top, side) => Math.max(0, Math.min(k + 1, (top / side) * count) - Math.max(k, (low / side) * count));
-      let sum = 0;
-      for (let row = 0; row < high; row++) {
-        const down = part(row, high, box[1], box[3], height);
-        if (down > 1e-6) for (let col = 0; col < wide; col++) sum += (field[row * wide + col] || 0) * down * part(col, wide, box[0], box[2], width);
-      }
-      return sum;
-    },
-    text: (value, plus = !shares) => (Number.isFinite(value) ? (plus && value > 0 ? "+" : "") + (shares ? `${(100 * value).toFixed(1)} %` : number(value)) : "–"),
-    strongest: 1,
-  };
-  if (!shares) lens.strongest = Math.max(...rows.slice(0, -1).map(speaking), 1e-9);
-  return lens;
-}
-
-// ---- drawing ----
-
-/** Paint numbers, one pixel per cell; only hatching needs more. */
-function paint(canvas, [rows, cols], field, top, signed, table, threshold) {
-  const zoom = field.some(Number.isNaN) ? Math.max(1, Math.ceil(240 / Math.max(rows, cols))) : 1;
-  const [wide, high] = [cols * zoom, rows * zoom];
-  if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, { width: wide, height: high });
-  const context = canvas.getContext("2d");
-  const pixels = context.createImageData(wide, high);
-  const words = new Uint32Array(pixels.data.buffer);
-  for (let y = 0, at = 0; y < high; y++) {
-    const row = Math.floor(y / zoom) * cols;
-    for (let x = 0; x < wide; x++, at++) {
-      const value = field[row + Math.floor(x / zoom)];
-      if (Number.isNaN(value)) words[at] = (x + y) % 8 < 4 ? 0x90000000 : 0x90ffffff;
-      else {
-        const share = top > 0 ? Math.max(-1, Math.min(1, value / top)) : 0;
-        if (Math.abs(share) >= threshold) words[at] = table[Math.round(Math.max(0, signed ? (share + 1) / 2 : share) * COLOURS)];
-      }
-    }
-  }
-  context.putImageData(pixels, 0, 0);
-}
-
-/** The colour of every step of the scale, as canvas words. */
-function colourTable(signed) {
-  const ramp = stops(signed);
-  const bytes = new Uint8ClampedArray(4 * (COLOURS + 1));
-  for (let step = 0; step <= COLOURS; step++) {
-    const share = step / COLOURS;
-    const low = Math.min(Math.floor(share * (ramp.length - 1)), ramp.length - 2);
-    const past = share * (ramp.length - 1) - low;
-    bytes.set([...ramp[low].map((c, i) => c + past * (ramp[low + 1][i] - c)), 255 * opacity(signed, share)], 4 * step);
-  }
-  return new Uint32Array(bytes.buffer);
-}
-
-/** Opacity at a place of the scale (0 to 1): none at zero. */
-const opacity = (signed, share) => STRONGEST_CELL * (signed ? Math.abs(2 * share - 1) : share);
-const rampStops = (signed) => stops(signed).map((rgb, k, all) => `rgba(${rgb}, ${opacity(signed, k / (all.length - 1)).toFixed(3)})`);
-const stops = (signed) => (signed ? BLUE_RED : VIRIDIS).split(" ").map(channels);
-const channels = (hex) => [0, 2, 4].map((at) => parseInt(hex.replace("#", "").slice(at, at + 2), 16));
-const alpha = (hex, strength) => `rgba(${channels(hex)}, ${strength.toFixed(3)})`;
-const colour = (picture) => PICTURE_COLOURS[picture % PICTURE_COLOURS.length];
-const clamp = (index, count) => Math.max(0, Math.min(index, count - 1));
-const number = (value) => String(Number(value.toPrecision(3)));
-const about = (value) => (Number.isNaN(value) ? "no number" : `about ${number(value)}`);
-const tables = [false, true].map(colourTable);
-const columnName = (column) => column.replace(/^image_/, "picture ");
-const minus = (one, other) => one.map((value, at) => value - other[at]);
-const peak = (field) => field.reduce((most, value) => Math.max(most, Math.abs(value) || 0), 0);
+// ---- layout ----
 
 /** Height of a row of pictures before it grows: up to four pictures share one row, more share two. */
 function rowHeight(images) {
@@ -638,15 +507,6 @@ function rowHeight(images) {
 const shapeOf = ({ width, height }) => Math.max(1 / SLIMMEST, Math.min(width / height, SLIMMEST));
 const slotRatio = (image) => Math.max(0.36, Math.min(shapeOf(image), 2.2));
 
-/** Pictures of a row are equally high. */
-function layOut(figure, pair, image, high) {
-  const ratio = slotRatio(image);
-  const wide = `${(high * ratio).toFixed(1)}px * var(--zoom) * var(--pair)`;
-  figure.style.flex = `${ratio.toFixed(4)} 1 calc(${wide})`;
-  figure.style.maxWidth = `min(100%, 1.3 * ${wide})`;
-  pair.style.width = `${Math.min(100, (100 * shapeOf(image)) / ratio)}%`;
-}
-
 /** Mark a box of the picture's pixels. */
 function mark(stack, kind, [x0, y0, x1, y1], { width, height }) {
   const node = element("div", { className: `mark ${kind}` });
@@ -656,36 +516,12 @@ function mark(stack, kind, [x0, y0, x1, y1], { width, height }) {
   return node;
 }
 
-/** Pictures have colours, the rest greys. */
-function columnColour({ images }, k) {
-  return k < images.length ? colour(k) : `var(--rest${Math.min(k - images.length, 2)})`;
-}
-
-/** A bar of what speaks for a token, column by column. */
-function stacked(payload, lens, index, towards) {
-  const row = lens.numbers(index);
-  if (!row) return "repeating-linear-gradient(135deg, var(--line) 0 2px, transparent 2px 5px)";
-  const whole = index === ALL && !lens.shares ? speaking(row) || 1 : lens.strongest;
-  let end = 0;
-  const bands = row.map((value, k) => {
-    const start = end;
-    end += (100 * Math.max(0, value)) / whole;
-    return `${columnColour(payload, k)} ${start.toFixed(2)}% ${end.toFixed(2)}%`;
-  });
-  return `linear-gradient(${towards}, ${bands}, transparent 0)`;
-}
-
-const speaking = (row) => (row ?? []).reduce((sum, value) => sum + Math.max(0, value), 0);
-const band = (hex, end) => `linear-gradient(to top, ${hex} ${end}%, transparent 0)`;
-
-/** The picture a token read most (-1: none) and its share. */
-function leading({ images }, lens, index) {
-  const shares = (lens.numbers(index) ?? []).slice(0, images.length);
-  const share = Math.max(...shares, 0);
-  return [share > 0 ? shares.indexOf(share) : -1, share];
-}
-
 // ---- words ----
+
+const columnName = (column) => column.replace(/^image_/, "picture ");
+const number = (value) => String(Number(value.toPrecision(3)));
+const about = (value) => (Number.isNaN(value) ? "no number" : `about ${number(value)}`);
+const clamp = (index, count) => Math.max(0, Math.min(index, count - 1));
 
 function describe(payload, lens, index) {
   const { tokens, columns } = payload;
@@ -720,7 +556,7 @@ function direction(tokens) {
 function badge(picture) {
   const node = element("span", { className: "badge", title: `picture ${picture + 1}` }, String(picture + 1));
   node.style.background = colour(picture);
-  node.style.color = DARK.includes(colour(picture)) ? "#fff" : "#000";
+  node.style.color = inkOn(picture);
   return node;
 }
 
