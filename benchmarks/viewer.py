@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from vila_lab.view import AnswerView, page
-from vila_lab.view.html import page_text, viewer_source, viewer_style
+from vila_lab.view import AnswerView, page, page_text
+from vila_lab.view.html import viewer_source, viewer_style
 from vila_lab.view.reading import Reading
 
 RESULTS = Path(__file__).parent / "results" / "viewer.json"

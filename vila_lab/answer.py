@@ -22,7 +22,7 @@ from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError
 from .evidence import Evidence, MetricCard
 from .recorded import RecordedAnswer
-from .view import AnswerView, mimebundle, page, view_of
+from .view import Display, view_of
 from .view.explorer import explore
 from .view.plots import plot
 from .wire import reading
@@ -46,6 +46,7 @@ class Answer(RecordedAnswer):
         super().__init__(record)
         self._lab = None if lab is None else weakref.ref(lab)  # an answer keeps no model alive
         self._attributions: dict[tuple[str, int | None], Attribution] = {}
+        self._shown: tuple[Any, Display] | None = None  # of which state, and its display
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Answer, (self.record,)
@@ -280,8 +281,10 @@ class Answer(RecordedAnswer):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory: queries and keys, what the next experiment needs, and the pictures (which answers share)."""
-        return self.device_bytes + self.host_bytes + image_bytes(self.images)
+        """Bytes in memory: queries and keys, what the next experiment needs, the pictures (which answers share), and the
+        display once it was shown."""
+        shown = 0 if self._shown is None else self._shown[1].nbytes
+        return self.device_bytes + self.host_bytes + image_bytes(self.images) + shown
 
     @property
     def device_bytes(self) -> int:
@@ -308,7 +311,8 @@ class Answer(RecordedAnswer):
         self.record.kept.offload()
 
     def release(self) -> None:
-        """Let go of queries and keys. The text, the tokens, the pictures and whatever was computed already stay."""
+        """Let go of queries and keys, and of the display. The text, the tokens, the pictures and what was computed stay."""
+        self._shown = None
         self._holding().inputs.release()
         self.record.kept.release()
 
@@ -319,7 +323,22 @@ class Answer(RecordedAnswer):
     # ---- showing -------------------------------------------------------------------------------------------------
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return mimebundle(self._view())
+        return self.display().mimebundle()
+
+    def display(self) -> Display:
+        """What a cell and a page show of the answer now, with what was attributed so far; drawn once until that changes.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.display() is answer.display()
+        True
+        """
+        state = (*map(id, self.attributions), self.record.kept.is_there)
+        if self._shown is None or self._shown[0] != state:
+            self._shown = state, Display.of(view_of(self.record, attributions=self.attributions))
+        return self._shown[1]
 
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw a figure: heatmap, ledger, frames, layers, heads, leakage, flow, curves, patching, logit_lens or agreement.
@@ -358,10 +377,7 @@ class Answer(RecordedAnswer):
 
     def to_html(self, path: str | Path) -> Path:
         """Write the answer as one self-contained page that works offline."""
-        return page(self._view(), path)
-
-    def _view(self) -> AnswerView:
-        return view_of(self.record, attributions=self.attributions)
+        return self.display().page(path)
 
     # ---- files ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vila_lab.view.html import page_text
+from vila_lab.view import page_text
 from vila_lab.view.overlay import STRONGEST_CELL
 from vila_lab.view.payload import percent
 

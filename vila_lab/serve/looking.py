@@ -16,9 +16,7 @@ from ..engine.record_bytes import KEY
 from ..errors import FileError, OptionError
 from ..parcels import known_of, pack, unpack
 from ..session import Session
-from ..view.html import page_text
 from ..view.live import live_payload, live_reading
-from ..view.of_answer import view_of
 from ..wire import parsing
 from .described import FILE, PARCEL, TOLD_PARCEL, text
 from .doors import client_of
@@ -147,7 +145,7 @@ def looking(lab: Session, worker: Worker, kept: Kept, limit: float) -> APIRouter
     async def page(request: Request, name: str) -> HTMLResponse:
         """The answer as one self-contained page."""
         answer = mine(request, name)
-        whole = await done(request, lambda: page_text(view_of(answer.record, attributions=answer.attributions)))
+        whole = await done(request, lambda: answer.display().page_text())
         return HTMLResponse(whole, headers=_as_file(f"{name}.html"))
 
     return router

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .bars import ledger
 from .curves import deletion_curves, flow_by_layer, layer_shares
-from .html import fragment, mimebundle, page, page_text
+from .display import Display, fragment, mimebundle, page, page_text
 from .of_answer import view_of
 from .overlay import cell_colours, heatmap_overlay, logit_lens_grid
 from .payload import AnswerView
@@ -18,6 +18,7 @@ from .timeline import frame_shares
 
 __all__ = [
     "AnswerView",
+    "Display",
     "cell_colours",
     "compact",
     "deletion_curves",

@@ -1,6 +1,6 @@
-"""Html of an answer: a notebook cell's fragment, an offline page, a mime bundle. Knows no model and asks no network.
+"""Html around a viewer: its script, a whole page, and what stands where scripts are stripped. Knows no model and asks no network.
 
-Both carry the same ``viewer.js``, inlined as a module, and a static picture of the same state that stays wherever
+A cell and a page carry the same ``viewer.js``, inlined as a module, and a static picture of the same state that stays wherever
 scripts are stripped (GitHub, untrusted notebooks). The id is a hash of the payload: the same answer, the same html.
 """
 
@@ -15,25 +15,12 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import MissingExtra
-from ..writing import write_file
-from .payload import AnswerView, clean, encode, label, pack, percent, to_json
+from .payload import AnswerView, clean, encode, label, percent, to_json
 
 STATIC_QUALITY = 62  # WebP quality of the static picture; its text is still crisp
 HERE = Path(__file__).parent
 SOURCES = ("viewer.js", "readings.js", "bars.js", "drawing.js")  # of one module
 MARGINS = "document.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';"
-
-
-def fragment(view: AnswerView) -> str:
-    """The answer as the text/html of a notebook cell: one div with its static picture and the script that revives it."""
-    return _fragment(view, overview_picture(view))
-
-
-def page_text(view: AnswerView) -> str:
-    """A whole page that works offline: everything inside, and a policy that forbids every request."""
-    identity, script = live("mount", to_json(pack(view)))
-    body = static(identity, plain(view), overview_picture(view))
-    return whole_page(view.title or view.text or "An answer", body, script)
 
 
 def whole_page(title: str, body: str, script: str) -> str:
@@ -53,36 +40,12 @@ def whole_page(title: str, body: str, script: str) -> str:
     )
 
 
-def page(view: AnswerView, path: str | Path) -> Path:
-    """Write the offline page; returns its path. Raises `FileAccessError` where it cannot be written."""
-    return write_file(path, page_text(view))
-
-
-def mimebundle(view: AnswerView) -> dict[str, str]:
-    """The cell's display: text/html, image/png (base64) and text/plain, and never a widget.
-
-    A widget would break when the notebook is opened again without its kernel; without matplotlib there is no PNG.
-    """
-    picture = overview_picture(view)
-    bundle = {"text/html": _fragment(view, picture), "text/plain": plain(view)}
-    if picture is not None:
-        from .sheet import compact
-
-        bundle["image/png"] = base64.b64encode(compact(picture)).decode("ascii")
-    return bundle
-
-
 def plain(view: AnswerView) -> str:
     """The answer in words: question, answer, and the shares of all answer tokens together."""
     question = "".join(f"[{part + 1}] " if isinstance(part, int) else part for part in view.prompt_parts) or view.title
     shares = ", ".join(f"{label(c)} {percent(s)}" for c, s in zip(view.columns, view.total_ledger, strict=True))
     lines = [question, view.text or "(the answer is empty)", f"{view.method}: {shares}" if view.tokens else view.method]
     return clean("\n".join(line for line in lines if line))
-
-
-def _fragment(view: AnswerView, picture: Image.Image | None) -> str:
-    identity, script = live("mount", to_json(pack(view)))
-    return f'{static(identity, plain(view), picture)}\n<script type="module">{script}</script>'
 
 
 def live(function: str, payload: str, more: str = "") -> tuple[str, str]:
@@ -114,7 +77,7 @@ def static(identity: str, words: str, picture: Image.Image | None) -> str:
     words = escape(words, quote=True)
     if picture is None:
         return f'<div id="{identity}" class="vila-view"><pre>{words}</pre></div>'
-    source = encode(picture, "WEBP", quality=STATIC_QUALITY, method=4)
+    source = encode(picture, "WEBP", quality=STATIC_QUALITY, method=2)
     alt = words.replace("\n", "&#10;")
     return f'<div id="{identity}" class="vila-view"><img alt="{alt}" src="{source}" width="{picture.width}"></div>'
 

@@ -65,16 +65,34 @@ def heatmap_overlay(
     ax = ax or new_axes(4.0, 4.0 * image.height / image.width, (0.0, 0.0, 1.0, 1.0))
     signed = bool(np.nanmin(heat, initial=0.0) < 0) if signed is None else signed
     top = (peak([heat]) if vmax is None else vmax) or 1.0
-    box = (0.0, float(image.width), float(image.height), 0.0)
-    ax.imshow(dimmed(image), extent=box)
-    ax.imshow(cell_colours(heat, top, signed), extent=box, interpolation="nearest")
-    high, wide = image.height / heat.shape[0], image.width / heat.shape[1]
-    for row, col in np.argwhere(np.isnan(heat)):
-        _hatch(ax, (col * wide, row * high, (col + 1) * wide, (row + 1) * high))
-    ax.set_axis_off()
+    paint(ax, shrink(image), image.size, heat, top, signed)
     if unit:
         _scale_bar(ax, top, signed, unit)
     return ax
+
+
+def paint(
+    ax: Axes, shown: Image.Image, size: tuple[int, int], heat: NDArray[np.float64], top: float, signed: bool
+) -> None:
+    """The heatmap over a picture that is shrunk already.
+
+    Parameters
+    ----------
+    shown
+        The picture of `shrink`.
+    size
+        Width and height of the picture itself.
+    heat, top, signed
+        As in `heatmap_overlay`.
+    """
+    width, height = size
+    box = (0.0, float(width), float(height), 0.0)
+    ax.imshow(dimmed(shown), extent=box)
+    ax.imshow(cell_colours(heat, top, signed), extent=box, interpolation="nearest")
+    high, wide = height / heat.shape[0], width / heat.shape[1]
+    for row, col in np.argwhere(np.isnan(heat)):
+        _hatch(ax, (col * wide, row * high, (col + 1) * wide, (row + 1) * high))
+    ax.set_axis_off()
 
 
 def logit_lens_grid(
@@ -120,7 +138,7 @@ def logit_lens_grid(
     checked_words("words", words, len(corners), "patches")
     ax = ax or new_axes(6.8, 0.8 + 5.4 * image.height / image.width)
     top = (peak([strengths]) if vmax is None else vmax) or 1.0
-    ground = dimmed(image)
+    ground = dimmed(shrink(image))
     ax.imshow(ground, extent=(0.0, float(image.width), float(image.height), 0.0))
     ax.set_axis_off()
     _scale_bar(ax, top, False, unit)
@@ -150,9 +168,9 @@ def cell_colours(heat: ArrayLike, top: float, signed: bool) -> NDArray[np.float6
     return rgba
 
 
-def dimmed(image: Image.Image) -> NDArray[np.float64]:
-    """The picture in its colours and a little darker, so that painted cells stand out on any picture. Values 0 to 1."""
-    return DIMMED / 255 * np.asarray(shrink(image, 384), dtype=np.float64)
+def dimmed(shown: Image.Image) -> NDArray[np.float64]:
+    """A picture of `shrink` in its colours and a little darker, so that painted cells stand out on any picture. Values 0 to 1."""
+    return DIMMED / 255 * np.asarray(shown, dtype=np.float64)
 
 
 def _word_size(ax: Axes, boxes: NDArray[np.float64], words: Sequence[str], width: float) -> float:

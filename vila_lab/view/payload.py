@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -140,6 +141,11 @@ class AnswerView:
         """The answer: its tokens joined."""
         return "".join(self.tokens)
 
+    @cached_property
+    def shown(self) -> tuple[Image.Image, ...]:
+        """The pictures as they are shown, shrunk once."""
+        return tuple(shrink(image) for image in self.images)
+
     @property
     def total_ledger(self) -> Array:
         """Shares of all answer tokens together: the mean over the captured tokens, NaN without any. Shape (n_columns,)."""
@@ -241,7 +247,7 @@ def pack(view: AnswerView, budget: int = EXTRA_BUDGET) -> dict[str, Any]:
     ``budget`` is how many characters the further readings may take together; the coarsest still go without some cells.
     """
     cells, levels = pack_cells(view)
-    pictures = encode_pictures(view.images)
+    pictures = encode_pictures(view.shown)
     others, left_out = pack_readings(view.readings, budget)
     notes = list(view.all_notes[len(view.edits) :])
     if left_out:

@@ -12,7 +12,14 @@ from PIL import Image
 from .levels import in_base64
 
 PICTURE_BUDGET = 96_000  # base64 characters for all pictures
-PICTURE_STEPS = ((384, 80), (320, 72), (256, 66), (224, 50), (192, 30))  # (longest side, WebP quality), best first
+SHOWN_SIDE = 384  # pixels of the longest side of a picture that is shown
+PICTURE_STEPS = (
+    (SHOWN_SIDE, 80),
+    (320, 72),
+    (256, 66),
+    (224, 50),
+    (192, 30),
+)  # (longest side, WebP quality), best first
 LARGE, TINY = 2048, 8  # pixels of the longest side from which, and up to which, the display's size is worth a note
 GAP = 24  # pixels between pictures that stand one below the other
 SLIMMEST = 24  # a picture that is longer for its breadth is drawn as if it were this long
@@ -20,21 +27,41 @@ SLIMMEST = 24  # a picture that is longer for its breadth is drawn as if it were
 
 def encode_pictures(images: Sequence[Image.Image]) -> list[str]:
     """The pictures for display, as data addresses: as large and fine as fits the budget of all of them together."""
-    for side, quality in PICTURE_STEPS:
-        pictures = [encode(shrink(image, side), "WEBP", quality=quality, method=4) for image in images]
-        if sum(len(picture) for picture in pictures) <= PICTURE_BUDGET:
-            break
+    for side, quality in PICTURE_STEPS[:-1]:
+        pictures = _within_budget(images, side, quality)
+        if pictures is not None:
+            return pictures
+    side, quality = PICTURE_STEPS[-1]
+    return [_webp(image, side, quality) for image in images]
+
+
+def _within_budget(images: Sequence[Image.Image], side: int, quality: int) -> list[str] | None:
+    """None as soon as they are too much together: the others would be encoded in vain."""
+    pictures: list[str] = []
+    for image in images:
+        pictures.append(_webp(image, side, quality))
+        if sum(map(len, pictures)) > PICTURE_BUDGET:
+            return None
     return pictures
 
 
-def shrink(image: Image.Image, side: int) -> Image.Image:
+def _webp(image: Image.Image, side: int, quality: int) -> str:
+    return encode(shrink(image, side), "WEBP", quality=quality, method=4)
+
+
+def shrink(image: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:
     """The picture in RGB on white, its longest side at most ``side`` pixels; never enlarged, its shape kept."""
     factor = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
+        rgba = _resized(image.convert("RGBA"), size)
         return Image.alpha_composite(Image.new("RGBA", size, "white"), rgba).convert("RGB")
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return _resized(image if image.mode == "RGB" else image.convert("RGB"), size)
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A large picture is first averaged over whole pixels, to twice the size: a tenth of the time, and no difference to see."""
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> str:
