@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import MissingExtra
 from .payload import AnswerView, clean, encode, label, percent, to_json
+from .pictures import WEBP_METHOD
 
 STATIC_QUALITY = 62  # WebP quality of the static picture; its text is still crisp
 HERE = Path(__file__).parent
@@ -77,7 +78,7 @@ def static(identity: str, words: str, picture: Image.Image | None) -> str:
     words = escape(words, quote=True)
     if picture is None:
         return f'<div id="{identity}" class="vila-view"><pre>{words}</pre></div>'
-    source = encode(picture, "WEBP", quality=STATIC_QUALITY, method=2)
+    source = encode(picture, "WEBP", quality=STATIC_QUALITY, method=WEBP_METHOD)
     alt = words.replace("\n", "&#10;")
     return f'<div id="{identity}" class="vila-view"><img alt="{alt}" src="{source}" width="{picture.width}"></div>'
 

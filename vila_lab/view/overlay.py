@@ -87,8 +87,8 @@ def paint(
     """
     width, height = size
     box = (0.0, float(width), float(height), 0.0)
-    ax.imshow(dimmed(shown), extent=box)
-    ax.imshow(cell_colours(heat, top, signed), extent=box, interpolation="nearest")
+    ax.imshow(_in_bytes(dimmed(shown)), extent=box)
+    ax.imshow(_in_bytes(cell_colours(heat, top, signed)), extent=box, interpolation="nearest")
     high, wide = height / heat.shape[0], width / heat.shape[1]
     for row, col in np.argwhere(np.isnan(heat)):
         _hatch(ax, (col * wide, row * high, (col + 1) * wide, (row + 1) * high))
@@ -171,6 +171,11 @@ def cell_colours(heat: ArrayLike, top: float, signed: bool) -> NDArray[np.float6
 def dimmed(shown: Image.Image) -> NDArray[np.float64]:
     """A picture of `shrink` in its colours and a little darker, so that painted cells stand out on any picture. Values 0 to 1."""
     return DIMMED / 255 * np.asarray(shown, dtype=np.float64)
+
+
+def _in_bytes(colours: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colours 0 to 255, which are drawn in half the time."""
+    return np.rint(255 * colours).astype(np.uint8)
 
 
 def _word_size(ax: Axes, boxes: NDArray[np.float64], words: Sequence[str], width: float) -> float:

@@ -20,6 +20,7 @@ PICTURE_STEPS = (
     (224, 50),
     (192, 30),
 )  # (longest side, WebP quality), best first
+WEBP_METHOD = 2  # of 6; 4 takes twice the time for 3 % fewer bytes
 LARGE, TINY = 2048, 8  # pixels of the longest side from which, and up to which, the display's size is worth a note
 GAP = 24  # pixels between pictures that stand one below the other
 SLIMMEST = 24  # a picture that is longer for its breadth is drawn as if it were this long
@@ -46,7 +47,7 @@ def _within_budget(images: Sequence[Image.Image], side: int, quality: int) -> li
 
 
 def _webp(image: Image.Image, side: int, quality: int) -> str:
-    return encode(shrink(image, side), "WEBP", quality=quality, method=4)
+    return encode(shrink(image, side), "WEBP", quality=quality, method=WEBP_METHOD)
 
 
 def shrink(image: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 DPI = 110
 EXACT_PNG = 150_000  # bytes up to which a PNG keeps all its colours
-PALETTE_PIXELS = 50_000  # from which a palette is chosen: all of them give none that is nearer, in fifty times the time
+PALETTE_PIXELS = 20_000  # of which a palette is chosen: all of them give none that is nearer, in fifty times the time
+MANY_COLOURS = 4_000  # among these pixels: with so many, no PNG of a sheet keeps within `EXACT_PNG`
 GAP = 0.18  # inches between pictures
 SLOT_RATIOS = 0.36, 2.2  # a picture narrower or wider than this does not fill its place in a line
 ROW_TOKENS = 32  # tokens in one row of the overview's ledger
@@ -52,11 +53,12 @@ def overview(view: AnswerView) -> Figure:
 
 def render(view: AnswerView) -> Image.Image:
     """The overview as pixels, RGB."""
-    buffer = io.BytesIO()
-    overview(view).savefig(
-        buffer, format="png", dpi=DPI, metadata={"Software": None}, facecolor="white", pil_kwargs={"compress_level": 1}
-    )
-    return Image.open(buffer).convert("RGB")
+    figure = overview(view)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def png(view: AnswerView) -> bytes:
@@ -66,20 +68,24 @@ def png(view: AnswerView) -> bytes:
 
 def compact(picture: Image.Image) -> bytes:
     """A PNG without metadata: exact where that is small, otherwise dithered to the 256 colours that cover most of its range."""
+    some = _some(picture)
+    exact = _png(picture) if some.getcolors(MANY_COLOURS) else b""
+    if 0 < len(exact) <= EXACT_PNG:
+        return exact
+    palette = some.quantize(256, method=Image.Quantize.MAXCOVERAGE)  # others would lose the end of the scale
+    return _png(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
+
+
+def _some(picture: Image.Image) -> Image.Image:
+    """Every so many pixels of a picture, about `PALETTE_PIXELS` in all."""
+    step = max(1, round((picture.width * picture.height / PALETTE_PIXELS) ** 0.5))
+    return picture.resize((-(-picture.width // step), -(-picture.height // step)), Image.Resampling.NEAREST)
+
+
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=4)
-    if buffer.tell() > EXACT_PNG:
-        buffer = io.BytesIO()
-        dithered = picture.quantize(palette=_palette(picture), dither=Image.Dither.FLOYDSTEINBERG)
-        dithered.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
-
-
-def _palette(picture: Image.Image) -> Image.Image:
-    """The 256 colours that cover most of a picture's range; median cut and octrees would lose the end of the scale."""
-    step = max(1, round((picture.width * picture.height / PALETTE_PIXELS) ** 0.5))
-    some = picture.resize((-(-picture.width // step), -(-picture.height // step)), Image.Resampling.NEAREST)
-    return some.quantize(256, method=Image.Quantize.MAXCOVERAGE)
 
 
 class _Sheet:
@@ -90,6 +96,7 @@ class _Sheet:
 
     def __init__(self, height: float) -> None:
         self.figure = new_figure(self.width, height)
+        self.figure.set_dpi(DPI)  # from the beginning, so that no text is laid out twice
         self.height = height
         self.top = 0.2
 
