@@ -76,10 +76,18 @@ def test_the_table_says_what_each_takes_gives_and_tells(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("flows", {}, "unknown experiment 'flows'; known: attribute, evidence"),
+        ("flows", {}, r"unknown experiment 'flows' \(did you mean 'flow'\?\); known: attribute, evidence"),
         ("leakage", {"layers": 2}, "leakage has no option 'layers'; it has none"),
-        ("redirect", {"to_image": 2}, "redirect has no option 'to_image'; it has image, strength, heads"),
-        ("redirect", {"image": 1.5}, "image must be a whole number, not 1.5"),
+        (
+            "redirect",
+            {"to_image": 2},
+            r"redirect has no option 'to_image' \(did you mean 'image'\?\); it has image, strength, heads",
+        ),
+        (
+            "redirect",
+            {"image": 1.5},
+            "a picture must be a whole number counted from 0, or a name such as 'image_1', not 1.5",
+        ),
         ("attribute", {"method": "leave_one_out", "contrast": 3}, "contrast must be a text or None, not 3"),
         ("attribute", {"method": "leave_one_out", "colour": 3}, "colour"),
     ],

@@ -148,7 +148,7 @@ def test_frame_tells_each_position():
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda t: t.positions("image_3"), "there is no image_3: the prompt has 1 pictures"),
+        (lambda t: t.positions("image_3"), "there is no image_3: the prompt has 1 picture, image_1"),
         (lambda t: t.positions("pictures"), "unknown group of positions 'pictures'"),
         (lambda t: t.tokens_in(0, (5, 5, 5, 9)), "is empty"),
         (lambda t: t.tokens_in(1, (0, 0, 1, 1)), "there is no picture 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .engine.record_bytes import KEY
 from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError
 from .evidence import Evidence, MetricCard
+from .pointing import WhichPicture, WhichTokens
 from .recorded import RecordedAnswer
 from .view import Display, view_of
 from .view.explorer import explore
@@ -45,7 +47,7 @@ class Answer(RecordedAnswer):
     def __init__(self, record: Record, lab: Lab | None = None) -> None:
         super().__init__(record)
         self._lab = None if lab is None else weakref.ref(lab)  # an answer keeps no model alive
-        self._attributions: dict[tuple[str, int | None], Attribution] = {}
+        self._attributions: dict[tuple[str, Any], Attribution] = {}
         self._shown: tuple[Any, Display] | None = None  # of which state, and its display
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,19 +78,23 @@ class Answer(RecordedAnswer):
         return lab.adopt(self.record)
 
     def __repr__(self) -> str:
-        return f"Answer({self.text!r}, {len(self.tokens)} tokens, {len(self.images)} pictures)"
+        edited = f", edits: {'; '.join(self.edits)}" if self.edits else ""
+        return f"Answer({self.text!r}, {len(self.tokens)} tokens, {len(self.images)} pictures{edited})"
 
     # ---- attribution ---------------------------------------------------------------------------------------------
 
-    def heatmap(self, image: int = 0, token: int | None = None, method: str = "attention") -> NDArray[np.float64]:
+    def heatmap(
+        self, image: WhichPicture = 0, token: WhichTokens = None, method: str = "attention"
+    ) -> NDArray[np.float64]:
         """How much a token has to do with which place of a picture.
 
         Parameters
         ----------
         image
-            Which picture, counted from 0.
+            Which picture: a number counted from 0 (negative from the end), or a name counted from 1, "image_1".
         token
-            Which generated token, counted from 0 (negative from the end); None for the whole answer.
+            Which generated token: a number counted from 0 (negative from the end), several, a slice, or a word of the answer;
+            None for the whole answer.
         method
             "attention" is what `ledger` shows, the mean over the answer's tokens; every other name in
             `vila_lab.methods` is computed by `attribute`, once.
@@ -244,7 +250,7 @@ class Answer(RecordedAnswer):
         return found
 
     def vision_attention(
-        self, image: int = 0, *, layer: int = -1, head: int | None = None, at: Any = None
+        self, image: WhichPicture = 0, *, layer: int = -1, head: int | None = None, at: Any = None
     ) -> VisionAttention:
         """Where do the places of a picture look inside the vision tower, before the decoder sees it?
 
@@ -266,13 +272,15 @@ class Answer(RecordedAnswer):
     def known_or_run(self, name: str, **options: Any) -> Any:
         """`experiment`, once: of a method on a token, or on the whole answer, what `heatmap` has computed is given again."""
         method, token = options.get("method"), options.get("token")
-        is_plain = isinstance(method, str) and (token is None or type(token) is int)
+        is_plain = isinstance(method, str) and (token is None or type(token) in (int, str))
         if name == "attribute" and is_plain and options.keys() <= {"method", "token"}:
             return self._attribution(str(method), token)
         return self.experiment(name, **options)
 
-    def _attribution(self, method: str, token: int | None) -> Attribution:
-        key = method, token
+    def _attribution(self, method: str, token: WhichTokens) -> Attribution:
+        if not (token is None or isinstance(token, int | str)):
+            token = self.record.numbers_of(token)
+        key = method, tuple(token) if isinstance(token, Sequence) and not isinstance(token, str) else token
         if key not in self._attributions:
             self._attributions[key] = self.attribute(method, token)
         return self._attributions[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -17,7 +18,7 @@ from .engine.sampling import Sampling
 from .errors import OptionError, VilaLabError
 from .interrupts import keeps_gradients
 from .interventions import Interventions
-from .options import check_range, check_types
+from .options import check_range, check_types, nearest
 from .prompt import Prompt
 from .stream import Stream, UnderWay
 
@@ -341,8 +342,20 @@ class Asking(Interventions):
             If the tiling is unknown.
         """
         if tiling not in TILINGS:
-            raise OptionError(f"tiling {tiling!r} is unknown; choose one of {', '.join(TILINGS)}")
+            raise OptionError(
+                f"tiling {tiling!r} is unknown{nearest(tiling, TILINGS)}; choose one of {', '.join(TILINGS)}"
+            )
         return Chat(self, system, first_reading=self.first_reading if tiling == "first" else {})
+
+    def _chosen(self, options: dict[str, Any]) -> Any:
+        """The options of the model's family; of an unknown one the message proposes an option of `ask` too."""
+        try:
+            return self.options_of(options)
+        except OptionError:
+            for name in options:
+                if near := nearest(name, inspect.signature(Asking.ask).parameters):
+                    raise OptionError(f"there is no option {name!r}{near}") from None
+            raise
 
     def _request(
         self,
@@ -354,6 +367,6 @@ class Asking(Interventions):
         options: dict[str, Any],
     ) -> Request:
         check_types(Asking.ask, {"apply_exif": apply_exif})
-        chosen = self.options_of(options)
+        chosen = self._chosen(options)
         parts = self.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
         return Request(parts, chosen, sampling, **limits)

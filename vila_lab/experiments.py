@@ -17,7 +17,7 @@ from .engine.replay import Replay
 from .errors import OptionError
 from .evidence import evidence, metric_card
 from .evidence.baselines import random_weights_map
-from .options import check_types
+from .options import check_types, nearest
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Experiment:
         known = [name for name, each in self.parameters.items() if each.kind is not each.VAR_KEYWORD]
         for name in options:
             if name not in known and not takes_more:
-                raise OptionError(f"{self.name} has no option {name!r}; it has {', '.join(known) or 'none'}")
+                raise OptionError(
+                    f"{self.name} has no option {name!r}{nearest(name, known)}; it has {', '.join(known) or 'none'}"
+                )
         check_types(self.function, {name: value for name, value in options.items() if name in known})
         missing = [
             name for name in known if self.parameters[name].default is inspect.Parameter.empty and name not in options
@@ -113,7 +115,7 @@ def experiment(replay: Replay, name: str, **options: Any) -> Any:
     ('Flow', ['image', 'strength', 'heads'])
     """
     if name not in EXPERIMENTS:
-        raise OptionError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
+        raise OptionError(f"unknown experiment {name!r}{nearest(name, EXPERIMENTS)}; known: {', '.join(EXPERIMENTS)}")
     chosen = EXPERIMENTS[name]
     chosen.check(options)
     return chosen.function(replay, **options)

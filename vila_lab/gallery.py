@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageOps
 
 from .errors import OptionError, VilaLabError
+from .options import nearest
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
 from .video import Video
 from .view.of_answer import view_of
@@ -163,7 +164,9 @@ def draw_all(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     """
     for name in names:
         if name not in PICTURES:
-            raise OptionError(f"the gallery has no picture {name!r}; it has {', '.join(PICTURES)}")
+            raise OptionError(
+                f"the gallery has no picture {name!r}{nearest(name, PICTURES)}; it has {', '.join(PICTURES)}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     asked = Asked()
     written = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .answer import Answer
 from .edits import where as at
+from .edits.groups import check_places
 from .edits.handle import Handle
 from .edits.looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
 from .edits.program import Program
@@ -125,6 +126,7 @@ class Interventions:
         if not callable(fn):
             raise OptionError(f"a hook is a function of one event, not {fn!r}")
         where = self._where(layers, heads)
+        check_places(columns)
         given: Any = columns if isinstance(columns, str) else tuple(columns)
         return self._hook(AttentionHook(fn, where, as_rows(rows), given, self._words(where, heads)))
 
@@ -175,7 +177,8 @@ class Interventions:
         Raises
         ------
         NoEffect
-            If a layer or head does not exist (now), or the edge does not (when asked).
+            If there is no such layer or head, or a part has a name that is in no prompt (now); if this prompt has no such edge (when
+            asked).
 
         Examples
         --------
@@ -280,6 +283,10 @@ class Interventions:
 
     def _where(self, layers: at.Layers = None, heads: at.Heads = None) -> Any:
         return at.resolve(self.shape, layers, heads)
+
+    def _acting(self) -> str:
+        """The hooks and edits that act here, as they end a repr: one that was forgotten shall be seen."""
+        return f", edits: {'; '.join(handle.label for handle in self._program)}" if self._program else ""
 
     def _words(self, where: Any, heads: at.Heads) -> str:
         return at.in_words(where, self.shape, heads)

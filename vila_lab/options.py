@@ -1,18 +1,20 @@
-"""Checks the options of a call against its signature and its ranges. Knows no models and no methods."""
+"""Checks the options of a call against its signature and its ranges, and names what was meant. Knows no models and no methods."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .errors import OptionError
 
-__all__ = ["check_range", "check_types", "check_whole"]
+__all__ = ["check_range", "check_types", "check_whole", "nearest"]
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("a whole number", lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool)),
@@ -92,6 +94,25 @@ def check_whole(name: str, value: Any) -> None:
     words, fits = KINDS["int"]
     if not fits(value):
         raise OptionError(f"{name} must be {words}, not {value!r}")
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """The known name that a misspelt one resembles, for a message to put behind it; empty where none does.
+
+    Upper and lower case, and blanks, hyphens and underscores, are alike.
+
+    Examples
+    --------
+    >>> nearest("leave-one-ot", ["attention", "leave_one_out"]), nearest("magic", ["attention"])
+    (" (did you mean 'leave_one_out'?)", '')
+    """
+    plain = {_plain(each): each for each in known}
+    found = difflib.get_close_matches(_plain(str(name)), plain, 1)
+    return f" (did you mean {plain[found[0]]!r}?)" if found else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 
 
 def _is_number(value: Any) -> bool:

@@ -37,6 +37,7 @@ from .engine.request import Request
 from .errors import CaptureError, NotHere, OptionError, ServiceError, VilaLabError
 from .hooks import Tape
 from .hooks.edits import Edit
+from .options import nearest
 from .parcels import known_of, pack, unpack
 from .picture import Picture
 from .progress import progress
@@ -173,7 +174,7 @@ class RemoteSession(Studies):
         return table.copy()
 
     def __repr__(self) -> str:
-        return f"RemoteSession({self.name!r} at {self.url})"
+        return f"RemoteSession({self.name!r} at {self.url}{self._acting()})"
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in ("model", "tokenizer", "family", "engine", "device"):
@@ -203,7 +204,9 @@ class RemoteSession(Studies):
         known = self._told["options"]
         for name in options:
             if name not in known:
-                raise OptionError(f"{self.name} has no option {name!r}; it has {', '.join(known)}")
+                raise OptionError(
+                    f"{self.name} has no option {name!r}{nearest(name, known)}; it has {', '.join(known)}"
+                )
         return dict(options)
 
     def run(self, request: Request) -> Record:

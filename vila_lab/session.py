@@ -129,7 +129,7 @@ class Session(Studies):
         if self._engine is None:
             return f"Session({self.name!r}, unloaded)"
         size = sum(p.numel() for p in self.model.parameters())
-        return f"Session({self.name!r}, {size / 1e6:.1f} M parameters on {self.device})"
+        return f"Session({self.name!r}, {size / 1e6:.1f} M parameters on {self.device}{self._acting()})"
 
     # ---- looking and changing ----------------------------------------------------------------------------------------
 

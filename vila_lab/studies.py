@@ -14,6 +14,7 @@ from .engine.record import Record
 from .errors import OptionError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
 from .evidence.order import ORDERS
+from .pointing import WhichPicture
 from .prompt import Prompt
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Studies(Asking):
         images: Any = None,
         *,
         orders: int = ORDERS,
-        twins: Mapping[int, Any] | None = None,
+        twins: Mapping[WhichPicture, Any] | None = None,
         max_new_tokens: int = 64,
         seed: int = 0,
     ) -> OrderTest:
@@ -88,7 +89,7 @@ class Studies(Asking):
         answer: Answer,
         to_image: int | None = None,
         *,
-        image: int | None = None,
+        image: WhichPicture | None = None,
         strength: float = STRENGTH,
         heads: Heads = "routing",
     ) -> Redirection[Answer]:
@@ -98,7 +99,7 @@ class Studies(Asking):
         ----------
         answer
         image
-            The picture, counted from 0.
+            The picture, counted from 0, or by name: "image_1".
         strength, heads
             See `vila_lab.edits.redirect.redirect`.
         to_image

@@ -16,12 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import OptionError, PromptError
-from .options import check_whole
+from .options import nearest
+from .pointing import WhichPicture, picture_index
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FINEST_GRID = 192  # cells along one side of a heatmap, at most
+
+
+GROUPS = ("images", "prompt", "text", "template", "separators", "answer", "replies", "all")
+"""Names of groups of positions, beside ``image_k`` and ``turn_k``."""
 
 
 class Kind(IntEnum):
@@ -192,20 +197,15 @@ class TokenMap:
         OptionError
             If there is no such group.
         """
-        found = re.fullmatch(r"image_(\d+)", group)
-        if found:
-            index = int(found[1]) - 1
-            if not 0 <= index < self.n_pictures:
-                raise OptionError(
-                    f"there is no {group}: the prompt has {self.n_pictures} pictures, image_1 to image_{self.n_pictures}"
-                )
-            return np.flatnonzero((self.kind == Kind.IMAGE) & (self.picture == index))
+        check_group(group)
+        if group.startswith("image_"):
+            return np.flatnonzero((self.kind == Kind.IMAGE) & (self.picture == picture_index(group, self.n_pictures)))
         if found := re.fullmatch(r"turn_(\d+)", group):
             index = int(found[1]) - 1
             if not 0 <= index < self.n_turns:
                 raise OptionError(f"there is no {group}: the conversation has {self.n_turns} turns, counted from 1")
             return np.flatnonzero(self.turn == index)
-        masks = {
+        masks: dict[str, NDArray[np.bool_]] = {
             "images": self.kind == Kind.IMAGE,
             "prompt": (self.kind != Kind.IMAGE) & (self.kind != Kind.ANSWER),
             "text": self.kind == Kind.TEXT,
@@ -215,20 +215,15 @@ class TokenMap:
             "replies": self.kind == Kind.REPLY,
             "all": np.ones(len(self), bool),
         }
-        if group not in masks:
-            raise OptionError(
-                f"unknown group of positions {group!r}; known: image_1 to image_{self.n_pictures}, {', '.join(masks)}"
-            )
         return np.flatnonzero(masks[group])
 
-    def rows_of(self, picture: int) -> NDArray[np.int64]:
+    def rows_of(self, picture: WhichPicture) -> NDArray[np.int64]:
         """Positions whose content comes from a picture: its visual tokens, and padding that shows none of its pixels.
 
         What stands in a picture's place must stand in all of them: attention inside the tower carries the picture into its
         padding too.
         """
-        self._check_picture(picture)
-        return np.flatnonzero((self.picture == picture) & (self.tile >= 0))
+        return np.flatnonzero((self.picture == picture_index(picture, self.n_pictures)) & (self.tile >= 0))
 
     def share_block(self, some: ArrayLike, others: ArrayLike) -> bool:
         """Whether any of some positions sees, and is seen by, any of others wherever they stand."""
@@ -242,30 +237,32 @@ class TokenMap:
             table[self.positions(group), column] = 1
         return table
 
-    def tokens_in(self, picture: int, box: tuple[float, float, float, float]) -> NDArray[np.int64]:
+    def tokens_in(self, picture: WhichPicture, box: tuple[float, float, float, float]) -> NDArray[np.int64]:
         """Visual tokens of a picture whose box meets this box of original pixels (touching edges do not meet)."""
-        self._check_picture(picture)
+        number = picture_index(picture, self.n_pictures)
         x0, y0, x1, y1 = box
         if not (x0 < x1 and y0 < y1):
             raise OptionError(f"the box {box} is empty: give x0 < x1 and y0 < y1, in pixels of the original picture")
-        mine = (self.kind == Kind.IMAGE) & (self.picture == picture)
+        mine = (self.kind == Kind.IMAGE) & (self.picture == number)
         with np.errstate(invalid="ignore"):  # positions without a box hold NaN and meet nothing
             meets = (self.box[:, 0] < x1) & (self.box[:, 2] > x0) & (self.box[:, 1] < y1) & (self.box[:, 3] > y0)
         return np.flatnonzero(mine & meets)
 
     # ---- pictures ------------------------------------------------------------------------------------------------
 
-    def grid(self, picture: int) -> tuple[int, int]:
+    def grid(self, picture: WhichPicture) -> tuple[int, int]:
         """Rows and columns of the coarsest even grid on which every token's box of this picture starts and ends.
 
         Where no even grid of at most 192 cells fits (7 x 7 patches merged by two, say), the finest one is taken.
         """
-        self._check_picture(picture)
-        boxes = self._boxes(picture)
-        width, height = self.sizes[picture]
+        number = picture_index(picture, self.n_pictures)
+        boxes = self._boxes(number)
+        width, height = self.sizes[number]
         return _even_cells(boxes[:, [1, 3]] / height), _even_cells(boxes[:, [0, 2]] / width)
 
-    def heatmap(self, values: ArrayLike, picture: int, grid: tuple[int, int] | None = None) -> NDArray[np.float64]:
+    def heatmap(
+        self, values: ArrayLike, picture: WhichPicture, grid: tuple[int, int] | None = None
+    ) -> NDArray[np.float64]:
         """Spread the values of a picture's tokens over the picture, in its own geometry.
 
         Each token's value is spread evenly over its box, so the heatmap sums to the sum of the values, whatever the
@@ -283,27 +280,22 @@ class TokenMap:
         -------
         (..., rows, columns) array over the original picture.
         """
-        self._check_picture(picture)
-        rows, columns = self.grid(picture) if grid is None else grid
-        mine = self.positions(f"image_{picture + 1}")
+        number = picture_index(picture, self.n_pictures)
+        rows, columns = self.grid(number) if grid is None else grid
+        mine = self.positions(f"image_{number + 1}")
         table = np.asarray(values, np.float64)
         if mine.size and table.shape[-1] <= mine[-1]:
             raise OptionError(
-                f"the values have {table.shape[-1]} positions, but picture {picture + 1} reaches to position {mine[-1]}"
+                f"the values have {table.shape[-1]} positions, but picture {number + 1} reaches to position {mine[-1]}"
             )
-        boxes = self._boxes(picture)
-        width, height = self.sizes[picture]
+        boxes = self._boxes(number)
+        width, height = self.sizes[number]
         down = _overlap_shares(boxes[:, [1, 3]] / height, rows)  # (tokens, rows)
         across = _overlap_shares(boxes[:, [0, 2]] / width, columns)  # (tokens, columns)
         return np.asarray(np.einsum("...t,tr,tc->...rc", table[..., mine], down, across, optimize=True))
 
     def _boxes(self, picture: int) -> NDArray[np.float64]:
         return np.asarray(self.box[self.positions(f"image_{picture + 1}")])
-
-    def _check_picture(self, picture: int) -> None:
-        check_whole("a picture", picture)
-        if not 0 <= picture < self.n_pictures:
-            raise OptionError(f"there is no picture {picture}: the prompt has {self.n_pictures}, counted from 0")
 
     # ---- as a table ----------------------------------------------------------------------------------------------
 
@@ -323,6 +315,40 @@ class TokenMap:
         frame[["x0", "y0", "x1", "y1"]] = self.box
         frame.index.name = "position"
         return frame
+
+
+def check_group(name: str, *more: str) -> None:
+    """Refuse what names a group of positions in no prompt; see `TokenMap.positions`.
+
+    Parameters
+    ----------
+    name
+    more
+        Further names that are known where it is used.
+
+    Raises
+    ------
+    OptionError
+
+    Examples
+    --------
+    >>> check_group("image_7")
+    >>> check_group("picture_2", "question")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    vila_lab.errors.OptionError: unknown group of positions 'picture_2' (did you mean 'image_2'?); known: image_1...
+    """
+    names = (*GROUPS, *more)
+    if re.fullmatch(r"(image|turn)_[1-9]\d*", name) or name in names:
+        return
+    if re.fullmatch(r"(image|turn)_0+", name):
+        raise OptionError(f"there is no {name}: names are counted from 1, {name.split('_')[0]}_1 is the first")
+    number = re.search(r"([1-9]\d*)\s*$", name)
+    kind = "turn" if name.startswith("turn") else "image"
+    near = f" (did you mean '{kind}_{number[1]}'?)" if number else nearest(name, names)
+    raise OptionError(
+        f"unknown group of positions {name!r}{near}; known: image_1, ..., turn_1, ..., {', '.join(names)}"
+    )
 
 
 def _even_cells(edges: NDArray[np.float64]) -> int:

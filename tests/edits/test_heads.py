@@ -101,7 +101,7 @@ def _constant(lab: Any, handle: Any, question: Any) -> Tensor:
 
 
 def test_options_that_make_no_sense(lab, question):
-    with pytest.raises(OptionError, match="unknown mode 'median'; known: zero, mean"):
+    with pytest.raises(OptionError, match=r"unknown mode 'median' \(did you mean 'mean'\?\); known: zero, mean"):
         lab.ablate_heads([0], "median")
     for factor in (float("nan"), float("inf")):
         with pytest.raises(OptionError, match="finite"):

@@ -80,9 +80,12 @@ def test_one_edit_without_effect_among_others_is_named(position, lab, question):
 @pytest.mark.parametrize("kind", ["knockout", "steer"])
 def test_edges_that_are_not_there(kind, edge, why, lab, question):
     source, reader = edge.split(" -> ")
-    handle = lab.knockout(edge) if kind == "knockout" else lab.steer(source, 2.0, reader=reader)
-    with handle, pytest.raises(NoEffect, match=why):
+    with (
+        pytest.raises(NoEffect, match=why),
+        lab.knockout(edge) if kind == "knockout" else lab.steer(source, 2.0, reader=reader),
+    ):
         lab.ask(question)
+    assert lab.edits == ()
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def test_scans_that_make_no_sense(lab, question, plain, other, demo):
     with pytest.raises(OptionError, match="both answers say"):
         lab.patch_scan(plain, lab.ask(question))
     with pytest.raises(OptionError, match="they differ first at token 0"):
+        lab.patch_scan(plain, other, token=-1)
+    with pytest.raises(OptionError, match="there is no token 40: this answer has 3"):
         lab.patch_scan(plain, other, token=40)
     with pytest.raises(OptionError, match="batch must be at least 1"):
         lab.patch_scan(plain, other, batch=0)
@@ -130,11 +132,9 @@ def test_redirection_asks_as_it_was_asked(golden_session, golden_image):
         assert after.token_map.text == answer.token_map.text
 
 
-@pytest.mark.parametrize("image", [2, -1])
+@pytest.mark.parametrize("image", [2, -3])
 def test_redirection_to_no_picture(image, lab, plain):
-    with pytest.raises(
-        OptionError, match=f"there is no picture {image}: this answer is about 2 pictures, counted from 0"
-    ):
+    with pytest.raises(OptionError, match=f"there is no picture {image}: the prompt has 2, counted from 0"):
         lab.redirect(plain, image=image)
     with pytest.raises(OptionError, match="needs the picture to steer to"):
         lab.redirect(plain)

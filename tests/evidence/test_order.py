@@ -115,7 +115,7 @@ def test_a_given_twin_is_used():
 def test_bad_input(lab):
     with pytest.raises(OptionError, match="has no picture"):
         lab.order_test("Hello")
-    with pytest.raises(OptionError, match="there is no picture 3 to have a twin"):
+    with pytest.raises(OptionError, match="there is no picture 3: the prompt has 1"):
         lab.order_test("?", images=pictures("red"), twins={3: pictures("blue")[0]})
     found = order_test(Oracle(second), Prompt.of([*pictures("red", "green"), "What is in image 1?"]))
     with pytest.raises(OptionError, match="no variant of kind 'mirror'"):

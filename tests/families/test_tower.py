@@ -297,9 +297,9 @@ def test_it_travels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image": 2}, "there is no picture 2: this answer is about 2 pictures"),
-        ({"image": -1}, "there is no picture -1"),
-        ({"image": 1.5}, "image must be a whole number"),
+        ({"image": 2}, "there is no picture 2: the prompt has 2"),
+        ({"image": -3}, "there is no picture -3"),
+        ({"image": 1.5}, "a picture must be a whole number"),
         ({"layer": 9}, "there is no layer 9 in the vision tower: it has 3, counted from 0, of which the model reads 2"),
         ({"layer": -3}, "there is no layer -3 in the vision tower"),
         ({"layer": None}, "layer must be a whole number"),
@@ -323,7 +323,7 @@ def test_what_there_is_not_is_one_sentence(options, message):
 
 def test_without_a_picture():
     answer = session("qwen2_vl").ask("Hello", max_new_tokens=2)
-    with pytest.raises(OptionError, match="about 0 pictures"):
+    with pytest.raises(OptionError, match="there is no picture 0: the prompt has none"):
         answer.vision_attention()
 
 

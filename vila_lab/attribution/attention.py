@@ -12,7 +12,7 @@ from torch import Tensor
 from ..engine.replay import Replay
 from ..engine.target import Target
 from ..errors import OptionError
-from ..options import check_whole
+from ..options import check_whole, nearest
 from .method import Method, Outcome
 from .recording import Layer, Recording, recorded
 
@@ -96,8 +96,8 @@ def named_heads(
         return heads
     if heads not in head_sets:
         raise OptionError(
-            f"unknown head set {heads!r}; known: {', '.join(sorted(head_sets)) or 'none'}; lab.rank_heads(dataset, kind='routing' or "
-            "'localization') finds one for this model, or give (layer, head) pairs"
+            f"unknown head set {heads!r}{nearest(heads, head_sets)}; known: {', '.join(sorted(head_sets)) or 'none'}; "
+            "lab.rank_heads(dataset, kind='routing' or 'localization') finds one for this model, or give (layer, head) pairs"
         )
     return head_sets[heads]
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from ..engine.replay import Replay
 from ..errors import OptionError
-from ..options import check_whole
+from ..options import check_whole, nearest
 from ..prompt import Picture
 from ..tokenmap import Kind, TokenMap
 from .coalitions import Choice, Feature
@@ -60,7 +60,7 @@ def baseline_picture(image: Image.Image, baseline: Any) -> Image.Image:
 def _given_picture(baseline: Any) -> Image.Image:
     known = f"known: {', '.join(BASELINES)}, or a picture"
     if isinstance(baseline, str) and baseline.isidentifier():
-        raise OptionError(f"unknown baseline {baseline!r}; {known}")
+        raise OptionError(f"unknown baseline {baseline!r}{nearest(baseline, BASELINES)}; {known}")
     try:
         return Picture.of(baseline).image
     except (ValueError, OSError, TypeError) as error:
@@ -152,7 +152,7 @@ def phrase_groups(
     if not text_positions.size:
         raise OptionError("the prompt has no text of the user's, so it has no phrases")
     if by not in ("clause", "word"):
-        raise OptionError(f"unknown by={by!r}; known: clause, word")
+        raise OptionError(f"unknown by={by!r}{nearest(by, ('clause', 'word'))}; known: clause, word")
     if phrases is not None:
         spans = [_span_of(phrase, token_map, text_positions) for phrase in phrases]
     else:

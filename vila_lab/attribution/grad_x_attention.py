@@ -11,6 +11,7 @@ import torch
 from ..engine.replay import Replay
 from ..engine.target import Target
 from ..errors import OptionError
+from ..options import nearest
 from ..progress import progress
 from .method import Method, Outcome
 from .recording import Recording, gradients_of, recorded
@@ -36,7 +37,7 @@ def attribute(replay: Replay, target: Target, *, readers: str = "all") -> Outcom
         "all": whoever reads a position, on the way to the target; "answer": only the rows that chose the target's tokens.
     """
     if readers not in READERS:
-        raise OptionError(f"unknown readers {readers!r}; known: {', '.join(READERS)}")
+        raise OptionError(f"unknown readers {readers!r}{nearest(readers, READERS)}; known: {', '.join(READERS)}")
     values = np.zeros((len(target.rows), replay.prompt_length + target.length))
     with progress(len(target.passes) * len(target.rows), "backwards") as bar:
         for index, each in enumerate(target.passes):

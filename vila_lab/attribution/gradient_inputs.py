@@ -13,6 +13,7 @@ from torch import Tensor
 from ..engine.replay import Replay
 from ..errors import OptionError
 from ..families.base import Embedded
+from ..options import nearest
 from .features import REMOVE, baseline_name, baseline_picture, check_pictures, is_visual
 
 ON = ("embeddings", "pixels")
@@ -54,7 +55,7 @@ def inputs_of(replay: Replay, on: str, baseline: Any) -> GradientInputs:
     """
     check_pictures(replay)
     if on not in ON:
-        raise OptionError(f"unknown on={on!r}; known: {', '.join(ON)}")
+        raise OptionError(f"unknown on={on!r}{nearest(on, ON)}; known: {', '.join(ON)}")
     if baseline_name(baseline) == REMOVE:
         raise OptionError(
             "a gradient's path needs a picture to begin at, so baseline='remove' is not one: take mean, grey, blur or a picture"

@@ -13,6 +13,8 @@ from PIL import Image
 from ..engine.replay import Replay
 from ..engine.target import Target
 from ..errors import OptionError
+from ..options import nearest
+from ..pointing import WhichPicture, picture_index
 from ..tokenmap import TokenMap
 from .coalitions import Feature, evaluate
 from .features import (
@@ -49,7 +51,7 @@ def attribute(
     replay: Replay,
     target: Target,
     *,
-    image: int | None = None,
+    image: WhichPicture | None = None,
     by: str = "cells",
     cells: tuple[int, int] | None = None,
     boxes: Sequence[Sequence[float]] | None = None,
@@ -60,7 +62,7 @@ def attribute(
     Parameters
     ----------
     image
-        Which picture, counted from 0; None for each in turn.
+        Which picture, counted from 0, or by name: "image_1"; None for each in turn.
     by
         "cells" (an even grid over the original picture) or "tiles" (what the model cuts it into).
     cells
@@ -78,10 +80,8 @@ def attribute(
     """
     count = check_pictures(replay)
     if by not in ("cells", "tiles"):
-        raise OptionError(f"unknown by={by!r}; known: cells, tiles")
-    if image is not None and not -count <= image < count:
-        raise OptionError(f"there is no picture {image}: the prompt has {count}, counted from 0")
-    pictures = range(count) if image is None else [image % count]
+        raise OptionError(f"unknown by={by!r}{nearest(by, ('cells', 'tiles'))}; known: cells, tiles")
+    pictures = range(count) if image is None else [picture_index(image, count)]
     if boxes is not None and len(pictures) != 1:
         raise OptionError("boxes= are places of one picture; say which with image=")
     name = baseline_name(baseline)

@@ -13,7 +13,7 @@ from ..engine.replay import Meter, Replay
 from ..engine.target import Target, resolve
 from ..errors import OptionError
 from ..interrupts import keeps_gradients
-from ..options import check_types
+from ..options import check_types, nearest
 from .method import Method, Outcome
 from .result import Attribution, Cost
 
@@ -46,7 +46,7 @@ def find(name: str) -> Any:
         If there is none of that name; the message lists those there are.
     """
     if name not in NAMES:
-        raise OptionError(f"unknown method {name!r}; known: {', '.join(NAMES)}")
+        raise OptionError(f"unknown method {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
     return importlib.import_module(f".{name}", __package__)
 
 
@@ -170,10 +170,11 @@ def _check_options(module: Any, options: dict[str, Any]) -> None:
     known = [
         name for name, each in inspect.signature(module.attribute).parameters.items() if each.kind is each.KEYWORD_ONLY
     ]
+    known += ["at", "score"]
     for name in options:
         if name not in known:
             raise OptionError(
-                f"{module.METHOD.name} has no option {name!r}; it has {', '.join([*known, 'at', 'score'])}"
+                f"{module.METHOD.name} has no option {name!r}{nearest(name, known)}; it has {', '.join(known)}"
             )
 
 

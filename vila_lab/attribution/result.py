@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..engine.target import Row
 from ..errors import OptionError
+from ..pointing import WhichPicture, WhichTokens, picture_index, token_numbers
 from ..tokenmap import TokenMap
 from ..wire import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, write
 
@@ -184,15 +187,16 @@ class Attribution:
 
     # -- pictures --------------------------------------------------------------------------------------------------
 
-    def heatmap(self, image: int = 0, token: int | None = None) -> NDArray[np.float64]:
+    def heatmap(self, image: WhichPicture = 0, token: WhichTokens = None) -> NDArray[np.float64]:
         """The scores of one picture over its own geometry.
 
         Parameters
         ----------
         image
-            Which picture, counted from 0.
+            Which picture, counted from 0, or by name: "image_1".
         token
-            Number of one of the scored tokens (see `token`; negative counts the rows from the end); None for the total.
+            Number of one of the scored tokens (see `token`; negative counts the rows from the end), several, or a word of them;
+            None for the total.
 
         Returns
         -------
@@ -201,13 +205,14 @@ class Attribution:
         """
         return self.token_map.heatmap(self._row(token), image)
 
-    def plot(self, image: int | None = None, token: int | None = None) -> Figure:
+    def plot(self, image: WhichPicture | None = None, token: WhichTokens = None) -> Figure:
         """The pictures (or one) under their heatmaps, all on one colour scale."""
         from matplotlib.figure import Figure
 
         from ..view.overlay import heatmap_overlay
 
-        shown = range(len(self.images)) if image is None else [image]
+        count = len(self.images)
+        shown = range(count) if image is None else [picture_index(image, count)]
         if not shown:
             raise OptionError("there is no picture to plot: the prompt has none")
         heats = [self.heatmap(k, token) for k in shown]
@@ -222,15 +227,26 @@ class Attribution:
         figure.suptitle(f"{self.method} ({self.unit}, {self.sign}{baseline})", fontsize=9)
         return figure
 
-    def _row(self, token: int | None) -> NDArray[np.float64]:
-        if token is None:
-            said = self.values[self._said()]
-            return np.asarray(said.mean(0) if self.mean else said.sum(0))
+    def _row(self, token: WhichTokens) -> NDArray[np.float64]:
+        """The scores of some tokens together, or the total."""
+        rows = self.values[self._said() if token is None else self._rows_of(token)]
+        return np.asarray(rows.mean(0) if self.mean else rows.sum(0))
+
+    def _rows_of(self, token: WhichTokens) -> list[int]:
+        if isinstance(token, str) and token == self.target:
+            return list(range(len(self.token)))
+        if isinstance(token, str | slice):
+            return token_numbers(token, [Row(*each) for each in zip(self.token, self.text, self.stop, strict=True)])[0]
+        listed = token if isinstance(token, Sequence) else [token]
+        return [self._row_of(each) for each in listed]
+
+    def _row_of(self, token: Any) -> int:
         if token in self.token:
-            return np.asarray(self.values[self.token.index(token)])
-        if not -len(self.token) <= token < 0:
-            raise OptionError(f"token {token} was not scored; scored: {', '.join(map(str, self.token))}")
-        return np.asarray(self.values[token])
+            return self.token.index(token)
+        number = int(token) if isinstance(token, Integral) else 0
+        if not -len(self.token) <= number < 0:
+            raise OptionError(f"token {token!r} was not scored; scored: {', '.join(map(str, self.token))}")
+        return number % len(self.token)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

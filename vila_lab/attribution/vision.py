@@ -25,6 +25,7 @@ from ..hooks.recorded import indices
 from ..hooks.sites import Site, select_sites
 from ..hooks.tower import TowerItem, TowerRecorder
 from ..interrupts import check_stop, keeps_gradients
+from ..pointing import WhichPicture, picture_index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,14 +117,14 @@ class VisionAttention:
 
 @keeps_gradients
 def vision_attention(
-    replay: Replay, image: int = 0, *, layer: int = -1, head: int | None = None, at: Any = None
+    replay: Replay, image: WhichPicture = 0, *, layer: int = -1, head: int | None = None, at: Any = None
 ) -> VisionAttention:
     """Where the places of a picture look inside the vision tower.
 
     Parameters
     ----------
     image
-        Which picture, counted from 0.
+        Which picture, counted from 0, or by name: "image_1".
     layer, head
         Of the vision tower (`Session.vision_layers`), counted from 0. Negative layers count from the last that the model reads,
         negative heads from the last; None is the mean of all heads.
@@ -145,14 +146,12 @@ def vision_attention(
     Patches see each other within one tile, or one window. Only the layer's queries and keys are kept, and rows are computed some at a
     time.
     """
-    count = replay.token_map.n_pictures
-    if not 0 <= image < count:
-        raise OptionError(f"there is no picture {image}: this answer is about {count} pictures, counted from 0")
-    picture = replay.record.images[image]
+    number = picture_index(image, replay.token_map.n_pictures)
+    picture = replay.record.images[number]
     point = None if at is None else _point(at, picture.size)
     family = replay.family
     with replay.lock, torch.no_grad():
-        alone = family.alone(replay.prepared, image)
+        alone = family.alone(replay.prepared, number)
         sites = select_sites(replay.model, ("vision",))["vision"]
         read = family.layers_read(len(sites))
         site = _site(sites, read, layer)
@@ -167,7 +166,7 @@ def vision_attention(
     one = None if head is None else int(heads[0])
     elsewhere = max(0.0, 1 - float(heat.sum()))
     return VisionAttention(
-        heat, site.layer, one, point, image, picture, len(readers), elsewhere, sites.index(site) < read
+        heat, site.layer, one, point, number, picture, len(readers), elsewhere, sites.index(site) < read
     )
 
 

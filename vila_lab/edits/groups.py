@@ -16,7 +16,7 @@ import numpy as np
 from ..attribution.features import phrase_groups
 from ..errors import NoEffect, OptionError
 from ..hooks.spans import Span
-from ..tokenmap import TokenMap
+from ..tokenmap import TokenMap, check_group
 
 PART = r"""("[^"]+"|'[^']+'|“[^”]+”|[^"'“]+?)"""
 EDGE = re.compile(rf"\s*{PART}\s*(?:->|→)\s*{PART}\s*")
@@ -32,6 +32,8 @@ def parse_edge(edge: str) -> tuple[str, str]:
     ------
     OptionError
         If it is not written that way.
+    NoEffect
+        If a part has a name that is in no prompt, or the reader stands before the source in all of them.
 
     Examples
     --------
@@ -41,9 +43,43 @@ def parse_edge(edge: str) -> tuple[str, str]:
     found = EDGE.fullmatch(edge) if isinstance(edge, str) else None
     if found is None or any(re.match(r"[^\"'“]*(->|→)", part) for part in found.groups()):
         raise OptionError(f"an edge is written 'source -> reader', such as 'image_2 -> answer', not {edge!r}")
-    if found[1] == LATER:
+    source, reader = found.groups()
+    if source == LATER:
         raise OptionError(f"'*' stands on the right of an edge only, for every later row; in {edge!r} name the source")
-    return found[1], found[2]
+    check_part(source)
+    check_part(reader, LATER)
+    if source == "answer" and reader not in ("answer", "all", LATER):
+        raise NoEffect(
+            f"there is no edge {edge!r}: {reader} stands before {source}, and a decoder's rows only see what stands before them"
+        )
+    return source, reader
+
+
+def check_part(name: str, *more: str) -> None:
+    """Refuse what names no part of any prompt: neither a group nor a quoted phrase.
+
+    Parameters
+    ----------
+    more
+        Further names that are known where it is used.
+
+    Raises
+    ------
+    NoEffect
+    """
+    if QUOTED.fullmatch(name.strip()):
+        return
+    try:
+        check_group(name, QUESTION, *more)
+    except OptionError as error:
+        raise NoEffect(f"{error}, or a quoted phrase of the question") from None
+
+
+def check_places(places: Any) -> None:
+    """`check_part` of one name or of each of several; positions by number are only known in a prompt."""
+    for name in [places] if isinstance(places, str) else places:
+        if isinstance(name, str):
+            check_part(name, LATER)
 
 
 def edge_spans(edge: str, token_map: TokenMap) -> tuple[Span, Span]:
@@ -113,6 +149,7 @@ def source_later(source: Span, token_map: TokenMap) -> Span:
 
 def _positions(name: str, token_map: TokenMap) -> list[int]:
     quoted = QUOTED.fullmatch(name.strip())
+    check_part(name)
     try:
         if quoted:
             groups = phrase_groups(token_map, phrases=[quoted[2]])
@@ -122,7 +159,7 @@ def _positions(name: str, token_map: TokenMap) -> list[int]:
             pictures = np.unique(token_map.picture[found])
             found = np.sort(np.concatenate([found[:0], *(token_map.rows_of(int(k)) for k in pictures)]))
     except OptionError as error:
-        raise NoEffect(f"{error}; {QUESTION}, a quoted phrase of it, and (as readers) * are known too") from error
+        raise NoEffect(str(error)) from error
     return [int(p) for p in found if p < token_map.prompt_length]
 
 

@@ -14,7 +14,7 @@ from ..engine.question import Question
 from ..errors import NoEffect, OptionError
 from ..hooks.edits import AttentionLook, AttentionRows, Edit, StateLook, Where
 from ..tokenmap import TokenMap
-from .groups import column_span, reader_span
+from .groups import check_places, column_span, reader_span
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,5 +163,12 @@ def _look(function: Callable[[Any], Any], event: Any, instead: str) -> None:
 
 
 def as_rows(rows: str | Sequence[int]) -> str | tuple[int, ...]:
-    """Rows as given, hashable."""
+    """Rows as given, hashable.
+
+    Raises
+    ------
+    NoEffect
+        If they have a name that is in no prompt.
+    """
+    check_places(rows)
     return rows if isinstance(rows, str) else tuple(int(row) for row in rows)

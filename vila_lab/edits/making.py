@@ -15,8 +15,9 @@ from typing import Any
 from ..engine.question import Spec
 from ..engine.replay import Replay
 from ..errors import OptionError
+from ..options import nearest
 from .edges import EdgeEdit
-from .groups import parse_edge
+from .groups import check_places, parse_edge
 from .heads import ABLATIONS, MeanHeads, ScaledHeads
 from .looks import as_rows
 from .patch import Patch, check_state
@@ -53,7 +54,7 @@ def ablate_heads(
 ) -> ScaledHeads | MeanHeads:
     """See `Session.ablate_heads`."""
     if mode not in ABLATIONS:
-        raise OptionError(f"unknown mode {mode!r}; known: {', '.join(ABLATIONS)}")
+        raise OptionError(f"unknown mode {mode!r}{nearest(mode, ABLATIONS)}; known: {', '.join(ABLATIONS)}")
     where = resolve(shape, layers, heads)
     words = in_words(where, shape, heads)
     return ScaledHeads(where, 0.0, as_rows(rows), words) if mode == "zero" else MeanHeads(where, as_rows(rows), words)
@@ -70,6 +71,7 @@ def patch(
     """See `Session.patch`; the source is the other answer's question."""
     chosen = tuple(resolve(shape, layers))
     listed = (positions,) if isinstance(positions, int) else positions
+    check_places(listed)
     return Patch(source, listed if isinstance(listed, str) else tuple(listed), chosen, check_state(state))
 
 
@@ -90,7 +92,7 @@ def made(name: str, shape: Shape, typed: Mapping[str, Any]) -> Spec:
         If a layer or head does not exist.
     """
     if name not in EDITS:
-        raise OptionError(f"unknown edit {name!r}; known: {', '.join(EDITS)}")
+        raise OptionError(f"unknown edit {name!r}{nearest(name, EDITS)}; known: {', '.join(EDITS)}")
     try:
         inspect.signature(EDITS[name]).bind(shape, **typed)
     except TypeError as error:

@@ -21,6 +21,7 @@ from ..errors import OptionError
 from ..hooks.editing import Editing
 from ..hooks.edits import Edit, State, StateLook, StatePatch
 from ..hooks.spans import EVERYWHERE
+from ..options import nearest
 from ..tokenmap import TokenMap
 from .groups import reader_span, source_span
 
@@ -119,5 +120,5 @@ def prompt_positions(positions: str | Sequence[Any], token_map: TokenMap) -> NDA
 def check_state(state: str) -> State:
     """Raises OptionError unless the state is known."""
     if state not in STATES:
-        raise OptionError(f"unknown state {state!r}; known: {', '.join(STATES)}")
+        raise OptionError(f"unknown state {state!r}{nearest(state, STATES)}; known: {', '.join(STATES)}")
     return state  # type: ignore[return-value]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from ..engine.record import Record
 from ..engine.replay import Replay
 from ..engine.request import Request
-from ..errors import OptionError
+from ..pointing import WhichPicture, picture_index
 from .edges import EdgeEdit
 from .where import Heads, Shape, in_words, resolve
 
@@ -63,14 +63,14 @@ class Redirection(Generic[A]):
 
 
 def redirect(
-    replay: Replay, image: int, *, strength: float = STRENGTH, heads: Heads = "routing"
+    replay: Replay, image: WhichPicture, *, strength: float = STRENGTH, heads: Heads = "routing"
 ) -> Redirection[Record]:
     """Ask an answer's question again while heads are steered to a picture.
 
     Parameters
     ----------
     image
-        The picture, counted from 0.
+        The picture, counted from 0, or by name: "image_1".
     strength
         See `Session.steer`.
     heads
@@ -93,16 +93,14 @@ def redirect(
     NoEffect
         If steering changes no logit.
     """
-    count = replay.token_map.n_pictures
-    if not 0 <= image < count:
-        raise OptionError(f"there is no picture {image}: this answer is about {count} pictures, counted from 0")
+    number = picture_index(image, replay.token_map.n_pictures)
     shape = Shape.of(replay.family, replay.head_sets)
     where = resolve(shape, heads=heads)
-    edit = EdgeEdit(f"image_{image + 1} -> answer", where, float(strength), in_words(where, shape, heads))
+    edit = EdgeEdit(f"image_{number + 1} -> answer", where, float(strength), in_words(where, shape, heads))
     room = replay.family.context_length - replay.prompt_length
     longest = min(room, 2 * len(replay.said) + 8)  # a steered model may lose the thread and never stop
     after = replay.engine.answer(Request(replay.prompt, replay.options, max_new_tokens=longest, edits=(edit,)))
-    return Redirection(replay.record, after, image, *(_share(each, image) for each in (replay.record, after)))
+    return Redirection(replay.record, after, number, *(_share(each, number) for each in (replay.record, after)))
 
 
 def _share(record: Record, image: int) -> float:

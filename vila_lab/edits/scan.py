@@ -21,6 +21,7 @@ from ..errors import OptionError
 from ..hooks.editing import Editing
 from ..hooks.edits import StatePatch
 from ..interrupts import keeps_gradients
+from ..pointing import first_token
 from ..progress import progress
 from ..tokenmap import Kind, TokenMap
 from .patch import check_same_shape, check_state, prompt_positions, states
@@ -37,7 +38,7 @@ def patch_scan(
     replay: Replay,
     from_record: Record,
     *,
-    token: int | None = None,
+    token: int | str | None = None,
     positions: str | Sequence[Any] | None = None,
     layers: int | Sequence[int] | None = None,
     state: str = "residual",
@@ -52,7 +53,7 @@ def patch_scan(
     from_record
         Where the vectors come from: an answer to a prompt of the same shape, of the same model.
     token
-        The answer's token that is scored; by default the first at which the two answers differ.
+        The answer's token that is scored, or a word of it (its first token); by default the first at which the two answers differ.
     positions
         The places, one or several, each a group of the prompt ("image_2", a quoted phrase) or a position; by default every picture, and
         every other position by itself.
@@ -138,15 +139,15 @@ def _differences(
     return found
 
 
-def _differing(record: Record, from_record: Record, token: int | None) -> tuple[int, tuple[int, int]]:
+def _differing(record: Record, from_record: Record, token: int | str | None) -> tuple[int, tuple[int, int]]:
     """The token that is scored, and its id in both answers."""
     mine, other = ([t.id for t in each.tokens] for each in (record, from_record))
     shared = min(len(mine), len(other))
     first = next((k for k in range(shared) if mine[k] != other[k]), None)
-    number = first if token is None else token
+    number = first if token is None else first_token(token, record.tokens)
     if number is None:
         raise OptionError(f"both answers say {record.text!r}, so nothing tells them apart")
-    if not 0 <= number < shared or mine[number] == other[number]:
+    if number >= shared or mine[number] == other[number]:
         where = "nowhere" if first is None else f"first at token {first}"
         raise OptionError(f"the answers do not differ at token {number}; they differ {where}")
     return number, (mine[number], other[number])

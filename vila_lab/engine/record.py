@@ -15,6 +15,7 @@ from ..hooks import Tape
 from ..hooks.sinks import sink_positions
 from ..options import check_whole
 from ..picture import Frame, Picture
+from ..pointing import WhichPicture, WhichTokens, token_numbers, tokens_of_word
 from ..prompt import Prompt, Turn
 from ..tokenmap import TokenMap
 from ..tokens import Token
@@ -258,14 +259,11 @@ class Record:
         )
         return pd.DataFrame(shares, index=index, columns=[*groups, "sink"])
 
-    def heatmap(self, image: int = 0, token: int | None = None) -> NDArray[np.float64]:
+    def heatmap(self, image: WhichPicture = 0, token: WhichTokens = None) -> NDArray[np.float64]:
         """Attention over the original picture; see `Answer.heatmap`."""
         values = self.mean_attention().astype(np.float64)
         values[:, self.sinks] = 0
-        chosen = (
-            values[index_of(token, len(self.tokens), "token")] if token is not None else values[self.said()].mean(0)
-        )
-        return self.token_map.heatmap(chosen, image)
+        return self.token_map.heatmap(values[self.numbers_of(token)].mean(0), image)
 
     # -- words -------------------------------------------------------------------------------------------------------
 
@@ -276,12 +274,17 @@ class Record:
 
     def rows_of(self, word: str | None = None) -> list[int]:
         """See `Answer.rows_of`."""
-        if word is None:
-            return self.said()
-        start = "".join(token.text for token in self.tokens).find(word)
-        ends = np.cumsum([len(token.text) for token in self.tokens])
-        begins = ends - [len(token.text) for token in self.tokens]
-        return [] if start < 0 else np.flatnonzero((begins < start + len(word)) & (ends > start)).tolist()
+        return self.said() if word is None else tokens_of_word(word, self.tokens)
+
+    def numbers_of(self, token: WhichTokens = None) -> list[int]:
+        """Numbers of the tokens meant; of None, those that say something.
+
+        Raises
+        ------
+        OptionError
+            If there is no such token or word.
+        """
+        return self.said() if token is None else token_numbers(token, self.tokens)[0]
 
 
 def index_of(value: int, count: int, what: str) -> int:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
+from ..options import nearest
+from ..pointing import token_index, token_numbers
 from ..tokens import Token
 
 
@@ -156,14 +158,14 @@ def resolve(
     ('cat', 'dog', (Pass(fed=(5,), entries=(Entry(row=1, id=7, weight=1.0, out=0), Entry(row=1, id=9, weight=-1.0, out=0))),))
     """
     if score not in SCORES:
-        raise OptionError(f"unknown score {score!r}; known: {', '.join(SCORES)}")
+        raise OptionError(f"unknown score {score!r}{nearest(score, SCORES)}; known: {', '.join(SCORES)}")
     if not said:
         raise OptionError("the answer has no tokens, so there is nothing to attribute")
     if at is not None and not isinstance(token, str):
         raise OptionError("at= says where a given word stands; give token= that word")
     ids = [each.id for each in said]
     if isinstance(token, str) and at is not None:
-        start = _index(at, said)
+        start = token_index(at, said)
         word = encode_word(token, said[start].text, encode, "the target")
         note = f"the word was put in the answer's place from token {start} on; the model did not choose it there"
         numbers, ids = list(range(start, start + len(word))), [*ids[:start], *word]
@@ -216,56 +218,15 @@ def encode_word(word: str, place: str, encode: Callable[[str], list[int]], what:
 
 
 def _numbers(token: Any, said: Sequence[Token]) -> tuple[list[int], str]:
-    """The tokens meant, and a note."""
-    if token is None:
-        return list(range(len(said))), ""
-    if isinstance(token, str):
-        return _find(token, said)
-    if isinstance(token, slice):
-        found = list(range(len(said)))[token]
-        if not found:
-            raise OptionError(f"{token} holds no token: this answer has {len(said)}, counted from 0")
-        return found, ""
-    if isinstance(token, Sequence):
-        if not token:
-            raise OptionError("token=[] names no token; leave it out for all of them")
-        return sorted({_index(k, said) for k in token}), ""
-    return [_index(token, said)], ""
-
-
-def _index(value: Any, said: Sequence[Token]) -> int:
+    """The tokens meant, and a note; a word that was not said may be meant to stand in the answer's place."""
     try:
-        index = None if isinstance(value, bool) else value.__index__()
-    except AttributeError:
-        index = None
-    if index is None:
-        raise OptionError(f"token= takes a number, a slice, a list of numbers or a word, not {value!r}")
-    if not -len(said) <= index < len(said):
-        raise OptionError(f"there is no token {index}: this answer has {len(said)}, counted from 0")
-    return int(index % len(said))
-
-
-def _find(word: str, said: Sequence[Token]) -> tuple[list[int], str]:
-    """The tokens that hold a word's characters, and a note if it was said more than once."""
-    text = "".join(each.text for each in said)
-    wanted = word.strip()
-    start = text.find(wanted) if wanted else -1
-    if start < 0:
+        return token_numbers(token, said)
+    except OptionError as error:
+        if not isinstance(token, str):
+            raise
         raise OptionError(
-            f"the word {word!r} is not in the answer {text!r}; token={word!r} with at=k scores it in place of the answer from token k on"
-        )
-    numbers: list[int] = []
-    begin, pending = 0, []
-    for number, each in enumerate(said):
-        end = begin + len(each.text)
-        if not each.text and not each.stop:
-            pending.append(number)  # part of a character, which stands at the token that completes it
-            continue
-        if begin < start + len(wanted) and end > start:
-            numbers += [*pending, number]
-        pending, begin = [], end
-    count = text.count(wanted)
-    return numbers, f"{word!r} occurs {count} times in the answer; the first is meant" if count > 1 else ""
+            f"{error}; token={token!r} with at=k scores it in place of the answer from token k on"
+        ) from None
 
 
 def _pieces(word: str, count: int) -> list[str]:

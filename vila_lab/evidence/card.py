@@ -15,6 +15,7 @@ from ..attribution.features import REMOVE
 from ..attribution.registry import attribute, find, target_of
 from ..engine.replay import Replay
 from ..errors import OptionError
+from ..pointing import WhichPicture
 from .agreement import CAUSAL
 from .baselines import flat_map, random_map, random_weights_map
 from .metrics import Curves, boxes_by_picture, curves, energy_in_box, pointing, sink_share
@@ -79,7 +80,7 @@ def metric_card(
     method: str,
     token: Any = None,
     *,
-    boxes: Mapping[int, Any] | None = None,
+    boxes: Mapping[WhichPicture, Any] | None = None,
     baseline: Any = REMOVE,
     seed: int = 0,
     **options: Any,
@@ -94,7 +95,7 @@ def metric_card(
         As in `Answer.attribute`.
     boxes
         Where the answer's things are, {picture: (x0, y0, x1, y1) or a list of these} in original pixels, pictures
-        counted from 0. Without boxes there is no pointing and no energy in box.
+        counted from 0 or by name. Without boxes there is no pointing and no energy in box.
     baseline
         What takes a deleted token's place: "remove", "mean", "grey" or "blur". It is the metric's, not the method's;
         the method's own stays at its default.

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from ..engine.lab import Lab
 from ..engine.request import Request
 from ..errors import OptionError
+from ..options import nearest
+from ..pointing import picture_index
 from ..progress import progress
 from ..prompt import Prompt
 from ..writing import write_file
@@ -55,7 +57,7 @@ class Sample:
         Before the question, as in `Session.ask`.
     question : str
     picture : int
-        The picture that the answer is about, counted from 0.
+        The picture that the answer is about, counted from 0; it may be given by name, "image_1".
     boxes : tuple of (x0, y0, x1, y1)
         Where in it, in its pixels; needed to score localization.
     word : str or None
@@ -67,6 +69,10 @@ class Sample:
     picture: int
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     word: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.picture, str):
+            object.__setattr__(self, "picture", picture_index(self.picture, len(self.images)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +180,7 @@ def rank_heads(
         If the kind is unknown, or the dataset is too small or lacks boxes.
     """
     if kind not in KINDS:
-        raise OptionError(f"unknown kind of heads {kind!r}; known: {', '.join(KINDS)}")
+        raise OptionError(f"unknown kind of heads {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
     _check(dataset, kind, top)
     readings = []
     with progress(len(dataset), "samples") as bar:

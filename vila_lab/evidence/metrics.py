@@ -24,6 +24,7 @@ from ..attribution.features import (
 from ..engine.target import Target
 from ..errors import OptionError
 from ..interrupts import keeps_gradients
+from ..pointing import picture_index
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 RATIONALE = (0.05, 0.1, 0.2, 0.5)  # shares of the tokens that count as "what the map points at"
@@ -215,7 +216,7 @@ def _mean_at(fractions: Sequence[float], values: Sequence[float]) -> float:
 
 
 def boxes_by_picture(boxes: Any, sizes: Sequence[tuple[int, int]]) -> dict[int, list[Box]]:
-    """Boxes as a reader gives them, {picture: box or list of boxes}, counted from 0.
+    """Boxes as a reader gives them, {picture: box or list of boxes}, counted from 0 or by name.
 
     Raises
     ------
@@ -225,9 +226,8 @@ def boxes_by_picture(boxes: Any, sizes: Sequence[tuple[int, int]]) -> dict[int, 
     if not isinstance(boxes, dict):
         raise OptionError("boxes= takes {picture: (x0, y0, x1, y1)} or {picture: [boxes]}, pictures counted from 0")
     found: dict[int, list[Box]] = {}
-    for picture, given in boxes.items():
-        if not isinstance(picture, int) or not 0 <= picture < len(sizes):
-            raise OptionError(f"there is no picture {picture!r}: the prompt has {len(sizes)}, counted from 0")
+    for named, given in boxes.items():
+        picture = picture_index(named, len(sizes))
         listed = [given] if len(given) == 4 and np.ndim(given[0]) == 0 else list(given)
         found[picture] = [check_box(box, picture, sizes[picture]) for box in listed]
     return found

@@ -15,6 +15,7 @@ from PIL import Image
 from ..engine.lab import Lab
 from ..engine.request import Request
 from ..errors import OptionError
+from ..pointing import WhichPicture, picture_index
 from ..progress import progress
 from ..prompt import Picture, Prompt
 
@@ -92,7 +93,7 @@ def order_test(
     asked: Prompt,
     *,
     orders: int = ORDERS,
-    twins: Mapping[int, Any] | None = None,
+    twins: Mapping[WhichPicture, Any] | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
 ) -> OrderTest:
@@ -107,7 +108,7 @@ def order_test(
     orders
         Most orders to try beside the given one; all of up to four pictures by default, else drawn.
     twins
-        For some pictures (counted from 0) another that shows the same; by default the picture cut by 4 % on each side.
+        For some pictures (counted from 0, or by name) another that shows the same; by default the picture cut by 4 % on each side.
     max_new_tokens
         Longest answer.
     seed
@@ -123,13 +124,11 @@ def order_test(
     count = len(asked.pictures)
     if not count:
         raise OptionError("the prompt has no picture, so there is no order to test")
-    for picture in twins or {}:
-        if not 0 <= picture < count:
-            raise OptionError(f"there is no picture {picture} to have a twin: the prompt has {count}, counted from 0")
+    others = {picture_index(picture, count): other for picture, other in (twins or {}).items()}
     first = lab.run(Request(asked, max_new_tokens=max_new_tokens)).text
     if asked.history:
         raise OptionError("an order test asks one question; give its parts alone, not a conversation")
-    variants = list(_variants(asked, orders, dict(twins or {}), seed))
+    variants = list(_variants(asked, orders, others, seed))
     rows = []
     with progress(len(variants), "variants") as bar:
         for variant in variants:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ..errors import OptionError
+from ..options import nearest
 from ..prompt import Prompt
 from ..tokenmap import TokenMap
 from .decoder import Components, Decoder
@@ -193,7 +194,9 @@ class Family(Decoder, ABC):
         known = [each.name for each in fields(cls.options)]
         for name in given:
             if name not in known:
-                raise OptionError(f"there is no option {name}; the options of this model alone are {', '.join(known)}")
+                raise OptionError(
+                    f"there is no option {name!r}{nearest(name, known)}; the options of this model alone are {', '.join(known)}"
+                )
         return cls.options(**given)
 
     @property

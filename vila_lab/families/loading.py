@@ -14,6 +14,7 @@ from transformers import BitsAndBytesConfig
 
 from ..errors import CheckpointError, DeviceError, MissingExtra, OptionError, VilaLabError
 from ..nvila.folder import find_root, read_json
+from ..options import nearest
 from ..upstream import has_flash_attention
 from . import FAMILIES
 from .adapters import find_adapter, put_in
@@ -68,7 +69,7 @@ def load_family(
     """
     known = (*DTYPES, torch.float32, torch.float16, torch.bfloat16, torch.float64)
     if not isinstance(dtype, str | torch.dtype) or dtype not in known:
-        raise OptionError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
+        raise OptionError(f"dtype {dtype!r} is unknown{nearest(dtype, DTYPES)}; choose one of {', '.join(DTYPES)}.")
     _check_attention(attn_implementation)
     if device is not None and device_map is not None:
         raise OptionError("device and device_map exclude each other; give one of them.")
@@ -191,7 +192,9 @@ def _check_attention(name: str | None) -> None:
     if name is None:
         return
     if name not in ATTENTION:
-        raise OptionError(f"attn_implementation {name!r} is unknown; choose one of {', '.join(ATTENTION)}.")
+        raise OptionError(
+            f"attn_implementation {name!r} is unknown{nearest(name, ATTENTION)}; choose one of {', '.join(ATTENTION)}."
+        )
     if name == "flash_attention_2" and not has_flash_attention():
         raise OptionError(
             "attn_implementation 'flash_attention_2' needs a CUDA device and the package flash-attn; use 'sdpa'."
@@ -202,7 +205,9 @@ def _check_quantization(quantization: str | None) -> None:
     if quantization is None:
         return
     if quantization not in QUANTIZATIONS:
-        raise OptionError(f"quantization {quantization!r} is unknown; choose one of {', '.join(QUANTIZATIONS)}.")
+        raise OptionError(
+            f"quantization {quantization!r} is unknown{nearest(quantization, QUANTIZATIONS)}; choose one of {', '.join(QUANTIZATIONS)}."
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtra("quantization needs bitsandbytes: pip install bitsandbytes")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import OptionError
+from ..options import nearest
 
 KNOWN = {"conv_mode": ("auto",), "generation_config": ("greedy", "checkpoint"), "picture_order": ("given", "template")}
 
@@ -42,4 +43,6 @@ class VLMOptions:
         for name, values in KNOWN.items():
             value = getattr(self, name)
             if value not in values:
-                raise OptionError(f"{name} {value!r} is unknown for this model; known: {', '.join(values)}")
+                raise OptionError(
+                    f"{name} {value!r} is unknown{nearest(value, values)} for this model; known: {', '.join(values)}"
+                )

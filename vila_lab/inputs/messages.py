@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PromptError
+from ..options import nearest
 from .naming import Text, is_address
 from .sources import from_base64
 
@@ -91,7 +92,7 @@ def messages_of(value: Any, *, videos: bool = False) -> list[tuple[str, list[Tex
         where = "the message" if len(listed) == 1 else f"message {number} of {len(listed)}"
         role = str(message.get("role"))
         if role not in ROLES:
-            raise PromptError(f"{where} has the role {role!r}; known are {', '.join(ROLES)}")
+            raise PromptError(f"{where} has the role {role!r}{nearest(role, ROLES)}; known are {', '.join(ROLES)}")
         if role == "system" and number > 1:
             raise PromptError(f"{where} is the system's, which can only come first")
         parts = _parts(_content(message, where), where, videos)
@@ -131,7 +132,7 @@ def _part(part: Any, where: str, videos: bool) -> Text | Source:
     if videos and kind in VIDEOS:
         return Source(_held(part, where, ("video", "video_url", *PLACES[2:]), "video"), video=True)
     known = (*TEXTS, *IMAGES, *(VIDEOS if videos else ()))
-    raise PromptError(f"{where} has the type {kind!r}; known are {', '.join(known)}")
+    raise PromptError(f"{where} has the type {kind!r}{nearest(kind, known)}; known are {', '.join(known)}")
 
 
 def _held(part: Mapping[str, Any], where: str, places: Sequence[str], what: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vila_lab.errors import OptionError, PromptError, VilaLabError
 from vila_lab.nvila.limits import within_time
+from vila_lab.options import nearest
 
 AUTO = "auto"
 SENTINEL = "<vila/sentinel>"
@@ -128,7 +129,9 @@ FIRST_WITH_CHAT_TEMPLATE = (
 def check_mode(mode: str) -> str:
     """The mode's proper name; an unknown one raises `OptionError` with the list."""
     if mode not in CONVERSATION_MODES:
-        raise OptionError(f"Conversation mode {mode!r} is unknown; choose one of {', '.join(CONVERSATION_MODES)}.")
+        raise OptionError(
+            f"Conversation mode {mode!r} is unknown{nearest(mode, CONVERSATION_MODES)}; choose one of {', '.join(CONVERSATION_MODES)}."
+        )
     return ALIASES.get(mode, mode)
 
 

@@ -26,6 +26,7 @@ from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, read_json
 from vila_lab.nvila.limits import check_normalisation, check_tiling
 from vila_lab.nvila.tiling import Crop, TilingOptions, plan_crops
+from vila_lab.options import nearest
 from vila_lab.picture import Picture
 
 WHOLE_PICTURE = (0, 0)  # the block size of a picture that was not cut
@@ -141,7 +142,9 @@ class NVILAImageProcessor(BaseImageProcessor):
         if getattr(layout, "value", layout) != "channels_first":
             raise OptionError("data_format cannot be changed: the vision tower takes the channels first.")
         if unknown := sorted(given.keys() - set(SETTINGS)):
-            raise OptionError(f"The image processor has no option {unknown[0]!r}; it has {', '.join(SETTINGS)}.")
+            raise OptionError(
+                f"The image processor has no option {unknown[0]!r}{nearest(unknown[0], SETTINGS)}; it has {', '.join(SETTINGS)}."
+            )
         if "size" in given:
             given["size"] = {"height": _side(given["size"]), "width": _side(given["size"])}
         other = copy.copy(self)

@@ -12,6 +12,7 @@ from transformers.processing_utils import AudioKwargs, ProcessingKwargs, TextKwa
 
 from vila_lab.errors import OptionError
 from vila_lab.nvila.image_processing_nvila import NVILAImageProcessorKwargs
+from vila_lab.options import nearest
 
 __all__ = ["CallOptions", "NVILAProcessorKwargs", "TextOptions", "call_options", "is_call_option"]
 
@@ -119,7 +120,9 @@ def call_options(tokenizer: Any, given: Mapping[str, Any]) -> CallOptions:
             _put(groups, name, value)
     for group, values in groups.items():
         if unknown := sorted(values.keys() - GROUPS[group]):
-            raise OptionError(f"{group} has no option {unknown[0]!r}; it has {', '.join(sorted(GROUPS[group]))}.")
+            raise OptionError(
+                f"{group} has no option {unknown[0]!r}{nearest(unknown[0], GROUPS[group])}; it has {', '.join(sorted(GROUPS[group]))}."
+            )
     kinds = [groups[name].pop("return_tensors") for name in GROUPS if "return_tensors" in groups[name]]
     kept = {name: tokenizer.init_kwargs[name] for name in KEPT_BY_TOKENIZER if name in tokenizer.init_kwargs}
     return CallOptions(
@@ -131,7 +134,9 @@ def _put(groups: dict[str, dict[str, Any]], name: str, value: Any) -> None:
     """A flat name goes to every group that knows it; given there too, it must not say something else."""
     homes = [group for group, names in GROUPS.items() if name in names]
     if not homes:
-        raise OptionError(f"The processor has no option {name!r}; it has {', '.join(sorted(TEXT | IMAGES))}.")
+        raise OptionError(
+            f"The processor has no option {name!r}{nearest(name, TEXT | IMAGES)}; it has {', '.join(sorted(TEXT | IMAGES))}."
+        )
     for group in homes:
         if name in groups[group] and len(homes) == 1:
             raise OptionError(f"{name} stands both in {group} and beside it; give it once.")

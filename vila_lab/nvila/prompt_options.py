@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vila_lab.errors import OptionError
-from vila_lab.options import check_types
+from vila_lab.options import check_types, nearest
 
 ASPECT_RATIOS = ("resize", "pad", "dynamic")
 """Ways of cutting that any tower of the family can take; "dynamic_s2" needs one that was built for it."""
@@ -44,4 +44,6 @@ class NVILAOptions:
         check_types(NVILAOptions, vars(self))
         if self.image_aspect_ratio not in (None, *ASPECT_RATIOS):
             known = ", ".join(ASPECT_RATIOS)
-            raise OptionError(f"image_aspect_ratio {self.image_aspect_ratio!r} is unknown; choose one of {known}")
+            raise OptionError(
+                f"image_aspect_ratio {self.image_aspect_ratio!r} is unknown{nearest(self.image_aspect_ratio, ASPECT_RATIOS)}; choose one of {known}"
+            )

@@ -20,6 +20,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from ..errors import MissingExtra, OptionError
+from ..options import nearest
 from ..resident import load
 from .app import create_app
 from .doors import EVERYWHERE
@@ -51,7 +52,7 @@ def build(options: dict[str, str]) -> Any:
     serve = _ray_serve()
     for name in options:
         if name not in OPTIONS:
-            raise OptionError(f"{name} is not known; known are {', '.join(OPTIONS)}")
+            raise OptionError(f"{name} is not known{nearest(name, OPTIONS)}; known are {', '.join(OPTIONS)}")
     settings = _settings(options)
     owners, made = settings.owners(log.warning)
     if made:

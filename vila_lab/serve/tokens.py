@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileAccessError, OptionError
+from ..options import nearest
 from .failures import Busy
 
 OWNER = "owner"  # whose token stands in the environment, or is made
@@ -192,7 +193,7 @@ def _owner(name: str, table: Any) -> Owner:
         raise OptionError(f'{name} is no table; write [{name}] and token = "..." below it')
     for key in table:
         if key not in KEYS:
-            raise OptionError(f"{name} has {key}, which is not known; known are {', '.join(KEYS)}")
+            raise OptionError(f"{name} has {key}{nearest(key, KEYS)}, which is not known; known are {', '.join(KEYS)}")
     if name == OWNER:
         raise OptionError(f"{OWNER} is whose token stands in VILA_LAB_TOKEN; choose another name")
     if "token" not in table:

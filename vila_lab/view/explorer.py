@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.record import Record
 from ..errors import MissingExtra, OptionError, VilaLabError
+from ..pointing import WhichPicture, first_token, picture_index
 from .html import viewer_source, viewer_style
 from .live import live_payload, live_reading
 
@@ -29,7 +30,7 @@ def explore(
     sync: Any = None,
     attributions: Sequence[Attribution] = (),
     cards: Sequence[MetricCard] = (),
-    boxes: Mapping[int, Any] | None = None,
+    boxes: Mapping[WhichPicture, Any] | None = None,
 ) -> Any:
     """The answer as a live widget, which computes any layer and head when the reader asks for it.
 
@@ -46,8 +47,8 @@ def explore(
     Returns
     -------
     anywidget.AnyWidget
-        With the traits ``selected_token``, ``compared_token`` (counted from 0; None for all together),
-        ``selected_region`` ([picture, x0, y0, x1, y1] in pixels of the original; None for none), ``layer`` and ``head``
+        With the traits ``selected_token``, ``compared_token`` (counted from 0, or a word of the answer; None for all together),
+        ``selected_region`` ([picture, x0, y0, x1, y1] in pixels of the original, the picture counted from 0 or by name; None for none), ``layer`` and ``head``
         (None for the mean): read them, set them, ``observe`` them, or link them with ``ipywidgets.jslink``.
 
     Raises
@@ -93,14 +94,20 @@ def widget_class() -> Any:
     except ImportError as error:
         raise MissingExtra("explore() needs anywidget: pip install 'anywidget>=0.9.13' 'ipywidgets>=8.1'") from error
 
+    class TokenChoice(traitlets.Int[Any, Any]):
+        """A token by its number, or by a word of the answer: then the word's first."""
+
+        def validate(self, obj: Any, value: Any) -> Any:
+            return super().validate(obj, obj.token_of(value) if isinstance(value, str) else value)
+
     class Explorer(anywidget.AnyWidget):
         """An answer in the viewer; see `explore`."""
 
         _esm = viewer_source() + WIDGET.read_text(encoding="utf-8")
         css = traitlets.Unicode(viewer_style()).tag(sync=True)
         payload = traitlets.Dict().tag(sync=True)
-        selected_token = traitlets.Int(None, allow_none=True).tag(sync=True)
-        compared_token = traitlets.Int(None, allow_none=True).tag(sync=True)
+        selected_token = TokenChoice(None, allow_none=True).tag(sync=True)
+        compared_token = TokenChoice(None, allow_none=True).tag(sync=True)
         selected_region: Any = traitlets.List(allow_none=True).tag(sync=True)
         layer = traitlets.Int(None, allow_none=True).tag(sync=True)
         head = traitlets.Int(None, allow_none=True).tag(sync=True)
@@ -121,6 +128,10 @@ def widget_class() -> Any:
         def _no_region(self) -> None:
             return None
 
+        def token_of(self, word: str) -> int:
+            """The first token of a word, as the view counts them: without the one that ended the answer."""
+            return first_token(word, [self._record.tokens[number] for number in self._record.said()])
+
         def has(self, name: str, value: Any) -> bool:
             """Whether a trait can take a value: whether there is such a token, layer, head or place."""
             if value is None:
@@ -132,11 +143,13 @@ def widget_class() -> Any:
         @traitlets.validate(*CHOICES)
         def _check(self, proposal: Any) -> Any:
             name, value = proposal["trait"].name, proposal["value"]
+            if name == "selected_region" and value and isinstance(value[0], str):
+                value = [picture_index(value[0], len(self._record.images)), *value[1:]]
             if self.has(name, value):
                 return value
             if name == "selected_region":
                 raise OptionError(
-                    f"selected_region {value} names no place: give [picture, x0, y0, x1, y1], pictures counted from 0"
+                    f"selected_region {value} names no place: give [picture, x0, y0, x1, y1], pictures counted from 0 or by name"
                 )
             raise OptionError(f"there is no {name} {value}: this answer has {self._counts[name]}, counted from 0")
 

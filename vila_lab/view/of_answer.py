@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..engine.record import Record, index_of
 from ..errors import CaptureError, OptionError
+from ..pointing import WhichPicture, picture_index
 from ..tokenmap import Kind
 from .payload import AnswerView, Array, Box
 from .reading import Reading
@@ -29,7 +30,7 @@ def view_of(
     layers: bool = True,
     attributions: Sequence[Attribution] = (),
     cards: Sequence[MetricCard] = (),
-    boxes: Mapping[int, Any] | None = None,
+    boxes: Mapping[WhichPicture, Any] | None = None,
 ) -> AnswerView:
     """The display of an answer: attention, mean over layers and heads, sinks set apart; and what else is known of it.
 
@@ -46,7 +47,7 @@ def view_of(
     cards
         Results of `Answer.metric_card`; each stands beside its method.
     boxes
-        Where things are known to be, {picture: (x0, y0, x1, y1) or a list of these} in original pixels, from 0.
+        Where things are known to be, {picture: (x0, y0, x1, y1) or a list of these} in original pixels, from 0 or by name.
 
     Raises
     ------
@@ -270,12 +271,11 @@ def _tiles_of(tokens: Any, picture: int) -> list[Box]:
     return parts if len(parts) > 1 else []
 
 
-def _known_boxes(record: Record, boxes: Mapping[int, Any] | None) -> tuple[tuple[Box, ...], ...]:
+def _known_boxes(record: Record, boxes: Mapping[WhichPicture, Any] | None) -> tuple[tuple[Box, ...], ...]:
     """Boxes per picture, from a mapping that may give one box or several."""
     known: list[tuple[Box, ...]] = [()] * len(record.images)
-    for picture, given in dict(boxes or {}).items():
-        if not 0 <= picture < len(record.images):
-            raise OptionError(f"boxes names picture {picture}, but there are {len(record.images)}, counted from 0")
+    for named, given in dict(boxes or {}).items():
+        picture = picture_index(named, len(record.images))
         table = np.atleast_2d(np.asarray(given, np.float64))
         if table.ndim != 2 or table.shape[1] != 4:
             raise OptionError(f"the boxes of picture {picture} must be (x0, y0, x1, y1) or a list of these")

@@ -178,14 +178,18 @@ class AnswerView:
         )
 
     @property
+    def edit_notes(self) -> tuple[str, ...]:
+        """The edits, each as a sentence."""
+        return tuple(f"Edited while answering: {edit}" for edit in self.edits)
+
+    @property
     def all_notes(self) -> tuple[str, ...]:
         """The edits, the notes, and more of them where a picture is not as it was or something is missing."""
         lost = int(np.isnan(self.ledger).any(axis=1).sum())
         extra = ["Hatched cells have no number."] if self.missing else []
         if lost:
             extra.append(f"{_count(lost, 'token')} of {len(self.tokens)} without captured shares.")
-        edits = [f"Edited while answering: {edit}" for edit in self.edits]
-        return (*edits, *self.notes, *size_notes(self.images), *extra)
+        return (*self.edit_notes, *self.notes, *size_notes(self.images), *extra)
 
     def _check_prompt(self) -> None:
         for part in self.prompt_parts:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..engine.record import Record
 from ..errors import OptionError
+from ..options import nearest
 from ..picture import Frame
+from ..pointing import WhichPicture, WhichTokens, first_token, picture_index
 from . import bars, overlay, tables, timeline
 from . import curves as lines
 from .lettering import cut, write_title
@@ -55,12 +57,14 @@ def plot(record: Record, run: Run, kind: str, ax: Axes | None = None, **options:
         If the kind or an option is unknown; the message lists those there are.
     """
     if kind not in KINDS:
-        raise OptionError(f"unknown kind of figure {kind!r}; known: {', '.join(KINDS)}")
+        raise OptionError(f"unknown kind of figure {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
     draw = KINDS[kind]
     known = list(inspect.signature(draw).parameters)[3:]
     for name in options:
         if name not in known:
-            raise OptionError(f"the {kind} figure has no option {name!r}; it has {', '.join([*known, 'ax'])}")
+            raise OptionError(
+                f"the {kind} figure has no option {name!r}{nearest(name, known)}; it has {', '.join([*known, 'ax'])}"
+            )
     return draw(record, run, ax, **options)
 
 
@@ -68,13 +72,14 @@ def heatmap(
     record: Record,
     run: Run,
     ax: Axes | None,
-    image: int | None = None,
-    token: int | None = None,
+    image: WhichPicture | None = None,
+    token: WhichTokens = None,
     method: str = "attention",
 ) -> Axes:
     """Where in a picture a method puts a token: `Answer.heatmap` over the picture, on the scale of all pictures.
 
-    ``image`` counts from 0; None is the picture with the largest share.
+    ``image`` counts from 0, or is a name ("image_1"); None is the picture with the largest share. ``token`` is a number, several, or
+    a word of the answer; None is the whole answer.
     """
     _need_pictures(record, "heatmap")
     pictures = range(len(record.images))
@@ -83,7 +88,9 @@ def heatmap(
     else:
         scored = run("attribute", method=method, token=token)
         heats = [scored.heatmap(k) for k in pictures]
-    chosen = int(np.argmax([heat.sum() for heat in heats])) if image is None else _picture(record, image)
+    chosen = (
+        int(np.argmax([heat.sum() for heat in heats])) if image is None else picture_index(image, len(record.images))
+    )
     heat = heats[chosen]
     signed = any(bool(each.min(initial=0) < 0) for each in heats)
     unit = f"{method} per cell, one scale for all pictures"
@@ -103,9 +110,9 @@ def ledger(record: Record, run: Run, ax: Axes | None) -> Axes:
     return drawn
 
 
-def layers(record: Record, run: Run, ax: Axes | None, token: int | None = None) -> Axes:
+def layers(record: Record, run: Run, ax: Axes | None, token: WhichTokens = None) -> Axes:
     """Share of attention on each picture, layer by layer, mean over heads; ``token`` None is the whole answer."""
-    rows = _rows(record, token)
+    rows = record.numbers_of(token)
     means = record.layer_means()[rows].astype(np.float64).mean(0)  # (L, T)
     names = [f"image_{k + 1}" for k in range(len(record.images))] + ["prompt", "answer"]
     table = record.token_map.indicator(names).astype(np.float64)
@@ -120,17 +127,17 @@ def heads(
     record: Record,
     run: Run,
     ax: Axes | None,
-    image: int | None = None,
-    token: int | None = None,
+    image: WhichPicture | None = None,
+    token: WhichTokens = None,
     outline: Sequence[tuple[int, int]] = (),
 ) -> Axes:
     """Each head's attention to one picture; ``image`` None is the picture that is read most, ``outline`` frames heads
     (such as ``lab.head_sets["routing"]``)."""
     _need_pictures(record, "heads")
-    weights = record.attention().to_numpy()[_rows(record, token)].astype(np.float64).mean(0)  # (L, H, T)
+    weights = record.attention().to_numpy()[record.numbers_of(token)].astype(np.float64).mean(0)  # (L, H, T)
     weights[..., record.sinks] = 0
     masses = weights @ record.token_map.indicator([f"image_{k + 1}" for k in range(len(record.images))])
-    chosen = int(masses.sum((0, 1)).argmax()) if image is None else _picture(record, image)
+    chosen = int(masses.sum((0, 1)).argmax()) if image is None else picture_index(image, len(record.images))
     title = f"attention of {_what(record, token)} to picture {chosen + 1}; {NOT_A_CAUSE}"
     return tables.head_map(
         masses[..., chosen], ax, outline=outline, vmax=peak([masses]), unit=f"share of attention on picture {chosen + 1}",
@@ -215,18 +222,32 @@ def patching(record: Record, run: Run, ax: Axes | None, scan: xr.DataArray | Non
 
 
 def logit_lens(
-    record: Record, run: Run, ax: Axes | None, image: int | None = None, layer: int = -1, token: int | None = None
+    record: Record,
+    run: Run,
+    ax: Axes | None,
+    image: WhichPicture | None = None,
+    layer: int = -1,
+    token: WhichTokens = None,
 ) -> Axes:
     """The word that each patch of a picture says after a layer; the more probable the answer there, the stronger.
 
     ``token`` None is the answer's first; ``image`` None is the picture in which it is most probable.
     """
     _need_pictures(record, "logit_lens")
-    found = run("attribute", method="logit_lens", token=0 if token is None else token, layers=[layer])
+    found = run(
+        "attribute",
+        method="logit_lens",
+        token=0 if token is None else first_token(token, record.tokens),
+        layers=[layer],
+    )
     tokens = record.token_map
     chance = found.values[0]
     groups = [finest(tokens, k) for k in range(len(record.images))]
-    chosen = int(np.argmax([chance[group].max() for group in groups])) if image is None else _picture(record, image)
+    chosen = (
+        int(np.argmax([chance[group].max() for group in groups]))
+        if image is None
+        else picture_index(image, len(record.images))
+    )
     word = found.extras["word"].isel(layer=0)
     at = groups[chosen]
     drawn = overlay.logit_lens_grid(
@@ -258,14 +279,14 @@ def agreement(record: Record, run: Run, ax: Axes | None, token: Any = None) -> A
     )
 
 
-def frames(record: Record, run: Run, ax: Axes | None, token: int | None = None, method: str = "attention") -> Axes:
+def frames(record: Record, run: Run, ax: Axes | None, token: WhichTokens = None, method: str = "attention") -> Axes:
     """How much of each frame of a video went into the answer, over the video's time; of pictures that are no frames, by number.
 
     ``token`` None is the whole answer, with each of its tokens beside it where they are few; ``method`` is any of
     `vila_lab.methods`.
     """
     _need_pictures(record, "frames")
-    rows, whole = _rows(record, token), _what(record, token)
+    rows, whole = record.numbers_of(token), _what(record, token)
     columns = [f"image_{k + 1}" for k in range(len(record.images))]
     is_share = method == "attention"
     if is_share:
@@ -322,24 +343,10 @@ def _need_pictures(record: Record, kind: str) -> None:
         raise OptionError(f"the prompt has no picture, so there is no {kind} figure; 'ledger' and 'layers' need none")
 
 
-def _picture(record: Record, image: int) -> int:
-    count = len(record.images)
-    if not -count <= image < count:
-        raise OptionError(f"there is no picture {image}: the prompt has {count}, counted from 0")
-    return image % count
-
-
-def _rows(record: Record, token: int | None) -> list[int]:
-    """Rows of a token, counted from 0 or from the end; None is all that say something."""
-    count = len(record.tokens)
-    if token is not None and not -count <= token < count:
-        raise OptionError(f"there is no token {token}: this answer has {count}, counted from 0")
-    return record.rows_of() if token is None else [token % count]
-
-
-def _what(record: Record, token: int | None) -> str:
-    said = record.text.strip() if token is None else record.tokens[token].text.strip()
-    return f"{said!r}"
+def _what(record: Record, token: WhichTokens) -> str:
+    if token is None:
+        return repr(record.text.strip())
+    return repr("".join(record.tokens[number].text for number in record.numbers_of(token)).strip())
 
 
 def _amount(total: float, method: str) -> str:
