@@ -164,7 +164,7 @@ def test_a_penalty_changes_what_is_said_as_transformers_would():
 
 def test_an_option_of_another_family_is_refused():
     lab = session("qwen2_vl")
-    with pytest.raises(OptionError, match="there is no option tile_all_images"):
+    with pytest.raises(OptionError, match="there is no option 'tile_all_images'"):
         lab.ask("Hello?", tile_all_images=True)
     with pytest.raises(OptionError, match="conv_mode 'llama_3' is unknown for this model; known: auto"):
         lab.ask("Hello?", conv_mode="llama_3")

@@ -152,7 +152,7 @@ def test_a_conversation_with_the_models_own_tokens(client, lab):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"edits": [{"edit": "knock"}]}, "unknown edit 'knock'; known: knockout, steer"),
+        ({"edits": [{"edit": "knock"}]}, "unknown edit 'knock' (did you mean 'knockout'?); known: knockout, steer"),
         ({"edits": [{"edge": "image_1 -> *"}]}, "an edit is a table with its name"),
         ({"edits": [{"edit": "knockout"}]}, "missing a required argument: 'edge'"),
         ({"edits": [{"edit": "knockout", "edge": "image_1 -> *", "colour": 1}]}, "'colour'"),
