@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from vila_lab.view import AnswerView, page
+from vila_lab.view import AnswerView, lettering, page
 from vila_lab.view.reading import Reading
 
 SHAPES = {"square": (240, 240), "wide": (480, 160), "tall": (130, 390)}
@@ -221,3 +221,19 @@ def drawn(number: int, size: tuple[int, int]) -> Image.Image:
         x, y = (int(rng.integers(0, length - side + 1)) for length in size)
         shape((x, y, x + side, y + side), fill=tuple(int(c) for c in rng.integers(0, 256, 3)))
     return image
+
+
+@pytest.fixture
+def fonts():
+    """The fonts are looked for anew, and afterwards again."""
+    found = (
+        lettering.font_family,
+        lettering.font_files,
+        lettering.known_characters,
+        lettering.warn_of_missing_font,
+    )
+    for one in found:
+        one.cache_clear()
+    yield
+    for one in found:
+        one.cache_clear()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
     "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "SimHei", "Droid Sans Fallback", "Arial Unicode MS",
 )  # fmt: skip
+CJK = (range(0x2E80, 0xA000), range(0xAC00, 0xD7B0), range(0xF900, 0xFB00), range(0xFE30, 0xFFF0))  # code points
 COLUMNS_PER_INCH = 13.5  # of text at 9 points, with room between labels
 TITLE_SIZE, TITLE_COLUMNS_PER_INCH = 9.5, 13.5
 GROWTH = (
@@ -22,28 +25,108 @@ GROWTH = (
 )
 
 
+class MissingFontWarning(UserWarning):
+    """Some text of a figure cannot be drawn with the fonts that are installed."""
+
+
+@dataclass(frozen=True)
+class FontFile:
+    """A font that figures are drawn with.
+
+    Attributes
+    ----------
+    name : str
+        Of its family, as matplotlib knows it.
+    path : str
+        Its file.
+    number : int
+        Which of the file's fonts it is.
+    characters : frozenset of int
+        Code points that it can draw.
+    has_postscript_outlines : bool
+        Whether its letters are PostScript's curves (CFF) and not TrueType's.
+    """
+
+    name: str
+    path: str
+    number: int
+    characters: frozenset[int]
+    has_postscript_outlines: bool
+
+    @classmethod
+    def named(cls, name: str) -> FontFile:
+        """The font that matplotlib draws a family with."""
+        from fontTools.ttLib import TTFont
+        from matplotlib import font_manager
+
+        found = font_manager.findfont(name)
+        path, number = str(found), int(getattr(found, "face_index", 0))  # older versions know a file's first font alone
+        with TTFont(path, fontNumber=number, lazy=True) as font:
+            return cls(name, path, number, frozenset(font.getBestCmap()), "CFF " in font)
+
+
 @cache
 def font_family() -> tuple[str, ...]:
     """The installed fonts to draw text with, in order: a Latin one, then one that knows Chinese if there is one."""
-    from matplotlib import font_manager
+    chinese = _known(CJK_FONTS) or _newly_installed(CJK_FONTS)
+    return ("DejaVu Sans", *chinese[:1])
 
-    installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    return ("DejaVu Sans", *[name for name in CJK_FONTS if name in installed][:1])
+
+@cache
+def font_files() -> tuple[FontFile, ...]:
+    """The files of `font_family`."""
+    return tuple(map(FontFile.named, font_family()))
 
 
 @cache
 def known_characters() -> frozenset[int]:
     """Code points that one of `font_family` can draw."""
+    return frozenset[int]().union(*(font.characters for font in font_files()))
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    """Those of some families that matplotlib knows."""
+    from matplotlib import font_manager
+
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    return [name for name in names if name in installed]
+
+
+def _newly_installed(names: Sequence[str]) -> list[str]:
+    """Those of some families that were installed after matplotlib had listed the fonts; it knows them from now on."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
-    paths = (font_manager.findfont(name) for name in font_family())
-    return frozenset(code for path in paths for code in FT2Font(path).get_charmap())
+    manager = font_manager.fontManager
+    listed = {str(entry.fname) for entry in manager.ttflist}
+    for path in font_manager.findSystemFonts():
+        if str(path) in listed:
+            continue
+        try:
+            if FT2Font(path).family_name in names:
+                manager.addfont(path)
+        except (OSError, RuntimeError):  # a font that matplotlib cannot read is none to draw with
+            continue
+    return _known(names)
+
+
+@cache
+def warn_of_missing_font() -> None:
+    """Say once that Chinese cannot be drawn, and what to install."""
+    warnings.warn(
+        "no installed font has Chinese, Japanese and Korean characters, so figures show boxes in their place; install "
+        "one (Debian, Ubuntu: apt install fonts-noto-cjk; Fedora: dnf install google-noto-sans-cjk-fonts; any other: the "
+        "package with Noto Sans CJK) and start Python again",
+        MissingFontWarning,
+        stacklevel=2,
+    )
 
 
 def drawable(text: str) -> str:
     """The text with a box for every character that none of the installed fonts has."""
     known = known_characters()
+    if any(ord(c) not in known and any(ord(c) in block for block in CJK) for c in text):
+        warn_of_missing_font()
     return "".join(c if ord(c) in known or c == "\n" else "\N{WHITE VERTICAL RECTANGLE}" for c in text)
 
 

@@ -62,10 +62,11 @@ def new_figure(width: float, height: float, *, constrained: bool = False) -> Fig
     """A figure in inches that pyplot does not know."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+
+        from .paper import PaperFigure
     except ImportError as error:
         raise MissingExtra("figures need matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
+    figure = PaperFigure(figsize=(width, height), layout="constrained" if constrained else None)
     FigureCanvasAgg(figure)
     return figure
 
