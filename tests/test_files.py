@@ -8,6 +8,8 @@ import os
 import random
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 import vila_lab
-from vila_lab import wire, writing
+from vila_lab import gallery, wire, writing
 from vila_lab.engine.record import Record
 from vila_lab.errors import FileAccessError, FileError, SavedFileNotFound, VilaLabError
 from vila_lab.writing import write_file
@@ -287,6 +289,14 @@ WRITERS: dict[str, Callable[[vila_lab.Answer, Path], Path]] = {
 }
 
 
+MADE_BY = (
+    "engine.record.to_bytes",
+    "attribution.result.to_bytes",
+    "view.display.whole_page",
+    "view.compare.whole_page",
+)
+
+
 @pytest.fixture(params=WRITERS)
 def writes(request, answer) -> Callable[[Path], Path]:
     return lambda path: WRITERS[request.param](answer, path)
@@ -350,6 +360,57 @@ def test_a_place_that_cannot_be_written_is_said(writes, name, tmp_path, monkeypa
         writes(Path(name))
     assert one_sentence(caught.value)
     assert names_in(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("place", ["nowhere/a", "kept/a"], ids=["no folder", "read-only"])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(writes, place, tmp_path, monkeypatch):
+    """An administrator may write everywhere, so what the system says of a folder is set here."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, how: Path(path).name != "kept" and allowed(path, how))
+    for name in MADE_BY:
+        monkeypatch.setattr(f"vila_lab.{name}", lambda *_: pytest.fail("it was made for nothing"))
+    with pytest.raises(FileAccessError, match=r"there is no folder .*nowhere'; make it|its folder is write-protected"):
+        writes(Path(place))
+    assert names_in(tmp_path / "kept") == []
+
+
+def test_a_gallery_checks_its_folder_before_it_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "Asked", lambda: None)
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "heads.png").mkdir(parents=True)
+    for folder, why in ((tmp_path / "file", "cannot be written"), (tmp_path / "out", "heads.png' is a directory")):
+        with pytest.raises(FileAccessError, match=why):
+            gallery.draw_all(folder, ["layers", "heads"])
+    assert names_in(tmp_path / "out") == ["heads.png"]
+
+
+def test_a_full_disk_leaves_the_old_files(tmp_path):
+    """The largest size of a file stands for the disk: the system refuses the rest of it, as it does where none is left."""
+    code = f"""
+import resource, sys, vila_lab
+from pathlib import Path
+from vila_lab.errors import FileAccessError
+folder = Path({str(tmp_path)!r})
+answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"], max_new_tokens=2)
+chat = vila_lab.load().chat()
+chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"], max_new_tokens=2)
+writers = [answer.save, answer.to_html, chat.save, chat.to_html, answer.attribute("attention").save, vila_lab.compare(answer, answer).to_html]
+before = [write(folder / str(k)).read_bytes() for k, write in enumerate(writers)]
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+for k, write in enumerate(writers):
+    try:
+        write(folder / str(k))
+    except FileAccessError as error:
+        assert "cannot be written" in str(error), error
+    else:
+        sys.exit(f"{{k}} was written")
+assert [(folder / str(k)).read_bytes() for k in range(len(writers))] == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path) == list("012345")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])

@@ -69,3 +69,30 @@ def test_what_is_public_changes_on_purpose():
     assert sorted(set(now) - set(written)) == [], "new or changed"
     assert sorted(set(written) - set(now)) == [], "gone or changed"
     assert len(now) > 500
+
+
+WRITES = ("write_text", "write_bytes", "mkdir", "copy2", "copyfile", "copytree", "savefig", "to_csv")
+
+
+def writes(source: str) -> list[str]:
+    """Where a file writes files by itself; into a buffer it may."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITES:
+            into = node.args[0] if node.args else None
+            if not (isinstance(into, ast.Name) and into.id == "buffer"):
+                found.append(f"line {node.lineno}: {ast.unparse(node.func)}")
+    return found
+
+
+def test_a_writer_is_found():
+    assert writes("path.write_text('a')\nfigure.savefig(buffer)") == ["line 1: path.write_text"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "vila_lab").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_files_are_written_in_one_place(path):
+    """`vila_lab.writing` writes beside and renames, so that a good file is never lost, and says in one sentence why it cannot."""
+    found = writes(path.read_text(encoding="utf-8"))
+    assert path.name == "writing.py" or not found, found

@@ -385,13 +385,13 @@ class Answer(RecordedAnswer):
 
     def to_html(self, path: str | Path) -> Path:
         """Write the answer as one self-contained page that works offline."""
-        return self.display().page(path)
+        return write_file(path, lambda: self.display().page_text())
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back."""
-        return write_file(path, self.record.to_bytes())
+        return write_file(path, self.record.to_bytes)
 
 
 def open_answer(path: str | Path) -> Answer:

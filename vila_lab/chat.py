@@ -22,7 +22,7 @@ from .stream import Stream
 from .tokenmap import TokenMap
 from .view import AnswerView, view_of
 from .view.conversation import mimebundle, page_text
-from .wire import key_of, reading, str_of, write
+from .wire import key_of, reading, str_of, to_bytes
 from .writing import write_file
 
 KEY = "vila_lab_chat"
@@ -193,10 +193,14 @@ class Chat:
 
     def to_html(self, path: str | Path) -> Path:
         """Write the conversation as one self-contained page that works offline."""
-        return write_file(path, page_text(self._views(), self.system))
+        return write_file(path, lambda: page_text(self._views(), self.system))
 
     def save(self, path: str | Path) -> Path:
         """Write the whole conversation to one file, as `Answer.save` writes an answer; `vila_lab.open` reads it back."""
+        return write_file(path, lambda: to_bytes(KEY, *self._packed()))
+
+    def _packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The header and the tensors of a saved conversation."""
         headers: list[dict[str, Any]] = []
         tensors: dict[str, Tensor] = {}
         same: dict[str, str] = {}
@@ -213,7 +217,7 @@ class Chat:
                 else:
                     same[full] = first
         header = {"system": self.system, "answers": headers, "same": same, "first_reading": self._first_reading}
-        return write(path, KEY, header, tensors)
+        return header, tensors
 
 
 def _read_otherwise(before: TokenMap, now: TokenMap) -> Iterable[str]:

@@ -19,6 +19,7 @@ from .families import OPTIONS
 from .inputs.naming import Text
 from .options import check_range
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
+from .writing import check_place
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -135,13 +136,19 @@ def _infer(options: argparse.Namespace) -> int:
         raise OptionError("there is nothing to ask: give --text, --media, or both")
     from .prompt import Prompt
 
-    # A misspelt file is told before a model is loaded.
+    # A misspelt file, and a page that cannot be written, are told before a model is loaded.
+    _check_page(options)
     prompt = Prompt.of(Text(options.text or ""), images=_media(options) or None)
     form = _response_format(options)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
     given = {each.name: getattr(options, each.name) for each in _family_options() if hasattr(options, each.name)}
     answer = _session(options).ask(prompt, max_new_tokens=options.max_new_tokens, response_format=form, **given)
     return _show(answer, options)
+
+
+def _check_page(options: argparse.Namespace) -> None:
+    if options.html:
+        check_place(options.html)
 
 
 def _media(options: argparse.Namespace) -> list[Any]:
@@ -173,6 +180,7 @@ def _response_format(options: argparse.Namespace) -> dict[str, Any] | None:
 def _demo(options: argparse.Namespace) -> int:
     from .resident import load
 
+    _check_page(options)
     started = time.perf_counter()
     answer = load().ask(DEMO_TEXT, images=[demo_images() / name for name in DEMO_MEDIA])
     _say(f"{DEMO_TEXT} ...")

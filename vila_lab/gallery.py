@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
 from .video import Video
 from .view.of_answer import view_of
 from .view.sheet import compact, overview
+from .writing import check_place, make_folder, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,22 +162,28 @@ def draw_all(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     ------
     OptionError
         If there is no picture of such a name; the message lists those there are.
+    FileAccessError
+        If the folder or a file in it cannot be written, before anything is drawn.
     """
     for name in names:
         if name not in PICTURES:
             raise OptionError(
                 f"the gallery has no picture {name!r}{nearest(name, PICTURES)}; it has {', '.join(PICTURES)}"
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     asked = Asked()
-    written = []
-    for name in names or PICTURES:
-        written.append(folder / f"{name}.png")
-        written[-1].write_bytes(pixels(PICTURES[name](asked)))
+    made: dict[Path, Callable[[], bytes | str]] = {
+        folder / f"{name}.png": partial(_drawn, name, asked) for name in names or PICTURES
+    }
     if not names:
-        written.append(folder / "index.html")
-        written[-1].write_text(page(), encoding="utf-8")
-    return written
+        made[folder / "index.html"] = page
+    for path in made:  # before the first is drawn
+        check_place(path)
+    return [write_file(path, make) for path, make in made.items()]
+
+
+def _drawn(name: str, asked: Asked) -> bytes:
+    return pixels(PICTURES[name](asked))
 
 
 def pixels(drawn: Axes | Figure) -> bytes:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import FileAccessError
 from .inputs.sources import reason, shorten
 
-__all__ = ["write_file"]
+__all__ = ["check_place", "make_folder", "write_file"]
 
 
-def write_file(path: str | os.PathLike[str], data: bytes | str) -> Path:
+def write_file(path: str | os.PathLike[str], data: bytes | str | Callable[[], bytes | str]) -> Path:
     """Write beside the file and rename, so that a reader never meets half of it.
 
     A link is followed, an existing file keeps its mode and a new one gets that of the process's umask, and what is no
@@ -22,7 +24,8 @@ def write_file(path: str | os.PathLike[str], data: bytes | str) -> Path:
     Parameters
     ----------
     data
-        A text is written as UTF-8.
+        A text is written as UTF-8. What takes time to make is given as a function, which is called once it is known that the
+        place may be written.
 
     Returns
     -------
@@ -41,24 +44,77 @@ def write_file(path: str | os.PathLike[str], data: bytes | str) -> Path:
     ...     write_file(f"{folder}/a.txt", "hello").read_text()
     'hello'
     """
-    content = data.encode() if isinstance(data, str) else data
-    shown = shorten(repr(os.fspath(path)), 200)
-    try:
-        target = Path(path).expanduser().resolve()
-        mode = _mode(target, shown)
-        _replace(target, content, mode)
-    except FileAccessError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # no room, no such folder, an impossible name, no home
-        raise FileAccessError(f"{shown} cannot be written ({reason(error)}); choose another place") from error
+    check_place(path)
+    found = data() if callable(data) else data
+    content = found.encode() if isinstance(found, str) else found
+    with _said(path) as shown:
+        target = _target(path)
+        _replace(target, content, _mode(target, shown))
     return Path(path)
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a place that cannot be written, as far as that can be known before there is something to write.
+
+    Raises
+    ------
+    FileAccessError
+        As `write_file`.
+
+    Examples
+    --------
+    >>> check_place("no such folder/a.html")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    vila_lab.errors.FileAccessError: 'no such folder/a.html' cannot be written: there is no folder ...; make it, or choose another place
+    """
+    with _said(path) as shown:
+        target = _target(path)
+        _mode(target, shown)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder to write into, made where it is not there.
+
+    Raises
+    ------
+    FileAccessError
+        If it cannot be made, or something else has its name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     make_folder(f"{folder}/a/b").is_dir()
+    True
+    """
+    with _said(path):
+        Path(path).expanduser().mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+@contextmanager
+def _said(path: str | os.PathLike[str]) -> Iterator[str]:
+    """What the system refuses, as one sentence about the path, whose name for messages is given."""
+    shown = shorten(repr(os.fspath(path)), 200)
+    try:
+        yield shown
+    except FileAccessError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # no room, an impossible name, no home
+        raise FileAccessError(f"{shown} cannot be written ({reason(error)}); choose another place") from error
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    return Path(path).expanduser().resolve()
+
+
 def _mode(target: Path, shown: str) -> int | None:
-    """The mode of the file that is there; None where there is none."""
+    """The mode of the file that is there; None where there is none, and may be one."""
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
+        _check_folder(target.parent, shown)
         return None
     if stat.S_ISDIR(mode):
         raise FileAccessError(f"{shown} is a directory; name a file in it")
@@ -66,7 +122,16 @@ def _mode(target: Path, shown: str) -> int | None:
         raise FileAccessError(f"{shown} is a device, a pipe or a socket; name a file")
     if not os.access(target, os.W_OK):
         raise FileAccessError(f"{shown} is write-protected; choose another name")
+    _check_folder(target.parent, shown)
     return stat.S_IMODE(mode)
+
+
+def _check_folder(folder: Path, shown: str) -> None:
+    if not folder.is_dir():
+        name = shorten(repr(os.fspath(folder)), 200)
+        raise FileAccessError(f"{shown} cannot be written: there is no folder {name}; make it, or choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileAccessError(f"{shown} cannot be written: its folder is write-protected; choose another place")
 
 
 def _replace(target: Path, content: bytes, mode: int | None) -> None:

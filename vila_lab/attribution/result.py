@@ -16,12 +16,14 @@ from ..engine.target import Row
 from ..errors import OptionError
 from ..pointing import WhichPicture, WhichTokens, picture_index, token_numbers
 from ..tokenmap import TokenMap
-from ..wire import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, write
+from ..wire import UNCHECKED, prompt_arrays, prompt_header, reading, restored_prompt, to_bytes
+from ..writing import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 FILE_KEY = "vila_lab_attribution"
 WORDS = ("method", "unit", "signed", "target", "contrast", "baseline", "note", "mean", "covers_prompt", "checks")
@@ -252,6 +254,10 @@ class Attribution:
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle."""
+        return write_file(path, lambda: to_bytes(FILE_KEY, *self._packed()))
+
+    def _packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The header and the tensors of a saved result."""
         import torch
 
         arrays = prompt_arrays(self.token_map, self.images)
@@ -272,7 +278,7 @@ class Attribution:
             }
         )
         tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in arrays.items()}
-        return write(path, FILE_KEY, header, tensors)
+        return header, tensors
 
     @classmethod
     def open(cls, path: str | Path) -> Attribution:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from ..engine.lab import Lab
 from ..engine.request import Request
-from ..errors import OptionError
+from ..errors import FileAccessError, OptionError
 from ..options import nearest
 from ..pointing import picture_index
 from ..progress import progress
 from ..prompt import Prompt
-from ..writing import write_file
+from ..writing import check_place, write_file
 from .bootstrap import Interval, interval
 from .metrics import TIE, pointing
 
@@ -139,10 +139,22 @@ class HeadRanking:
 
     def save(self, path: str | Path) -> Path:
         """Write the ranking as JSON; one already in the file for the other kind stays there."""
-        path = Path(path)
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        content[self.kind] = self.to_json()
+        check_place(path)
+        content = {**_rankings(Path(path).expanduser()), self.kind: self.to_json()}
         return write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _rankings(path: Path) -> dict[str, Any]:
+    """What a file of rankings holds; nothing where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileAccessError(
+            f"{str(path)!r} holds no rankings ({error}), and is not overwritten; choose another name"
+        ) from error
+    return content
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from ..hooks.sites import select_sites
 from ..prompt import Picture, Prompt
 from ..upstream import attention_name
 from ..versions import installed
+from ..writing import check_place, write_file
 from . import FAMILIES, name_of
 from .base import Family, Prepared
 from .loading import load_family
@@ -238,6 +239,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if not models:
         parser.error(f"there is no {TINY} here: name the checkpoints")
     file = Path(__file__).with_name(FILE)
+    check_place(file)
     for model in models:
         try:
             kind, entry = verify(model)
@@ -246,7 +248,7 @@ def main(given: Sequence[str] | None = None) -> int:
             return 1
         known = read() | {kind: entry}
         ordered = {name: known[name] for name in FAMILIES if name in known}
-        file.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+        write_file(file, json.dumps(ordered, indent=1) + "\n")
         sys.stdout.write(f"{kind}: {', '.join(f'{what} {error:g}' for what, error in entry['proven'].items())}\n")
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vila_lab.errors import CheckpointError, CheckpointNotFound
 from vila_lab.nvila.limits import LARGEST_JSON, check_plain_file, check_plain_files, inside
+from vila_lab.writing import make_folder, write_file
 
 MODEL_TYPES = ("llava_llama", "vila", "nvila", "nvila_lite")
 CONFIG_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -169,5 +170,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    make_folder(path.parent)
+    write_file(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vila_lab.nvila.folder import read_json, write_json
+from vila_lab.writing import make_folder
 
 __all__ = ["TOWER_LEVEL", "model_names", "part_of", "save_tensors", "write_index"]
 
@@ -29,7 +30,7 @@ def part_of(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str) -> None:
     """Write safetensors into a folder, in shards where they are larger."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     save_torch_state_dict(dict(tensors), folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
 
 

@@ -119,9 +119,11 @@ class Comparison:
 
     def to_html(self, path: str | Path) -> Path:
         """Write the comparison as one self-contained page that works offline."""
+        return write_file(path, self._page)
+
+    def _page(self) -> str:
         identity, script = live("mountCompare", to_json(self.payload), HOST.read_text(encoding="utf-8"))
-        page = whole_page(" / ".join(self.labels), static(identity, self.plain, self._static()), script)
-        return write_file(path, page)
+        return whole_page(" / ".join(self.labels), static(identity, self.plain, self._static()), script)
 
     @property
     def payload(self) -> dict[str, Any]:

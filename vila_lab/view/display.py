@@ -73,7 +73,7 @@ class Display:
 
     def page(self, path: str | Path) -> Path:
         """Write the offline page; returns its path. Raises `FileAccessError` where it cannot be written."""
-        return write_file(path, self.page_text())
+        return write_file(path, self.page_text)
 
     def mimebundle(self) -> dict[str, str]:
         """The cell's display: text/html, image/png (base64) and text/plain, and never a widget.
