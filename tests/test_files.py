@@ -397,6 +397,10 @@ answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in imag
 chat = vila_lab.load().chat()
 chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"], max_new_tokens=2)
 writers = [answer.save, answer.to_html, chat.save, chat.to_html, answer.attribute("attention").save, vila_lab.compare(answer, answer).to_html]
+def figure(path):
+    answer.plot("layers").figure.savefig(path, format="pdf")
+    return path
+writers.append(figure)
 before = [write(folder / str(k)).read_bytes() for k, write in enumerate(writers)]
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for k, write in enumerate(writers):
@@ -410,7 +414,7 @@ assert [(folder / str(k)).read_bytes() for k in range(len(writers))] == before
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert names_in(tmp_path) == list("012345")
+    assert names_in(tmp_path) == list("0123456")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])

@@ -72,7 +72,7 @@ def test_saving_changes_no_setting_and_no_font(tmp_path):
     families = [text.get_fontfamily() for text in figure.findobj(matplotlib.text.Text)]
     figure.savefig(tmp_path / "a.pdf")
     figure.savefig(str(tmp_path / "a.eps"))
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(OSError, match="there is no folder"):
         figure.savefig(tmp_path / "nowhere" / "a.pdf")
     assert dict(matplotlib.rcParams) == before
     assert font_manager.fontManager.ttflist == listed

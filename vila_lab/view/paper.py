@@ -24,6 +24,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from ..writing import write_file
 from .lettering import FontFile, font_files
 
 LETTERS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
@@ -35,16 +36,33 @@ class PaperFigure(Figure):
     """A figure that is saved with its letters as letters, whatever the settings are; these stay as they are."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """See `matplotlib.figure.Figure.savefig`; the pages of a `PdfPages` follow the settings under which that is closed."""
+        """See `matplotlib.figure.Figure.savefig`; a file is written whole or not at all.
+
+        The pages of a `PdfPages` follow the settings under which that is closed.
+
+        Raises
+        ------
+        FileAccessError
+            If the file cannot be written; what was there stays.
+        """
         is_path = isinstance(fname, str | os.PathLike)
         suffix = Path(os.fspath(fname)).suffix.removeprefix(".") if is_path else ""
         kind = str(options.get("format") or suffix or matplotlib.rcParams["savefig.format"]).lower()
-        is_whole = is_path or hasattr(fname, "write")
+        if is_path:
+            place = fname if suffix or options.get("format") else f"{os.fspath(fname).rstrip('.')}.{kind}"
+            write_file(place, lambda: self._bytes(kind, options))
+            return
+        is_whole = hasattr(fname, "write")
         if not is_whole or kind not in (*POSTSCRIPT, "svg", "svgz"):
             super().savefig(fname, **options)
             return
         with matplotlib.rc_context(LETTERS), _embeddable(self, kind in POSTSCRIPT):
             super().savefig(fname, **options)
+
+    def _bytes(self, kind: str, options: dict[str, Any]) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, **{**options, "format": kind})
+        return buffer.getvalue()
 
 
 @contextmanager
@@ -64,7 +82,7 @@ def _embeddable(figure: Figure, is_embedded: bool) -> Iterator[None]:
             names = {}
             for number, (font, wanted) in enumerate(needed):
                 file = Path(folder) / f"{number}.ttf"
-                file.write_bytes(as_truetype(font, frozenset(wanted), f"{font.name} TrueType"))
+                write_file(file, as_truetype(font, frozenset(wanted), f"{font.name} TrueType"))
                 font_manager.fontManager.addfont(file)
                 names[font.name] = f"{font.name} TrueType"
             for text, family in before:
