@@ -20,7 +20,7 @@ from .pictures import WEBP_METHOD
 
 STATIC_QUALITY = 62  # WebP quality of the static picture; its text is still crisp
 HERE = Path(__file__).parent
-SOURCES = ("viewer.js", "readings.js", "bars.js", "drawing.js")  # of one module
+SOURCES = ("viewer.js", "readings.js", "bars.js", "drawing.js", "saving.js")  # of one module
 MARGINS = "document.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';"
 
 

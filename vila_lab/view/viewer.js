@@ -26,7 +26,7 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
   const reading = readingPart(payload);
   const pickers = pickersPart(payload, readings, state, request && payload.live, (change) => choose(change));
   const pictures = picturesPart(payload, pickers.node, (...region) => selectRegion(...region));
-  const footer = footerPart(payload);
+  const footer = footerPart(payload, savingPart(payload, view, () => lens));
   const aloud = element("div", { className: "aloud", "aria-live": "polite" });
   const left = element("div", { className: "left" }, question.node, answer.node, reading.node);
   view.append(paintsOf(payload), editsPart(payload), left, pictures.node, footer.node, aloud);
@@ -56,6 +56,7 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
   const pin = (pins) => {
     Object.assign(state, { pins, hovered: ALL, focused: ALL });
     show();
+    if (getComputedStyle(answer.node).position === "sticky") pictures.gallery?.scrollIntoView({ block: "nearest", behavior: pace() });
     aloud.textContent = describe(payload, lens, pins.at(-1) ?? ALL);
     onSelect?.(pins.at(-1) ?? ALL);
     tell();
@@ -139,6 +140,8 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
   return { select, set, destroy: () => { pickers.stop(); root.replaceChildren(); } };
 }
 
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const pace = () => (calm() ? "auto" : "smooth");
 const modified = (event) => event.ctrlKey || event.metaKey || event.altKey;
 const headOf = ({ heads }) => (/^head \d+$/.test(heads) ? Number(heads.slice(5)) : null);
 const match = (readings, state) => readings.find((one) => CHOSEN.every((key) => one[key] === state[key]));
@@ -191,12 +194,15 @@ function promptPart({ parts, title, words = [] }) {
 
 /** The tokens as chips, tinted by their leading picture or by a region; bars below them. */
 function answerPart(payload) {
-  const { tokens, images, changed = [] } = payload;
+  const { tokens, images, probabilities, changed = [] } = payload;
   const list = element("div", { className: "tokens", role: "listbox", "aria-label": "Answer, token by token", "aria-multiselectable": "true", dir: direction(tokens) });
   const bars = tokens.map(() => emptyBar(payload, true));
   const chips = tokens.map((token, index) => {
-    const face = element("span", {}, element("bdi", {}, visible(token)), element("sup"));
-    const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, bars[index].node);
+    const face = element("span", {}, element("bdi", {}, visible(token)), element("sup", { "aria-hidden": "true" }));
+    const sure = element("i");
+    sure.style.width = `${100 * (probabilities?.[index] ?? 0)}%`;
+    const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, probabilities ? sure : "", bars[index].node);
+    if (probabilities) chip.title = `probability ${chance(probabilities[index])}`;
     chip.classList.toggle("ends", /^\s/.test(tokens[index + 1] ?? "")); // where lines may break
     chip.classList.toggle("changed", changed.includes(index));
     list.append(chip);
@@ -210,7 +216,7 @@ function answerPart(payload) {
       const face = chip.firstChild;
       const [picture, share] = lead[index];
       const strength = Math.max(0, share) / strongest;
-      face.lastChild.dataset.picture = picture >= 0 && !region ? picture + 1 : ""; // no text: a chip's name is its token
+      face.lastChild.textContent = picture >= 0 && !region ? picture + 1 : "";
       face.style.background = picture >= 0 ? alpha(colour(picture), STRONGEST_TINT * strength) : "";
       setBar(bars[index], region ? images.map((_, k) => (k === picture ? 100 * strength : 0)) : lengthsOf(lens, index));
       chip.setAttribute("aria-label", (changed.includes(index) ? "changed; " : "") + (region ? `${visible(tokens[index])}: ${lens.text(share)} of it in the region` : describe(payload, lens, index)));
@@ -230,28 +236,31 @@ function answerPart(payload) {
     list.classList.toggle("paired", pins.length > 1);
     before = [index, ...pins];
   };
-  return { node: section("Answer", body), list, chips, show, colour: colourChips };
+  return { node: assign(section("Answer", body), { className: "answer" }), list, chips, show, colour: colourChips };
 }
 
-/** The numbers of what is drawn: one token, two, or a region. */
+/** The numbers of what is drawn: one token, two, or a region; and what the answer rests on. */
 function readingPart(payload) {
-  const { tokens, columns } = payload;
+  const { tokens, columns, probabilities, verdict, sink_note: sink = "" } = payload;
   const name = element("b", { dir: "auto" });
+  const sure = element("p", { className: "sure" });
   const button = element("button", { type: "button" }, "All tokens");
   const bar = emptyBar(payload);
   const numbers = columns.map(() => element("span"));
   const legend = element("ul", { className: "legend" }, ...columns.map((column, k) =>
-    element("li", {}, swatch(columnFill(payload, k)), columnName(column), numbers[k])));
+    element("li", { title: column === "sink" ? sink : "" }, swatch(columnFill(payload, k)), columnName(column), numbers[k])));
   const show = (lens, shown, { pins, region }) => {
     const index = shown.at(-1);
     name.textContent = sided(shown, (one) => nameOf(tokens, one));
+    sure.textContent = probabilities ? `Probability, the line under a token: ${sided(shown, (one) => surely(probabilities, one))}` : "";
     legend.classList.toggle("two", shown.length > 1);
     button.hidden = !pins.length && !region;
     setBar(bar, lengthsOf(lens, index));
     numbers.forEach((number, k) => { number.textContent = shown.map((one) => lens.text(lens.numbers(one)?.[k])).join(" · "); });
   };
   const head = element("div", { className: "read-head" }, name, button);
-  return { node: tokens.length ? element("section", { className: "read" }, head, bar.node, legend) : "", button, show };
+  const judged = verdict ? element("p", { className: "verdict", dir: "auto" }, element("b", {}, "Verdict: "), verdict) : "";
+  return { node: tokens.length ? element("section", { className: "read" }, judged, head, probabilities ? sure : "", bar.node, legend) : "", button, show };
 }
 
 /** Which method, layer, heads; whether sinks count. Only where there is a choice. */
@@ -277,7 +286,7 @@ function pickersPart(payload, readings, state, live, choose) {
     if (timer) return stop();
     if (slide.input.value === slide.input.max) slide.input.value = 0;
     step();
-    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return; // each click is one step
+    if (calm()) return; // each click is one step
     timer = setInterval(step, 700);
     play.textContent = "❚❚";
   });
@@ -354,7 +363,15 @@ function picturesPart(payload, pickers, onRegion) {
     element("div", {}, ends.low, ramp, ends.high, ends.words), norm.node, mode.node, same.node, smooth.node, marks.node, hide.node, overlay.node, hatch, readout);
   scale.addEventListener("keydown", (event) => event.stopPropagation());
 
+  /** Where pictures lie in a row to swipe: move to the one that a token read most. */
+  const swipe = (lens, index) => {
+    const [k] = index === ALL ? [ALL] : leading(payload, lens, index);
+    if (k < 0 || gallery.scrollWidth <= gallery.clientWidth) return;
+    const { offsetLeft, offsetWidth } = cards[k].figure;
+    gallery.scrollTo({ left: offsetLeft - (gallery.clientWidth - offsetWidth) / 2, behavior: pace() });
+  };
   const show = (lens, shown, region) => {
+    if (shown.at(-1) !== now.shown.at(-1)) swipe(lens, shown.at(-1));
     const two = shown.length > 1;
     const difference = two && mode.select.value === "difference";
     const sides = two && !difference ? 2 : 1;
@@ -396,7 +413,7 @@ function picturesPart(payload, pickers, onRegion) {
   };
   overlay.input.dispatchEvent(new Event("input"));
   const node = section(images.length > 1 ? "Pictures" : "Picture", pickers, gallery, where, scale);
-  return { node: assign(node, { className: "right" }), show, say: (text) => { readout.textContent = text; } };
+  return { node: assign(node, { className: "right" }), show, gallery, say: (text) => { readout.textContent = text; } };
 }
 
 /** A picture with its cells and its marks; a second one stands beside it when two tokens are compared. */
@@ -453,6 +470,7 @@ function selectable(card, now, readout, onRegion) {
       onRegion({ picture: k, box: boxOf(start, cell) }, true);
     },
     pointerleave: leave,
+    pointercancel() { start = null; }, // the finger swipes
     pointerdown(event) {
       const over = event.target.closest(".stack");
       if (over && event.button === 0) start = cellAt(event, over);
@@ -485,14 +503,14 @@ function selectable(card, now, readout, onRegion) {
   listen(stack, { keydown: onKey, blur: leave, focus: () => stack.matches(":focus-visible") && point(cursor, stack) });
 }
 
-function footerPart({ honesty, notes }) {
-  const node = element("footer");
-  const show = (lens) => {
-    const lines = [lens.honesty || honesty, lens.card && `Metric card: ${lens.card}`, ...notes].filter(Boolean);
-    const drawn = element("p", {}, element("b", {}, "Drawn: "), lens.method);
-    node.replaceChildren(drawn, ...lines.map((line) => element("p", { dir: "auto" }, line)));
-  };
-  return { node, show };
+/** What is drawn, by which model, and what that does not prove. */
+function footerPart({ honesty, notes, model, sink_note: sink }, saving) {
+  const words = element("div");
+  const line = (text, title) => element("p", { dir: "auto" }, title ? element("b", {}, `${title}: `) : "", text);
+  const show = (lens) => words.replaceChildren(
+    line(lens.method, "Drawn"), ...(model ? [line(model, "Model")] : []), ...(sink ? [line(sink, "Sink")] : []),
+    ...[lens.honesty || honesty, lens.card && `Metric card: ${lens.card}`, ...notes].filter(Boolean).map((text) => line(text)));
+  return { node: element("footer", {}, words, saving), show };
 }
 
 // ---- layout ----
@@ -524,11 +542,15 @@ const about = (value) => (Number.isNaN(value) ? "no number" : `about ${number(va
 const clamp = (index, count) => Math.max(0, Math.min(index, count - 1));
 
 function describe(payload, lens, index) {
-  const { tokens, columns } = payload;
+  const { tokens, columns, probabilities } = payload;
   const row = lens.numbers(index);
-  return `${nameOf(tokens, index)}: ${row ? columns.map((column, k) => `${columnName(column)} ${lens.text(row[k])}`).join(", ") : "no shares captured"}`;
+  const sure = probabilities ? `; probability ${surely(probabilities, index)}` : "";
+  return `${nameOf(tokens, index)}: ${row ? columns.map((column, k) => `${columnName(column)} ${lens.text(row[k])}`).join(", ") : "no shares captured"}${sure}`;
 }
 
+const chance = (value) => (value >= 0.001 ? `${(100 * value).toFixed(1)} %` : "below 0.1 %");
+/** How sure the model was of a token, or of all of them in a row. */
+const surely = (probabilities, k) => (k === ALL ? `${chance(probabilities.reduce((all, one) => all * one, 1))}, all tokens in a row` : chance(probabilities[k]));
 const nameOf = (tokens, k) => (k === ALL ? "All answer tokens" : `Token ${k + 1} of ${tokens.length}, ${visible(tokens[k])}`);
 const sided = (ones, text) => ones.map((one, side) => (ones.length > 1 ? `${"AB"[side]} ` : "") + text(one)).join(" · ");
 
