@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -97,10 +98,16 @@ def overview_picture(view: AnswerView) -> Image.Image | None:
 @cache
 def viewer_source() -> str:
     """The viewer's ES module; its ``mount(host, payload)`` serves a widget as well as a page."""
-    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in SOURCES)
+    return "".join(map(_inlined, SOURCES))
 
 
 @cache
 def viewer_style() -> str:
     """The viewer's style sheet, which its script puts into a shadow root: no style element stands in the html."""
     return (HERE / "viewer.css").read_text(encoding="utf-8")
+
+
+def _inlined(name: str) -> str:
+    """A script without its lines of comments and its indentation, which would stand in every cell."""
+    source = (HERE / name).read_text(encoding="utf-8")
+    return re.sub(r"^\s*(//.*|/\*\*.*|\*( .*|/))?\n|^ +", "", source, flags=re.MULTILINE)

@@ -3,16 +3,17 @@
 const SHARP = 2; // pixels of a PNG per pixel of the page
 const LARGEST = 8192; // pixels of a PNG's longer side: some browsers draw no larger canvas
 
-/** Buttons that save; `lens` gives the reading that is drawn now. */
-function savingPart(payload, view, lens) {
+/** Buttons that save; `css` is the view's style sheet, and `lens` gives the reading that is drawn now. */
+function savingPart(payload, view, css, lens) {
+  const drawing = () => asPrinted(view, css, svgOf);
   const button = (kind, what, bytes) => {
     const node = element("button", { type: "button", "aria-label": `Save the ${what} as ${kind}` }, kind);
     node.addEventListener("click", async () => download(await bytes(), `${nameOfFile(payload, lens())}.${kind.toLowerCase()}`));
     return node;
   };
   return element("div", { className: "save" }, "Save",
-    button("PNG", "picture", () => pngOf(asPrinted(view, svgOf))),
-    button("SVG", "picture", () => new Blob([new XMLSerializer().serializeToString(asPrinted(view, svgOf))], { type: "image/svg+xml" })),
+    button("PNG", "picture", () => pngOf(drawing())),
+    button("SVG", "picture", () => new Blob([new XMLSerializer().serializeToString(drawing())], { type: "image/svg+xml" })),
     button("CSV", "numbers", () => new Blob([csvOf(payload, lens())], { type: "text/csv" })));
 }
 
@@ -33,14 +34,13 @@ function csvOf({ tokens, columns, probabilities }, lens) {
 }
 
 /** What `draw` makes of the view while it lies as it does on paper: light, without controls, nothing scrolled away. */
-function asPrinted(view, draw) {
+function asPrinted(view, css, draw) {
   const [sheet] = view.getRootNode().adoptedStyleSheets;
-  const rules = [...sheet.cssRules].map(({ cssText }) => cssText).join("\n");
-  sheet.replaceSync(rules.replaceAll("@media print", "@media all"));
+  sheet.replaceSync(css.replaceAll("@media print", "@media all"));
   try {
     return draw(view);
   } finally {
-    sheet.replaceSync(rules);
+    sheet.replaceSync(css);
   }
 }
 
@@ -77,7 +77,8 @@ function copy(node, page) {
   else if (node.tagName === "CANVAS") page.sheet.append(picture(enlarged(node, style, box), box));
   else if (node.tagName === "svg") copyDrawing(node, box, page);
   else node.childNodes.forEach((child) => copy(child, page));
-  if (node.dataset.pin) page.sheet.append(drawnText(node.dataset.pin, box.x, box.y - 2, style, page));
+  const { pin, picture: number } = node.dataset; // what the style sheet writes
+  if (pin || number) page.sheet.append(drawnText(pin || number, box.x, pin ? box.y - 2 : box.y + 0.85 * box.height, style, page));
 }
 
 const placed = ({ x, y, width, height }, { left, top }) => ({ x: x - left, y: y - top, width, height });

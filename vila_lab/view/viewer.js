@@ -26,7 +26,7 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
   const reading = readingPart(payload);
   const pickers = pickersPart(payload, readings, state, request && payload.live, (change) => choose(change));
   const pictures = picturesPart(payload, pickers.node, (...region) => selectRegion(...region));
-  const footer = footerPart(payload, savingPart(payload, view, () => lens));
+  const footer = footerPart(payload, savingPart(payload, view, css, () => lens));
   const aloud = element("div", { className: "aloud", "aria-live": "polite" });
   const left = element("div", { className: "left" }, question.node, answer.node, reading.node);
   view.append(paintsOf(payload), editsPart(payload), left, pictures.node, footer.node, aloud);
@@ -198,7 +198,7 @@ function answerPart(payload) {
   const list = element("div", { className: "tokens", role: "listbox", "aria-label": "Answer, token by token", "aria-multiselectable": "true", dir: direction(tokens) });
   const bars = tokens.map(() => emptyBar(payload, true));
   const chips = tokens.map((token, index) => {
-    const face = element("span", {}, element("bdi", {}, visible(token)), element("sup", { "aria-hidden": "true" }));
+    const face = element("span", {}, element("bdi", {}, visible(token)), element("sup"));
     const sure = element("i");
     sure.style.width = `${100 * (probabilities?.[index] ?? 0)}%`;
     const chip = element("span", { className: "chip", role: "option", "aria-selected": "false", tabIndex: index ? -1 : 0 }, face, probabilities ? sure : "", bars[index].node);
@@ -216,7 +216,7 @@ function answerPart(payload) {
       const face = chip.firstChild;
       const [picture, share] = lead[index];
       const strength = Math.max(0, share) / strongest;
-      face.lastChild.textContent = picture >= 0 && !region ? picture + 1 : "";
+      face.lastChild.dataset.picture = picture >= 0 && !region ? picture + 1 : ""; // no text: a chip's name is its token
       face.style.background = picture >= 0 ? alpha(colour(picture), STRONGEST_TINT * strength) : "";
       setBar(bars[index], region ? images.map((_, k) => (k === picture ? 100 * strength : 0)) : lengthsOf(lens, index));
       chip.setAttribute("aria-label", (changed.includes(index) ? "changed; " : "") + (region ? `${visible(tokens[index])}: ${lens.text(share)} of it in the region` : describe(payload, lens, index)));
