@@ -120,7 +120,7 @@ def vars_of(answer: vila_lab.Answer) -> dict[str, Any]:
 # -- fields --------------------------------------------------------------------------------------------------------------
 
 
-def changed(saved: bytes, change: Callable[[dict[str, Any], dict[str, Any]], Any], version: int = 2) -> bytes:
+def changed(saved: bytes, change: Callable[[dict[str, Any], dict[str, Any]], Any], version: int = 3) -> bytes:
     """The file with other fields, and a sum that is right."""
     length = int.from_bytes(saved[:8], "little")
     header = json.loads(json.loads(saved[8 : 8 + length])["__metadata__"]["vila_lab"])
@@ -139,9 +139,9 @@ def eps(header: dict[str, Any], tensors: dict[str, Any]) -> None:
     tensors["image.0"] = torch.tensor(list(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), dtype=torch.uint8)
 
 
-def jpeg(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+def tiff(header: dict[str, Any], tensors: dict[str, Any]) -> None:
     buffer = io.BytesIO()
-    Image.new("RGB", (256, 256)).save(buffer, "JPEG")
+    Image.new("RGB", (256, 256)).save(buffer, "TIFF")
     tensors["image.0"] = torch.from_numpy(np.frombuffer(buffer.getvalue(), np.uint8).copy())
 
 
@@ -166,7 +166,10 @@ WRONG: dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
     "a size is enormous": lambda h, t: h.update(sizes=[[10**6, 10**6], [256, 256]]),
     "a picture is cut": lambda h, t: t.update({"image.0": t["image.0"][:3000].clone()}),
     "a picture is PostScript": eps,
-    "a picture is a JPEG": jpeg,
+    "a picture is a TIFF": tiff,
+    "pixels of another size": lambda h, t: t.update({"image.0": torch.zeros((256, 255, 3), dtype=torch.uint8)}),
+    "pixels of another type": lambda h, t: t.update({"image.0": torch.zeros((256, 256, 3))}),
+    "an original is enormous": lambda h, t: h.update(written_sizes=h["sizes"], sizes=[[10**6, 10**6], [256, 256]]),
     "the tape is longer": lambda h, t: h["tape"].update(length=102),
     "the tape is shorter": lambda h, t: h["tape"].update(length=7),
     "the tape has a row less": lambda h, t: h["tape"]["positions"].pop(),
@@ -205,8 +208,8 @@ def test_fields_of_a_newer_version_are_passed_over(saved, tmp_path):
 
 
 def test_a_newer_format_is_refused_by_name(saved, tmp_path):
-    (tmp_path / "a.vila").write_bytes(changed(saved, lambda h, t: h.update(format=3)))
-    with pytest.raises(FileError, match="of format 3, of a newer vila_lab; update"):
+    (tmp_path / "a.vila").write_bytes(changed(saved, lambda h, t: h.update(format=4)))
+    with pytest.raises(FileError, match="of format 4, of a newer vila_lab; update"):
         vila_lab.open(tmp_path / "a.vila")
 
 
@@ -223,7 +226,7 @@ def test_a_file_from_before_there_was_a_checksum_opens_with_a_note(saved, answer
 def test_a_file_without_its_sum_is_damaged(saved, tmp_path):
     for other in (
         saved.replace(b"vila_lab_sha256", b"vila_lab_sha257"),
-        saved.replace(b'\\"format\\": 2', b'\\"format\\": 1'),
+        saved.replace(b'\\"format\\": 3', b'\\"format\\": 1'),
     ):
         assert other != saved
         (tmp_path / "a.vila").write_bytes(other)
@@ -451,3 +454,71 @@ def test_a_reader_never_meets_half_a_file(tmp_path):
     stop.set()
     thread.join()
     assert seen <= {(10**6, b"00"), (10**6, b"11")}
+
+
+# -- pictures ------------------------------------------------------------------------------------------------------------
+
+
+def noise(size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "P"), ("PNG", "LA"), ("WEBP", "RGBA")]
+)
+def test_a_picture_of_a_file_is_saved_as_it_came(kind, mode, tmp_path):
+    file = tmp_path / "picture"
+    image = noise((90, 60)).convert("L" if mode == "LA" else "RGB").convert(mode)
+    image.save(file, kind)
+    answer = vila_lab.load().ask([file, "What is it?"], max_new_tokens=1)
+    assert answer.nbytes > 0
+    opened = vila_lab.open(answer.save(tmp_path / "a.vila"))
+    assert opened.images[0].tobytes() == answer.images[0].tobytes()
+    for each in (tmp_path / "a.vila", opened.save(tmp_path / "b.vila")):
+        assert file.read_bytes() in each.read_bytes()
+
+
+@pytest.mark.parametrize("options", [{"apply_exif": True}, {}])
+def test_a_picture_that_was_changed_after_reading_is_saved_as_it_is(options, tmp_path):
+    file, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[274] = 6
+    noise((90, 60)).save(file, exif=exif)
+    picture = vila_lab.Picture.of(file, **options)
+    if not options:
+        picture.image.putpixel((3, 4), (1, 2, 3))
+    answer = vila_lab.load().ask([picture, "What is it?"], max_new_tokens=1)
+    opened = vila_lab.open(answer.save(tmp_path / "a.vila"))
+    assert opened.images[0].tobytes() == picture.image.tobytes()
+    assert file.read_bytes() not in (tmp_path / "a.vila").read_bytes()
+
+
+def test_noise_is_saved_as_pixels_and_drawings_as_png(tmp_path):
+    drawn = Image.new("RGB", (900, 600), "teal")
+    for image, most in ((noise((900, 600)), 900 * 600 * 3 + 200_000), (drawn, 200_000)):
+        answer = vila_lab.load().ask([image, "What is it?"], max_new_tokens=1)
+        file = answer.save(tmp_path / "a.vila")
+        assert file.stat().st_size < most
+        assert vila_lab.open(file).images[0].tobytes() == image.tobytes()
+
+
+def test_an_answer_saved_without_originals_is_small_and_says_so(tmp_path):
+    large, small = noise((1800, 1200)), noise((96, 96))
+    answer = vila_lab.load().ask([large, small, "What is in image 2?"], max_new_tokens=1)
+    opened = vila_lab.open(answer.save(tmp_path / "a.vila", originals=False))
+    assert (tmp_path / "a.vila").stat().st_size < large.width * large.height
+    assert [image.size for image in opened.images] == [large.size, small.size]
+    assert opened.images[1].tobytes() == small.tobytes()
+    (note,) = set(opened.notes) - set(answer.notes)
+    assert note.startswith("picture 1: saved without its original of 1800 × 1200 pixels")
+    assert np.array_equal(opened.heatmap(0), answer.heatmap(0))
+    assert opened.display().words == answer.display().words
+
+
+def test_files_of_the_format_before_open(saved, answer, tmp_path):
+    def as_png(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        for k, image in enumerate(answer.images):
+            tensors[f"image.{k}"] = torch.from_numpy(np.frombuffer(wire.png_of(image), np.uint8).copy())
+        header.pop("written_sizes")
+
+    (tmp_path / "a.vila").write_bytes(changed(saved, as_png, version=2))
+    assert fingerprint(vila_lab.open(tmp_path / "a.vila")) == fingerprint(answer)

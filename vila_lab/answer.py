@@ -389,9 +389,24 @@ class Answer(RecordedAnswer):
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back."""
-        return write_file(path, self.record.to_bytes)
+    def save(self, path: str | Path, *, originals: bool = True) -> Path:
+        """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back.
+
+        Parameters
+        ----------
+        originals
+            Whether the pictures are written as they came (a JPEG, PNG or WebP file to the byte). False writes them only as
+            fine as the model saw them: a small file, which says so in its notes.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vila_lab.open(answer.save(f"{folder}/answer.vila")).text == answer.text
+        True
+        """
+        return write_file(path, lambda: self.record.to_bytes(originals=originals))
 
 
 def open_answer(path: str | Path) -> Answer:

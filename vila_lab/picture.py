@@ -57,8 +57,10 @@ NOT_PICTURES = (
 """First bytes of what is no picture, and what it is."""
 
 TRANSPARENCY = "transparency dropped"
-DIGEST = "_vila_lab_digest"
-"""Attribute of an image whose digest was taken."""
+DIGEST, ENCODED = "_vila_lab_digest", "_vila_lab_encoded"
+"""Attributes of an image: its digest, once that was taken, and the file that it was read from."""
+KEPT = ("JPEG", "MPO", "PNG", "WEBP")
+"""Formats, as Pillow names them, of which the file is kept with the picture, so that saving it again costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,20 @@ def _decode(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
     _check_head(head, source)
     with _pillow_errors(source):
         image = Image.open(file)
-    return _to_rgb(image, source, apply_exif)
+    kind, whole = image.format, _quietly(lambda: _whole(file), b"")
+    picture = _to_rgb(image, source, apply_exif)
+    if kind in KEPT and not apply_exif:
+        keep_encoded(picture.image, whole)
+    return picture
+
+
+def _whole(file: BinaryIO) -> bytes:
+    """All of a file that Pillow is about to read, which stays where it is."""
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return data
 
 
 def _check_head(head: bytes, source: str) -> None:
@@ -293,11 +308,25 @@ def digest_of(image: Image.Image) -> str:
     """See `Picture.digest`. It stays with the image object, until somebody draws on it."""
     known = vars(image).get(DIGEST)
     if known is None or not image.readonly:
+        if not image.readonly:
+            vars(image).pop(ENCODED, None)
         # Pillow copies read-only pixels before anything is drawn on them, and then says that they are read-only no more.
         image.readonly = 1
         content = f"{image.mode} {image.size} ".encode() + image.tobytes()
         known = vars(image)[DIGEST] = hashlib.sha256(content).hexdigest()
     return str(known)
+
+
+def keep_encoded(image: Image.Image, data: bytes) -> None:
+    """Keep the file whose decoding gives this image, unless it is larger than the pixels; see `encoded_of`."""
+    if len(data) <= image.width * image.height * len(image.getbands()):
+        image.readonly = 1
+        vars(image)[ENCODED] = data
+
+
+def encoded_of(image: Image.Image) -> bytes | None:
+    """The file that an image was read from, as it came; None where there is none, or where somebody drew on the image."""
+    return vars(image).get(ENCODED) if image.readonly else None
 
 
 # -- pixels --------------------------------------------------------------------------------------------------------------

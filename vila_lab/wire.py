@@ -1,7 +1,8 @@
 """How a result lies in one file: safetensors with a JSON header, no pickle. Knows TokenMap and pictures, no result.
 
 A checksum of the whole file, the header included, stands in the metadata: it is the SHA-256 of the file with the sum's own
-digits as zeros. Files of format 1, from before there was one, are still read; damage in them cannot be noticed.
+digits as zeros. Files of format 1, from before there was one, are still read; damage in them cannot be noticed. Pictures are
+PNG up to format 2; from format 3 on they are the files they were read from, or pixels where no encoding would make them smaller.
 """
 
 from __future__ import annotations
@@ -22,26 +23,28 @@ from torch import Tensor
 
 from .errors import FileAccessError, FileError, SavedFileNotFound, VilaLabError
 from .inputs.sources import expanded, reason
+from .picture import encoded_of, keep_encoded
 from .tokenmap import TokenMap
 from .writing import write_file
 
-FORMAT = 2
-READABLE = (1, 2)
+FORMAT = 3
+READABLE = (1, 2, 3)
 CHECKSUM = "vila_lab_sha256"
 ZEROS = "0" * 64
 LARGEST_HEADER = (
     8 * 2**20
 )  # bytes; an answer of 8,000 tokens has less than a tenth, and JSON can grow sixtyfold in memory
+SAMPLED_PIXELS, WORTH = 250_000, 0.8  # pixels that tell whether PNG makes a picture smaller, and how small that must be
 MAP_FIELDS = ("kind", "picture", "tile", "scale", "box", "span")
 UNCHECKED = "this file has no checksum (an older version wrote it): damage in it would not be noticed"
 
 
 def prompt_arrays(token_map: TokenMap, images: Sequence[Image.Image]) -> dict[str, NDArray[Any]]:
-    """A prompt's map and pictures (as PNG) as named arrays."""
+    """A prompt's map and pictures as named arrays."""
     arrays = {f"map.{name}": getattr(token_map, name) for name in MAP_FIELDS}
     if (token_map.block >= 0).any():
         arrays["map.block"] = token_map.block
-    return arrays | {f"image.{k}": np.frombuffer(png_of(image), np.uint8) for k, image in enumerate(images)}
+    return arrays | {f"image.{k}": stored(image) for k, image in enumerate(images)}
 
 
 def prompt_header(token_map: TokenMap) -> dict[str, Any]:
@@ -59,7 +62,11 @@ def restored_prompt(
     if fields["box"].shape[1:] != (4,) or fields["span"].shape[1:] != (2,):
         raise ValueError("the boxes or spans of its map have another shape")
     if images is None:
-        images = [_picture(arrays[f"image.{k}"], k, size) for k, size in enumerate(sizes)]
+        written = header.get("written_sizes") or sizes  # smaller ones where originals were left out
+        pictures = enumerate(zip(written, sizes, strict=True))
+        images = [
+            _enlarged(_picture(arrays[f"image.{k}"], k, (int(w), int(h))), size) for k, ((w, h), size) in pictures
+        ]
     elif tuple(image.size for image in images) != sizes:
         raise ValueError("the pictures have other sizes")
     return TokenMap(**fields, text=str_of(header["prompt"]), sizes=sizes), tuple(images)
@@ -211,20 +218,55 @@ def place_of_sum(data: bytes) -> int:
     return data.find(mark, 8, 8 + int.from_bytes(data[:8], "little")) + len(mark)
 
 
+def stored(image: Image.Image) -> NDArray[np.uint8]:
+    """A picture for a file: the bytes it was read from as they came, else PNG, or pixels (H, W, 3) where that saves little."""
+    known = encoded_of(image)
+    if known is not None:
+        return np.frombuffer(known, np.uint8)
+    rows = max(1, SAMPLED_PIXELS // image.width)
+    top = max(0, (image.height - rows) // 2)
+    some = image.crop((0, top, image.width, min(top + rows, image.height)))
+    if len(png_of(some, level=1)) > WORTH * some.width * some.height * 3:
+        return np.asarray(image)
+    return np.frombuffer(png_of(image, level=1), np.uint8)
+
+
 def _picture(data: NDArray[np.uint8], number: int, size: tuple[int, int]) -> Image.Image:
     """One embedded picture, of the size that the header states."""
-    return picture_of(data, size, f"picture {number + 1}")
+    name = f"picture {number + 1}"
+    if data.ndim != 3:
+        image = picture_of(data, size, name, formats=("PNG", "JPEG", "WEBP"))
+        keep_encoded(image, data.tobytes())
+        return image
+    if data.shape != (*size[::-1], 3) or data.dtype != np.uint8:
+        raise ValueError(f"{name} is {data.dtype} of shape {data.shape}, not {size[0]}x{size[1]} pixels")
+    return Image.fromarray(data)
 
 
-def picture_of(data: NDArray[np.uint8], size: tuple[int, int] | None = None, name: str = "a picture") -> Image.Image:
-    """The picture of `png_of`, of a size if one is given; no other decoder than that of PNG is asked.
+def _enlarged(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture in the size on which the map's boxes lie."""
+    if image.size == size:
+        return image
+    if size[0] * size[1] > 2 * (Image.MAX_IMAGE_PIXELS or 2**40):
+        raise ValueError(f"a picture is to have {size[0]}x{size[1]} pixels")
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def picture_of(
+    data: NDArray[np.uint8],
+    size: tuple[int, int] | None = None,
+    name: str = "a picture",
+    *,
+    formats: Sequence[str] = ("PNG",),
+) -> Image.Image:
+    """An encoded picture, of a size if one is given; no other decoder than those of some formats is asked.
 
     Raises
     ------
     ValueError, OSError
         If it is none, or too large.
     """
-    image = Image.open(io.BytesIO(data.tobytes()), formats=["PNG"])
+    image = Image.open(io.BytesIO(data.tobytes()), formats=formats)
     if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 2**40):
         raise ValueError(f"{name} has {image.width}x{image.height} pixels")
     if size is not None and image.size != size:

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..hooks import Tape
-from ..picture import Picture, digest_of
+from ..picture import Picture, digest_of, encoded_of
 from ..prompt import Prompt
 from ..wire import reading, write
 from .inputs import Inputs
@@ -255,7 +255,8 @@ def keep_within(holdings: Iterable[Holding], budget: int, disk: Disk) -> None:
 
 
 def image_bytes(images: Iterable[Image.Image]) -> int:
-    """Bytes of the pixels, each image object once."""
+    """Bytes of the pixels and of the files they were read from, each image object once."""
     return sum(
-        image.width * image.height * len(image.getbands()) for image in {id(each): each for each in images}.values()
+        image.width * image.height * len(image.getbands()) + len(encoded_of(image) or b"")
+        for image in {id(each): each for each in images}.values()
     )

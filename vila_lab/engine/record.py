@@ -116,15 +116,17 @@ class Record:
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
-    def to_bytes(self, *, pictures: bool = True, tape: bool = True) -> bytes:
+    def to_bytes(self, *, pictures: bool = True, tape: bool = True, originals: bool = True) -> bytes:
         """The record as the bytes of a saved file: safetensors with a JSON header and a checksum, no pickle.
 
         Parameters
         ----------
         pictures, tape
             False leaves the pictures, or queries and keys, out: for a reader who has the ones, or may ask for the others.
+        originals
+            False writes the pictures only as fine as the model saw them, with a note that says so.
         """
-        return to_bytes(KEY, *packed(self, pictures=pictures, tape=tape))
+        return to_bytes(KEY, *packed(self, pictures=pictures, tape=tape, originals=originals))
 
     @classmethod
     def from_bytes(cls, data: bytes, images: Sequence[Image.Image] | None = None) -> Record:

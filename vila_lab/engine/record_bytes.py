@@ -25,9 +25,15 @@ if TYPE_CHECKING:
 KEY = "vila_lab"
 
 
-def packed(record: Record, *, pictures: bool = True, tape: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+SEEN = 64  # pixels of each side of a cell of a picture's map: no family's tower gives a token more
+
+
+def packed(
+    record: Record, *, pictures: bool = True, tape: bool = True, originals: bool = True
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a record."""
-    arrays = prompt_arrays(record.token_map, record.images if pictures else ())
+    images = record.images if originals else as_seen(record)
+    arrays = prompt_arrays(record.token_map, images if pictures else ())
     arrays["norms"] = record.norms
     if record.has_attention:
         arrays["layer_means"] = record.layer_means()
@@ -43,7 +49,8 @@ def packed(record: Record, *, pictures: bool = True, tape: bool = True) -> tuple
         "history": [asdict(said) for said in record.history],
         "choices": record.choices,
         "frames": [frame and asdict(frame) for frame in record.frames],
-        "notes": record.notes,
+        "notes": [*record.notes, *_left_out(record.images, images)],
+        "written_sizes": None if originals else [image.size for image in images],
         "model": record.model,
         "edits": record.edits,
         "options": record.options,
@@ -51,6 +58,27 @@ def packed(record: Record, *, pictures: bool = True, tape: bool = True) -> tuple
         "tape": tape_header,
     }
     return header, tensors
+
+
+def as_seen(record: Record) -> list[Image.Image]:
+    """The pictures as fine as the model saw them, and no finer than needed for that."""
+    found = []
+    for k, image in enumerate(record.images):
+        rows, columns = record.token_map.grid(k)
+        factor = min(1.0, max(SEEN * columns / image.width, SEEN * rows / image.height))
+        size = max(1, round(factor * image.width)), max(1, round(factor * image.height))
+        found.append(image if factor == 1 else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))
+    return found
+
+
+def _left_out(originals: Sequence[Image.Image], written: Sequence[Image.Image]) -> list[str]:
+    """A note for each picture whose original is not in the file."""
+    return [
+        f"picture {k}: saved without its original of {old.width} × {old.height} pixels, as fine as the model saw it: "
+        f"{new.width} × {new.height}"
+        for k, (old, new) in enumerate(zip(originals, written, strict=True), 1)
+        if new.size != old.size
+    ]
 
 
 def unpacked(
