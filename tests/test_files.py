@@ -26,6 +26,7 @@ import vila_lab
 from vila_lab import gallery, wire, writing
 from vila_lab.engine.record import Record
 from vila_lab.errors import FileAccessError, FileError, SavedFileNotFound, VilaLabError
+from vila_lab.picture import Picture
 from vila_lab.writing import write_file
 
 
@@ -483,7 +484,7 @@ def test_a_picture_that_was_changed_after_reading_is_saved_as_it_is(options, tmp
     file, exif = tmp_path / "turned.jpg", Image.Exif()
     exif[274] = 6
     noise((90, 60)).save(file, exif=exif)
-    picture = vila_lab.Picture.of(file, **options)
+    picture = Picture.of(file, **options)
     if not options:
         picture.image.putpixel((3, 4), (1, 2, 3))
     answer = vila_lab.load().ask([picture, "What is it?"], max_new_tokens=1)
@@ -521,4 +522,5 @@ def test_files_of_the_format_before_open(saved, answer, tmp_path):
         header.pop("written_sizes")
 
     (tmp_path / "a.vila").write_bytes(changed(saved, as_png, version=2))
-    assert fingerprint(vila_lab.open(tmp_path / "a.vila")) == fingerprint(answer)
+    (tmp_path / "now.vila").write_bytes(saved)
+    assert fingerprint(vila_lab.open(tmp_path / "a.vila")) == fingerprint(vila_lab.open(tmp_path / "now.vila"))

@@ -257,7 +257,7 @@ def picture_of(
     size: tuple[int, int] | None = None,
     name: str = "a picture",
     *,
-    formats: Sequence[str] = ("PNG",),
+    formats: tuple[str, ...] = ("PNG",),
 ) -> Image.Image:
     """An encoded picture, of a size if one is given; no other decoder than those of some formats is asked.
 
