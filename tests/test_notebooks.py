@@ -57,6 +57,67 @@ def test_the_first_notebook_prints_no_warning() -> None:
     assert "Warning" not in done.stderr
 
 
+class TestExercises:
+    """What is handed to students shows nothing that only the solutions may show."""
+
+    @staticmethod
+    def read(name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+        return content
+
+    @staticmethod
+    def outputs(notebook: dict[str, Any]) -> list[dict[str, str]]:
+        """What every output shows, by its kind, without the pictures in it."""
+        found = []
+        for output in (each for cell in notebook["cells"] for each in cell.get("outputs", [])):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            found.append({kind: re.sub(r"data:image/[^\"')]*", "", "".join(text)) for kind, text in data.items()})
+        return found
+
+    @pytest.fixture
+    def exercises(self) -> dict[str, Any]:
+        return self.read("09_exercises.ipynb")
+
+    @pytest.fixture
+    def solutions(self) -> dict[str, Any]:
+        return self.read("09_solutions.ipynb")
+
+    @pytest.fixture
+    def revealed(self, solutions: dict[str, Any]) -> list[str]:
+        shown = [output["text/plain"] for output in self.outputs(solutions)]
+        return [text for text in shown if text.startswith("Reveal(")]
+
+    def test_no_answer_is_in_them(self, exercises: dict[str, Any], revealed: list[str]) -> None:
+        answers = {ast.literal_eval(re.match(r"Reveal\(('[^']*')", text)[1]) for text in revealed}  # type: ignore[index]
+        assert len(answers) == len(revealed) == 5
+        texts = sources(exercises, "markdown") + sources(exercises, "code")
+        texts += [text for output in self.outputs(exercises) for text in output.values()]
+        assert [answer for answer in answers for text in texts if answer in text] == []
+
+    def test_their_outputs_are_questions_and_an_empty_score(self, exercises: dict[str, Any]) -> None:
+        kinds = {re.match(r"\w+", output["text/plain"])[0] for output in self.outputs(exercises)}  # type: ignore[index]
+        assert kinds == {"Quiz", "Exercise", "Score"}
+        scores = [text for output in self.outputs(exercises) for text in output.values() if "points" in text]
+        assert scores
+        assert all("0 points of 0 revealed" in text for text in scores)
+
+    def test_the_same_questions_are_in_both(self, exercises: dict[str, Any], solutions: dict[str, Any]) -> None:
+        asked = [
+            [o for o in self.outputs(n) if o["text/plain"].startswith("Exercise(")] for n in (exercises, solutions)
+        ]
+        assert asked[0] == asked[1]
+        assert len(asked[0]) == 5
+
+    def test_no_hint_is_in_them(self, exercises: dict[str, Any], solutions: dict[str, Any]) -> None:
+        """Of what the solutions say about an exercise, no sentence stands in the exercises."""
+        cells = [text.partition("\n") for text in sources(solutions, "markdown")]
+        explained = " ".join(text for title, _, text in cells if title.startswith("## Exercise"))
+        sentences = [each.strip() for each in re.split(r"[.:\n]", explained) if len(each.strip()) > 12]
+        text = " ".join(sources(exercises, "markdown"))
+        assert len(sentences) >= 10
+        assert [sentence for sentence in sentences if sentence in text] == []
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestNotebook:
     @pytest.fixture
@@ -86,6 +147,7 @@ class TestNotebook:
         for cell in notebook["cells"]:
             tags = cell["metadata"].get("tags", [])
             assert ("nbval-skip" in tags) == ("skip-execution" in tags), "nbval and nbconvert read different tags"
+            assert "nbval-skip" not in tags or cell["outputs"] == [], "what is not run shows nothing"
 
     def test_it_holds_no_widget_state(self, notebook: dict[str, Any]) -> None:
         assert "widgets" not in notebook["metadata"], "widget state makes code hosts refuse the whole notebook"

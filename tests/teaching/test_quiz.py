@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import vila_lab
@@ -19,11 +20,6 @@ def demo():
     return vila_lab.demo_images()
 
 
-@pytest.fixture
-def lab():
-    return vila_lab.load()
-
-
 def test_an_exercise_shows_pictures_and_question_but_no_answer(lab, prompt):
     exercise = Exercise(lab, prompt)
     shown = exercise._repr_mimebundle_()
@@ -34,7 +30,7 @@ def test_an_exercise_shows_pictures_and_question_but_no_answer(lab, prompt):
 
 
 @pytest.mark.parametrize(
-    ("picture", "survives", "points"), [(2, False, 2), (1, False, 1), (3, True, 0), (None, None, 0)]
+    ("picture", "survives", "points"), [(2, False, 2), (1, False, 1), (3, True, 0), (None, False, 1), (2, None, 1)]
 )
 def test_points_are_for_the_causal_picture_and_for_survival(lab, prompt, picture, survives, points):
     exercise = Exercise(lab, prompt)
@@ -46,6 +42,7 @@ def test_points_are_for_the_causal_picture_and_for_survival(lab, prompt, picture
 
 def test_the_table_is_what_the_session_says(lab, prompt):
     exercise = Exercise(lab, prompt)
+    exercise.predict(picture=1)
     table = exercise.reveal().table
     with lab.knockout("image_2 -> *"):
         assert table.loc["image_2", "without it"] == lab.ask(prompt, max_new_tokens=48).text
@@ -57,18 +54,57 @@ def test_the_table_is_what_the_session_says(lab, prompt):
 
 def test_a_prediction_after_the_fact_does_not_count(lab, prompt):
     exercise = Exercise(lab, prompt)
+    exercise.predict(1, True)
     exercise.reveal()
     with pytest.raises(OptionError, match="revealed already"):
         exercise.predict(2, False)
     assert exercise.reveal().points == 0
 
 
+def test_nothing_is_revealed_before_a_prediction(lab, prompt):
+    exercise = Exercise(lab, prompt)
+    exercise.predict(None, None)
+    with pytest.raises(OptionError, match="exercise 1: predict before you look") as refused:
+        exercise.reveal()
+    assert exercise.answer.text.rstrip(".") not in str(refused.value)
+    assert exercise.revealed is None
+
+
+def test_the_next_student_starts_anew_and_nothing_is_computed_again(lab):
+    quiz = Quiz.drawn(lab, 2, seed=3)
+    quiz.solutions()
+    quiz[0].predict(1, True)
+    quiz[0].reveal()
+    other = quiz.anew()
+    assert [each.result.tries for each in other] == [0, 0]
+    assert other.score.revealed == 0
+    assert other[0].answer is quiz[0].answer
+    other[0].predict(2, True)
+    assert quiz.score.revealed == 2  # the first one's stays
+
+
+def test_the_course_is_a_quiz_of_its_own(lab):
+    course = Quiz.course(lab)
+    assert len(course) == 5
+    assert course.fingerprint == Quiz.course(lab).fingerprint
+    others = [Quiz.drawn(lab, 5, seed) for seed in range(6)]
+    assert len({course.fingerprint, *(each.fingerprint for each in others)}) == 7
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"picture": 4}, "pictures 1 to 3"), ({"picture": 0}, "pictures 1 to 3"), ({"survives": "no"}, "True or False"),
+    ({"picture": True}, "whole number"), ({"picture": "2"}, "whole number"), ({"survives": 1}, "True or False"),
 ])  # fmt: skip
 def test_a_wrong_prediction_is_said(lab, prompt, options, message):
     with pytest.raises(OptionError, match=message):
         Exercise(lab, prompt).predict(**options)
+
+
+def test_numbers_out_of_a_table_are_numbers(lab, prompt):
+    exercise = Exercise(lab, prompt)
+    exercise.predict(np.int64(2), np.bool_(False))
+    assert exercise.reveal().predicted == (2, False)
+    assert exercise.reveal().points == 2
 
 
 def test_one_picture_is_no_exercise(lab, demo):

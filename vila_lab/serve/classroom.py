@@ -7,13 +7,14 @@ import math
 import secrets
 import threading
 import time
-import unicodedata
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..answer import Answer
+from ..errors import OptionError
+from ..teaching.names import student_name
 from .failures import Busy, Refused
 from .tokens import OWNER, Owner, Owners
 
@@ -23,7 +24,6 @@ STUDENTS = 200
 QUESTIONS = 120  # an hour, of each
 WRONG = 20  # codes that all together may get wrong ...
 SECONDS = 60.0  # ... within so much time
-LONGEST_NAME = 40
 SHOWN = 300  # characters of a question or an answer in the overview
 
 
@@ -200,23 +200,17 @@ def plain_code(code: str) -> str:
 
 
 def clean_name(name: str) -> str:
-    """A name on one line, of characters that can be shown.
+    """See `vila_lab.teaching.names.student_name`.
 
     Raises
     ------
     Refused
         If nothing is left of it, or too much.
-
-    Examples
-    --------
-    >>> clean_name("  Ana\\n\\u200b  Lu ")
-    'Ana Lu'
     """
-    shown = "".join(each if each.isprintable() else " " for each in unicodedata.normalize("NFC", name))
-    found = " ".join(shown.split())
-    if not 1 <= len(found) <= LONGEST_NAME:
-        raise Refused(400, f"a name has 1 to {LONGEST_NAME} characters that can be shown; yours has {len(found)}")
-    return found
+    try:
+        return student_name(name)
+    except OptionError as error:
+        raise Refused(400, str(error)) from error
 
 
 def shortened(text: str) -> str:

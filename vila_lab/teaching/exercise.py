@@ -7,13 +7,16 @@ causal: the picture whose absence costs the answer most, and the answer that is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from ..options import check_types
 from ..prompt import Prompt
+from .scorecard import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +95,7 @@ class Exercise:
         self.number = number
         self._max_new_tokens = max_new_tokens
         self._predicted: tuple[int | None, bool | None] = (None, None)
+        self._tries = 0
         self._revealed: Reveal | None = None
         if len(self.prompt.pictures) < 2:
             raise OptionError(
@@ -129,11 +133,11 @@ class Exercise:
         count = len(self.prompt.pictures)
         if self._revealed is not None:
             raise OptionError(f"exercise {self.number} was revealed already; predictions count before")
-        if picture is not None and not (isinstance(picture, int) and 1 <= picture <= count):
+        check_types(Exercise.predict, {"picture": picture, "survives": survives})
+        if picture is not None and not 1 <= picture <= count:
             raise OptionError(f"exercise {self.number} has pictures 1 to {count}, not {picture!r}")
-        if survives is not None and not isinstance(survives, bool):
-            raise OptionError(f"survives is True or False, not {survives!r}")
-        self._predicted = (picture, survives)
+        self._predicted = (None if picture is None else int(picture), None if survives is None else bool(survives))
+        self._tries += self._predicted != (None, None)
 
     @cached_property
     def answer(self) -> Answer:
@@ -141,7 +145,18 @@ class Exercise:
         return self._session.ask(self.prompt, max_new_tokens=self._max_new_tokens)
 
     def reveal(self) -> Reveal:
-        """Look: the answer, its ledger, the ablation and the knock-outs, and the points for what was predicted."""
+        """Look: the answer, its ledger, the ablation and the knock-outs, and the points for what was predicted.
+
+        Raises
+        ------
+        OptionError
+            If nothing was predicted: then looking would spoil it. `answer` and `solution` tell all the same.
+        """
+        if self._predicted == (None, None):
+            raise OptionError(
+                f"exercise {self.number}: predict before you look, with predict(picture=..., survives=...): a number from 1 "
+                "and True or False"
+            )
         if self._revealed is None:
             self._revealed = Reveal(self.answer, *self.solution, self._predicted)
         return self._revealed
@@ -150,6 +165,20 @@ class Exercise:
     def revealed(self) -> Reveal | None:
         """What `reveal` showed, or None."""
         return self._revealed
+
+    @property
+    def result(self) -> Result:
+        """What came of it, without what was predicted or is right."""
+        if self._revealed is None:
+            return Result(self.number, self._tries)
+        right = (self._predicted[0] == self._revealed.picture, self._predicted[1] == self._revealed.survives)
+        return Result(self.number, self._tries, *right)
+
+    def anew(self) -> Exercise:
+        """The same exercise for the next student: nothing is predicted; what the model did is not computed again."""
+        other = copy(self)
+        other._predicted, other._tries, other._revealed = (None, None), 0, None
+        return other
 
     @cached_property
     def solution(self) -> tuple[pd.DataFrame, int, bool]:
