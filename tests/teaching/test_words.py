@@ -121,7 +121,7 @@ def test_a_sink_is_drawn_where_it_stands_out(answer):
 
 
 @pytest.mark.parametrize(("word", "token", "message"), [
-    ("tokens", 0, "there are: token, patch"), ("token", 99, "has 15, counted from 0"), ("token", "cat", "does not say 'cat'"),
+    ("tokens", 0, r"did you mean 'token'\?.*there are: token, patch"), ("token", 99, "has 15, counted from 0"), ("token", "cat", "'cat' is not in the answer"),
     ("token", 1.5, "token"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_said(answer, word, token, message):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from ..options import check_whole
+from ..options import nearest
+from ..pointing import WhichTokens, first_token
 from .drawings import Chip, chance_bars, chips, looks, patch_grid, row_of_attention, steps_in_nats
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Drawing: TypeAlias = "Callable[[Answer, int], Axes]"
 
 
-def show_word(answer: Answer, word: str, token: int | str = 0) -> Axes:
+def show_word(answer: Answer, word: str, token: WhichTokens = 0) -> Axes:
     """Draw what a word means, with the numbers of an answer.
 
     Parameters
@@ -30,7 +31,7 @@ def show_word(answer: Answer, word: str, token: int | str = 0) -> Axes:
     word
         One of `WORDS`.
     token
-        Which token of the answer serves as the example: counted from 0, or the characters it says.
+        Which token of the answer serves as the example: counted from 0, or a word that was said; of several the first.
 
     Returns
     -------
@@ -51,21 +52,10 @@ def show_word(answer: Answer, word: str, token: int | str = 0) -> Axes:
     'log-probability in nats: the natural logarithm of the probability'
     """
     if word not in WORDS:
-        raise OptionError(f"there is no drawing of {word!r}; there are: {', '.join(WORDS)}")
+        raise OptionError(f"there is no drawing of {word!r}{nearest(word, WORDS)}; there are: {', '.join(WORDS)}")
     if not answer.images:
         raise OptionError(f"{word!r} is drawn from an answer about a picture, and this question has none")
-    return WORDS[word](answer, _number(answer, token))
-
-
-def _number(answer: Answer, token: int | str) -> int:
-    if isinstance(token, str):
-        if not (said := answer.rows_of(token)):
-            raise OptionError(f"the answer does not say {token!r}; it says {answer.text!r}")
-        return said[0]
-    check_whole("a token", token)
-    if not 0 <= token < len(answer.tokens):
-        raise OptionError(f"there is no token {token}: the answer has {len(answer.tokens)}, counted from 0")
-    return token
+    return WORDS[word](answer, first_token(token, answer.tokens))
 
 
 def _token(answer: Answer, token: int) -> Axes:
