@@ -89,8 +89,8 @@ def variants(session: Session) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def routed(attribution: Attribution, picture: int) -> float:
-    """Whether the right picture has the largest score; a tie counts by its chance."""
-    shares = attribution.shares().to_numpy()
+    """Whether the right picture has the largest score; a tie, or a method that says nothing, counts by its chance."""
+    shares = attribution.shares().fillna(1.0).to_numpy()
     best = shares >= shares.max() * (1 - TIE)
     return float(best[picture] / best.sum())
 

@@ -18,7 +18,7 @@ from .errors import OptionError
 from .families.loading import load_family
 from .options import check_range, check_types
 from .session import CAPTURE_BUDGET, Session
-from .tiny import heads_file, weights_folder
+from .tiny import MOST_PICTURES, heads_file, weights_folder
 from .versions import warn_if_unverified
 
 EMBEDDED = "embedded"
@@ -109,6 +109,7 @@ def load(
             )
             _sessions[key] = Session(family, name)
             if source is None:
+                family.trained_pictures = MOST_PICTURES
                 _sessions[key].head_sets.update(_shipped_heads())
         session = _sessions[key]
         session.capture_budget = capture_budget

@@ -172,11 +172,11 @@ class Attribution:
 
     def shares(self) -> pd.Series:
         """Each picture's part of all that speaks for the target: `total` without what is below zero, summing to 1 over
-        the pictures (equal parts if nothing speaks for it, NaN if a score is NaN)."""
+        the pictures; NaN where nothing speaks for it, as the method then says nothing about a picture."""
         columns = [f"image_{k + 1}" for k in range(self.token_map.n_pictures)]
         positive = self.total()[columns].clip(lower=0)
-        whole = positive.sum(skipna=False)  # scores that are no numbers have no shares
-        return positive / whole if whole > 0 or np.isnan(whole) else positive * 0 + 1 / max(len(columns), 1)
+        whole = positive.sum(skipna=False)
+        return positive / whole if whole > 0 else positive * np.nan
 
     def _frame(self, values: NDArray[np.float64], columns: Sequence[str]) -> pd.DataFrame:
         import pandas as pd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..hooks import Tape
 from ..hooks.edits import is_look
+from ..inputs.mentions import pictures_named
 from .choices import log_probabilities
 from .guide import Script
 from .proof import Proof
@@ -120,7 +122,7 @@ class Asked:
     def _notes(self, saying: Saying) -> list[str]:
         pictures = enumerate(self.request.prompt.pictures, 1)
         notes = [f"picture {k}: {note}" for k, picture in pictures for note in picture.notes]
-        notes += [*self.question.prepared.notes, *self.question.family.notes]
+        notes += [*self._pictures_named(), *self.question.prepared.notes, *self.question.family.notes]
         if saying.broken_at is not None:
             notes.append(f"the logits are no numbers (NaN) from token {saying.broken_at} on: the edits broke the model")
         count = len(saying.tokens)
@@ -131,3 +133,19 @@ class Asked:
         elif not saying.tokens[-1].stop:
             notes.append(f"the answer was cut at {count} tokens; max_new_tokens sets the limit")
         return notes
+
+    def _pictures_named(self) -> Iterator[str]:
+        """A sentence where the question names pictures that were not given, and where there are more than the model knows."""
+        prompt, most = self.request.prompt, self.question.family.trained_pictures
+        count = len(prompt.pictures)
+        missing = [
+            k for k in pictures_named(part for part in prompt.parts if isinstance(part, str)) if not 0 < k <= count
+        ]
+        if missing:
+            names = " and ".join(f"image {k}" for k in missing)
+            given = (
+                "no picture was" if not count else "only 1 picture was" if count == 1 else f"only {count} pictures were"
+            )
+            yield f"the question names {names}, but {given} given: what the answer says of it rests on something else"
+        if most is not None and count > most:
+            yield f"{count} pictures were given; this model was trained with at most {most} in a prompt"

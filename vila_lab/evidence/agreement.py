@@ -1,25 +1,33 @@
-"""Do four kinds of evidence name the same picture? Attention, gradient, leave-one-out, Shapley. Knows methods by name."""
+"""What an answer rests on: several methods' shares of the pictures, what it loses without them, and how sure it was. Knows methods by name."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..attribution.registry import attribute
+from ..attribution import Attribution
+from ..attribution.features import check_pictures
+from ..attribution.registry import attribute, find, target_of
 from ..attribution.shapley import EXACT
 from ..engine.replay import Replay
+from ..errors import CaptureError, OptionError
+from .effect import effect
+from .verdict import disagreements, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METHODS = ("attention", "grad_x_attention", "leave_one_out", "shapley")
+METHODS = ("attention", "integrated_gradients", "leave_one_out", "shapley")
+"""What measured best where the truth is known (`benchmarks/attribution.py`), one of each kind: read, gradient, left out, fair."""
+
 CAUSAL = ("leave_one_out", "shapley")
 SAMPLES = 20  # orders drawn for Shapley where exact is too dear
+STEPS = 8  # of integrated gradients: enough to name the right picture every time in the benchmark
 ATTENTION_NOTE = (
     "attention and gradients are not causal evidence: they say what was read, and what would matter to first order; "
     "answer.attribute('leave_one_out') is the call that checks"
@@ -28,23 +36,50 @@ ATTENTION_NOTE = (
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Shares of the pictures under several methods, side by side.
+    """What speaks for an answer, side by side.
 
     Attributes
     ----------
     target : str
         The words that are explained.
+    verdict : str
+        One line: it rests on picture k, on several, hardly on any picture, or the methods disagree; with the numbers that say so.
+    effect : Series
+        Natural log-probability (nats) that the words lose when the pictures are painted over in grey: "all" of them together, and
+        each ("image_1" ...).
+    weight : float
+        The largest of these, each token's loss weighed with its probability; what the verdict goes by.
+    probability : float
+        Of the words under the model, 0 to 1: the product of `probabilities`.
+    probabilities : Series
+        Of each token of the target, by its characters. Before any temperature.
     shares : DataFrame
-        A row per method, a column per picture; rows sum to 1 over what speaks for the target.
+        A row per method, a column per picture; rows sum to 1 over what speaks for the target. NaN: the method says nothing about
+        a picture, as no score is above zero.
     scores : DataFrame
         The same before negative scores are cut off, in each method's own unit.
     tau : DataFrame
-        Kendall's tau-b of the scores, method by method; NaN where a ranking is one big tie or there is one picture.
+        Kendall's tau-b of the scores, method by method; NaN where a ranking is one big tie, says nothing, or there is one picture.
     flags : tuple of str
         Where two methods put different pictures first, in words; empty where none do.
+    note : str
+        What a reader must know.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> folder = vila_lab.demo_images()
+    >>> found = vila_lab.load().ask([folder / "g.png", folder / "m.png", "What is in image 2?"]).evidence()
+    >>> found.verdict.partition(":")[0], found.effect.idxmax() != "image_1", found.probability > 0.9
+    ('rests on picture 2', True, True)
     """
 
     target: str
+    verdict: str
+    effect: pd.Series
+    weight: float
+    probability: float
+    probabilities: pd.Series
     shares: pd.DataFrame
     scores: pd.DataFrame
     tau: pd.DataFrame
@@ -53,52 +88,122 @@ class Evidence:
 
     @property
     def agree(self) -> bool:
+        """Whether no two methods put different pictures first."""
         return not self.flags
 
-    @property
-    def verdict(self) -> str:
-        return "all methods put the same picture first" if self.agree else "DISAGREE: " + "; ".join(self.flags)
-
     def __repr__(self) -> str:
-        table = self.shares.round(3).to_string()
-        return f"Evidence for {self.target!r}, {self.verdict}\n{table}\nNote: {self.note}."
+        lost = ", ".join(f"{name} {value:.2f}" for name, value in self.effect.items())
+        return (
+            f"Evidence for {self.target!r}: {self.verdict}\n{self._sure()}\nnats lost when painted over: {lost}\n"
+            f"{self._table().to_string(na_rep='says nothing')}\nNote: {self.note}."
+        )
 
     def _repr_html_(self) -> str:
-        with_tau = self.shares.round(3).assign(**{"tau with leave_one_out": self.tau["leave_one_out"].round(2)})
+        with_tau = self._table().assign(**{"tau with leave_one_out": self.tau.get("leave_one_out", np.nan)})
+        lost = self.effect.to_frame("nats lost when painted over").T
         return (
-            f"<div><b>Evidence for {escape(repr(self.target))}</b>: {escape(self.verdict)}{with_tau.to_html()}"
+            f"<div><b>{escape(repr(self.target))} {escape(self.verdict)}</b><br>{escape(self._sure())}"
+            f"{lost.round(2).to_html()}{with_tau.round(2).to_html(na_rep='says nothing')}"
             f"<small>{escape(self.note)}.</small></div>"
         )
 
+    def _sure(self) -> str:
+        """How sure the model was, in words."""
+        least = self.probabilities.idxmin()
+        least_of = (
+            f", least sure of {str(least)!r} ({self.probabilities.min():.2g})" if len(self.probabilities) > 1 else ""
+        )
+        return f"probability of the words: {self.probability:.2g}{least_of}"
 
-def evidence(replay: Replay, token: Any = None, *, samples: int | None = None, **options: Any) -> Evidence:
-    """Attention, gradient x attention, leave-one-out and Shapley shares of the pictures.
+    def _table(self) -> pd.DataFrame:
+        return self.shares.round(3)
+
+
+def evidence(
+    replay: Replay,
+    token: Any = None,
+    *,
+    methods: Sequence[str] = METHODS,
+    at: int | None = None,
+    samples: int | None = None,
+) -> Evidence:
+    """What an answer rests on: shares of the pictures by several methods, what it loses without them, and how sure it was.
 
     Parameters
     ----------
-    token
+    token, at
         As in `Answer.attribute`; None for the whole answer.
+    methods
+        Names in `vila_lab.methods`; by default those that measured best.
     samples
         Orders drawn for Shapley; by default exact up to 8 pictures, 20 orders beyond.
-    options
-        ``at``, as in `Answer.attribute`.
+
+    Raises
+    ------
+    OptionError
+        If there is no picture, or a method is unknown or named twice.
     """
     import pandas as pd
 
-    count = replay.token_map.n_pictures
-    if samples is None and count > EXACT:
-        samples = SAMPLES
-    extra: dict[str, dict[str, Any]] = {"shapley": {"samples": samples}}
-    found = {name: attribute(replay, name, token, **options, **extra.get(name, {})) for name in METHODS}
-    columns = [f"image_{k + 1}" for k in range(count)]
+    check_pictures(replay)
+    _check(methods)
+    found, notes = _run(replay, token, at, methods, samples)
+    columns = [f"image_{k + 1}" for k in range(replay.token_map.n_pictures)]
     scores = pd.DataFrame({name: each.total()[columns] for name, each in found.items()}).T
     shares = pd.DataFrame({name: each.shares() for name, each in found.items()}).T
     for table in (scores, shares):
         table.index.name = "method"
+    ranked = scores.where(shares.notna())
     tau = pd.DataFrame(
-        [[kendall(scores.loc[a], scores.loc[b]) for b in METHODS] for a in METHODS], index=METHODS, columns=METHODS
+        [[kendall(ranked.loc[a], ranked.loc[b]) for b in found] for a in found], index=list(found), columns=list(found)
     )
-    return Evidence(found["leave_one_out"].target, shares, scores, tau, disagreements(shares))
+    target = target_of(replay, token, at=at)
+    words = [row.text for row in target.rows if not row.stop] or [row.text for row in target.rows]
+    without = effect(replay, target)
+    lost = pd.Series(without.lost.sum(1), index=["all", *columns], name="nats lost")
+    probabilities = pd.Series(np.exp(without.logprobs), index=words, name="probability")
+    flags = disagreements(shares)
+    causal = next((name for name in reversed(CAUSAL) if name in shares.index), CAUSAL[0])
+    return Evidence(
+        target=target.text,
+        verdict=verdict(lost, without.weight, shares, flags, causal),
+        effect=lost,
+        weight=without.weight,
+        probability=float(probabilities.prod()),
+        probabilities=probabilities,
+        shares=shares,
+        scores=scores,
+        tau=tau,
+        flags=flags,
+        note="; ".join([ATTENTION_NOTE, *notes]),
+    )
+
+
+def _check(methods: Sequence[str]) -> None:
+    if isinstance(methods, str) or not methods:
+        raise OptionError(f"methods= takes a list of names, not {methods!r}; see vila_lab.methods()")
+    for name in methods:
+        find(name)
+    if len(set(methods)) < len(methods):
+        raise OptionError(f"methods= names one twice: {', '.join(methods)}")
+
+
+def _run(
+    replay: Replay, token: Any, at: int | None, methods: Sequence[str], samples: int | None
+) -> tuple[dict[str, Attribution], list[str]]:
+    """Each method's result, and why one of the methods that nobody asked for is missing."""
+    if samples is None and replay.token_map.n_pictures > EXACT:
+        samples = SAMPLES
+    options: dict[str, dict[str, Any]] = {"shapley": {"samples": samples}, "integrated_gradients": {"steps": STEPS}}
+    found, notes = {}, []
+    for name in methods:
+        try:
+            found[name] = attribute(replay, name, token, at=at, **options.get(name, {}))
+        except CaptureError as error:  # weights that give no gradients, say
+            if methods is not METHODS or name in CAUSAL:
+                raise
+            notes.append(f"{name} is left out: {error}")
+    return found, notes
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
@@ -114,14 +219,3 @@ def kendall(a: ArrayLike, b: ArrayLike) -> float:
     second = np.sign(two[:, None] - two)[upper]
     whole = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / whole) if whole else float("nan")
-
-
-def disagreements(shares: pd.DataFrame) -> tuple[str, ...]:
-    """Pairs that name different first pictures. Ranks below the first are left to `Evidence.tau`: among pictures that
-    hardly matter they are noise."""
-    first = shares.idxmax(axis=1)
-    return tuple(
-        f"{a} puts {first[a]} first, {b} puts {first[b]} first"
-        for a, b in combinations(METHODS, 2)
-        if first[a] != first[b]
-    )

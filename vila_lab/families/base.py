@@ -160,6 +160,8 @@ class Family(Decoder, ABC):
     """The checkpoint's own."""
     notes: tuple[str, ...] = ()
     """What a reader of any of its answers must know."""
+    trained_pictures: int | None = None
+    """How many pictures a prompt had at most in training, where a checkpoint tells."""
 
     # -- whose checkpoint it is ------------------------------------------------------------------------------------
 

@@ -12,8 +12,22 @@ from collections.abc import Iterable, Iterator
 
 __all__ = ["pictures_named"]
 
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+ORDINALS = [
+    "zeroth",
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+]
 HAN_DIGITS = "〇一二三四五六七八九"
 
 # ---- English ---------------------------------------------------------------------------------------------------------
@@ -35,7 +49,23 @@ ORDINALLY = re.compile(
     re.IGNORECASE,
 )
 COUNTED = re.compile(r"\w+[^s]s|people|men|women|children|feet|mice|fish|sheep|percent|mm|cm|px|or|more", re.IGNORECASE)
-VERBS = frozenset("is was does has shows contains depicts displays holds looks seems appears differs".split())
+VERBS = frozenset(
+    [
+        "is",
+        "was",
+        "does",
+        "has",
+        "shows",
+        "contains",
+        "depicts",
+        "displays",
+        "holds",
+        "looks",
+        "seems",
+        "appears",
+        "differs",
+    ]
+)
 
 # ---- Chinese ---------------------------------------------------------------------------------------------------------
 HAN_NUMBER = rf"(?:\d{{1,3}}|[{HAN_DIGITS}]?十[{HAN_DIGITS}]?|[{HAN_DIGITS}])"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 DEMO_TEXT = "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
+MOST_PICTURES = 6  # in a prompt of its training
 DEMO_MEDIA = ("g.png", "m.png", "a.png", "n.png")
 
 

@@ -1,0 +1,104 @@
+"""What an answer rests on, in one sentence with its numbers. Knows tables of pictures, no model and no method.
+
+The order of the questions: does it rest on the pictures at all, do the methods agree on which, is it one or several?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HARDLY = float(np.log(20))
+"""An answer that loses less than this (nats) stays at least a twentieth as probable with its pictures painted over. On the embedded
+model most answers about blank and noise pictures lie below it, and few others (`benchmarks/verdict.py`). Of two answers that are
+equally probable beforehand ("yes", "no") none can lose much more than log 2: there, read the number and not the word."""
+
+TIE = 0.1  # two pictures whose scores differ by less than this share of the greater are not ranked by them
+MANY = 10_000  # times less probable: beyond it only the nats are told exactly
+ALSO = 0.25  # a picture counts beside the first if its share is at least this part of the first's
+
+
+def verdict(effect: pd.Series, weight: float, shares: pd.DataFrame, flags: Sequence[str], causal: str) -> str:
+    """One line: rests on picture k, on several, hardly on any, or the methods disagree.
+
+    Parameters
+    ----------
+    effect
+        Log-probability lost, in nats: "all", then "image_1" and so on.
+    weight
+        The largest of these, each token's loss weighed with its probability: below `HARDLY` the answer hardly rests on any picture.
+    shares
+        A row per method, a column per picture; a row of NaN says nothing.
+    flags
+        Where methods put different pictures first; see `disagreements`.
+    causal
+        The row of `shares` that tells one picture from several.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> effect = pd.Series({"all": 9.1, "image_1": 0.2, "image_2": 8.7})
+    >>> shares = pd.DataFrame({"image_1": [0.05], "image_2": [0.95]}, index=["shapley"])
+    >>> verdict(effect, 8.6, shares, (), "shapley")
+    'rests on picture 2: painted over, it loses 8.7 nats (6,003 times less probable); all pictures together 9.1'
+    >>> verdict(effect * 0.1, 0.4, shares, (), "shapley")
+    'hardly rests on any picture: with all of them painted over it loses 0.9 nats (2.5 times less probable)'
+    """
+    pictures = effect.drop("all")
+    if not weight >= HARDLY:
+        what = "it" if len(pictures) == 1 else "all of them"
+        return f"hardly rests on any picture: with {what} painted over it loses {_lost(effect['all'])}"
+    if flags:
+        return f"methods disagree: {'; '.join(flags)}"
+    row = shares.loc[causal] if causal in shares.index and not shares.loc[causal].isna().any() else _positive(pictures)
+    first = str(row.idxmax())
+    beside = [name for name in row.index if row[name] >= ALSO * row[first]]
+    if len(beside) > 1:
+        numbers = ", ".join(f"{_name(name)} {row[name]:.0%}" for name in beside)
+        return f"rests on several pictures: {numbers} ({row.name}); all together lose {_lost(effect['all'])}"
+    alone = f"painted over, it loses {_lost(pictures[first])}"
+    together = f"; all pictures together {effect['all']:.1f}" if len(pictures) > 1 else ""
+    return f"rests on {_name(first)}: {alone}{together}"
+
+
+def disagreements(shares: pd.DataFrame) -> tuple[str, ...]:
+    """Pairs of methods that name different first pictures, in words.
+
+    A method that says nothing (NaN) disagrees with nobody, and neither does one to which the two pictures are alike. Ranks below
+    the first are left to `Evidence.tau`: among pictures that hardly matter they are noise.
+    """
+    known = shares.dropna()
+    first = known.idxmax(axis=1)
+    methods = list(known.index)
+    return tuple(
+        f"{a} puts {first[a]} first, {b} puts {first[b]} first"
+        for k, a in enumerate(methods)
+        for b in methods[k + 1 :]
+        if _prefers(known.loc[a], first[a], first[b]) and _prefers(known.loc[b], first[b], first[a])
+    )
+
+
+def _prefers(row: pd.Series, one: str, other: str) -> bool:
+    return bool(row[one] - row[other] > TIE * row[one])
+
+
+def _positive(pictures: pd.Series) -> pd.Series:
+    positive = pictures.clip(lower=0)
+    return (positive / positive.sum()).rename("painted over")
+
+
+def _name(column: str) -> str:
+    return column.replace("image_", "picture ")
+
+
+def _lost(nats: float) -> str:
+    if nats <= 0:
+        return "nothing"
+    times = np.exp(nats)
+    said = f"{times:.1f}" if times < 10 else f"{times:,.0f}" if times < MANY else f"more than {MANY:,}"
+    return f"{nats:.1f} nats ({said} times less probable)"
