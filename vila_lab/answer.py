@@ -48,6 +48,7 @@ class Answer(RecordedAnswer):
         super().__init__(record)
         self._lab = None if lab is None else weakref.ref(lab)  # an answer keeps no model alive
         self._attributions: dict[tuple[str, Any], Attribution] = {}
+        self._verdict = ""
         self._shown: tuple[Any, Display] | None = None  # of which state, and its display
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -227,15 +228,42 @@ class Answer(RecordedAnswer):
         found: Flow = self.experiment("flow", token=token, **options)
         return found
 
-    def evidence(self, token: Any = None, **options: Any) -> Evidence:
-        """Shares of the pictures by attention, gradient, leave-one-out and Shapley, and whether they agree.
+    def evidence(
+        self,
+        token: WhichTokens = None,
+        *,
+        methods: Sequence[str] | None = None,
+        at: int | None = None,
+        samples: int | None = None,
+    ) -> Evidence:
+        """What the answer rests on: a verdict in one line, what it loses without its pictures, how sure the model was, and several
+        methods' shares of the pictures. Of the whole answer, the verdict is shown with it from then on.
 
         Parameters
         ----------
-        token, options
-            See `vila_lab.evidence.evidence`.
+        token, at
+            As in `attribute`; None for the whole answer.
+        methods
+            Names in `vila_lab.methods`; by default one of each kind, those that measured best: attention, integrated gradients,
+            leave one out, Shapley.
+        samples
+            Orders drawn for Shapley; by default exact up to 8 pictures, 20 orders beyond.
+
+        Returns
+        -------
+        Evidence
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> folder = vila_lab.demo_images()
+        >>> answer = vila_lab.load().ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+        >>> answer.evidence().verdict.partition(":")[0]
+        'rests on picture 2'
         """
-        found: Evidence = self.experiment("evidence", token=token, **options)
+        found: Evidence = self.experiment("evidence", token=token, methods=methods, at=at, samples=samples)
+        if token is None and at is None:
+            self._verdict = found.verdict
         return found
 
     def metric_card(self, method: str, token: Any = None, *, boxes: Any = None, **options: Any) -> MetricCard:
@@ -343,9 +371,9 @@ class Answer(RecordedAnswer):
         >>> answer.display() is answer.display()
         True
         """
-        state = (*map(id, self.attributions), self.record.kept.is_there)
+        state = (*map(id, self.attributions), self._verdict, self.record.kept.is_there)
         if self._shown is None or self._shown[0] != state:
-            self._shown = state, Display.of(view_of(self.record, attributions=self.attributions))
+            self._shown = state, Display.of(view_of(self.record, attributions=self.attributions, verdict=self._verdict))
         return self._shown[1]
 
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:

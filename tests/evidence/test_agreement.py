@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
+from PIL import Image
 
 from vila_lab.errors import CaptureError, OptionError
-from vila_lab.evidence.agreement import METHODS, disagreements, kendall
+from vila_lab.evidence.agreement import METHODS, STEPS, kendall
 
 
 @pytest.mark.parametrize(
@@ -30,25 +30,13 @@ def test_what_ranks_nothing_agrees_with_nothing(a, b):
     assert np.isnan(kendall(a, b))
 
 
-def table(rows: dict[str, list[float]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, index=["image_1", "image_2", "image_3"]).T
-
-
-def test_a_method_that_names_another_picture_is_flagged():
-    shares = table({name: [0.1, 0.8, 0.1] for name in METHODS} | {"attention": [0.7, 0.2, 0.1]})
-    found = disagreements(shares)
-    assert len(found) == 3
-    assert "attention puts image_1 first, leave_one_out puts image_2 first" in found
-    assert disagreements(table({name: [0.1, 0.8, 0.1] for name in METHODS})) == ()
-
-
 def test_the_table_holds_what_the_methods_say(answer):
     found = answer.evidence(token=1)
     assert list(found.shares.index) == list(METHODS)
     np.testing.assert_allclose(found.shares.sum(axis=1), 1)
     for name in METHODS:
-        expected = answer.attribute(name, 1).shares()
-        np.testing.assert_allclose(found.shares.loc[name], expected, atol=1e-6)
+        options = {"steps": STEPS} if name == "integrated_gradients" else {}
+        np.testing.assert_allclose(found.shares.loc[name], answer.attribute(name, 1, **options).shares(), atol=1e-6)
     assert "not causal evidence" in repr(found)
     assert "leave_one_out" in found.note
     assert found._repr_html_().startswith("<div>")
@@ -58,6 +46,71 @@ def test_the_causal_evidence_names_the_picture_asked_about(microsoft):
     found = microsoft.evidence()
     assert found.shares.loc["leave_one_out"].idxmax() == found.shares.loc["shapley"].idxmax() == "image_2"
     assert found.tau.loc["leave_one_out", "shapley"] == 1
+    assert found.verdict.startswith("rests on picture 2")
+    assert found.agree
+
+
+def test_effect_and_probability_are_the_models_own(microsoft):
+    found = microsoft.evidence()
+    said = [token for token in microsoft.tokens if not token.stop]
+    np.testing.assert_allclose(found.probabilities, [token.probability for token in said], atol=1e-5)
+    assert list(found.probabilities.index) == [token.text for token in said]
+    assert found.probability == pytest.approx(np.prod([token.probability for token in said]), abs=1e-5)
+    alone = microsoft.attribute("leave_one_out", baseline="grey").per_image().iloc[: len(said)].sum()
+    np.testing.assert_allclose(found.effect[["image_1", "image_2"]], alone, atol=1e-5)
+    together = microsoft.attribute("shapley", baseline="grey").per_image().iloc[: len(said)].sum().sum()
+    assert found.effect["all"] == pytest.approx(together, abs=1e-4)
+
+
+@pytest.mark.parametrize("colour", ["white", "black", (127, 127, 127), (30, 90, 200)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_answer_about_blank_pictures_hardly_rests_on_them(lab, colour, count):
+    blank = Image.new("RGB", (200, 160), colour)
+    found = lab.ask([*[blank] * count, "What is in image 1?"]).evidence(methods=["leave_one_out"])
+    assert found.verdict.startswith("hardly rests on any picture"), found.verdict
+    assert "all methods" not in repr(found)
+
+
+def test_an_answer_that_any_of_two_pictures_would_do_for_rests_on_both(lab, demo):
+    found = lab.ask([demo / "g.png", demo / "g.png", "What is in image 2?"]).evidence()
+    assert found.verdict.startswith("rests on several pictures: picture 1")
+
+
+def test_a_method_for_which_nothing_speaks_says_nothing(lab, demo):
+    question = "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
+    answer = lab.ask([*(demo / f"{name}.png" for name in "gman"), question])
+    found = answer.evidence(methods=["grad_x_attention", "leave_one_out"])
+    assert (answer.attribute("grad_x_attention").total().filter(like="image") <= 0).all()  # what the rest is about
+    assert found.shares.loc["grad_x_attention"].isna().all()
+    assert np.isnan(found.tau.loc["grad_x_attention", "leave_one_out"])
+    assert found.agree
+    assert "says nothing" in repr(found)
+    assert "says nothing" in found._repr_html_()
+
+
+def test_the_verdict_is_shown_with_the_answer(lab, demo):
+    answer = lab.ask([demo / "g.png", demo / "m.png", "What is in image 2?"])
+    before = answer.display()
+    found = answer.evidence()
+    assert found.verdict in answer._repr_mimebundle_()["text/plain"]
+    assert answer.display() is not before
+    answer.evidence(token=0)  # of one token: not the answer's
+    assert found.verdict in answer._repr_mimebundle_()["text/plain"]
+
+
+def test_the_display_says_how_sure_the_model_was(microsoft):
+    least = min(token.probability for token in microsoft.tokens if not token.stop)
+    assert f"{least:.2g}" in microsoft._repr_mimebundle_()["text/plain"]
+    assert "Probability of the answer" in microsoft._repr_mimebundle_()["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [([], "list of names"), ("shapley", "list of names"), (["shaply"], "shapley"), (["shapley"] * 2, "twice")],
+)
+def test_bad_methods(microsoft, methods, said):
+    with pytest.raises(OptionError, match=said):
+        microsoft.evidence(methods=methods)
 
 
 def test_bad_input(answer, tiny, tmp_path):

@@ -33,6 +33,8 @@ ATTENTION_NOTE = (
     "answer.attribute('leave_one_out') is the call that checks"
 )
 
+ONE_PICTURE = "with one picture every share is 1 and tells nothing: read what is lost"
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -123,7 +125,7 @@ def evidence(
     replay: Replay,
     token: Any = None,
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     at: int | None = None,
     samples: int | None = None,
 ) -> Evidence:
@@ -134,7 +136,8 @@ def evidence(
     token, at
         As in `Answer.attribute`; None for the whole answer.
     methods
-        Names in `vila_lab.methods`; by default those that measured best.
+        Names in `vila_lab.methods`; by default those that measured best (`METHODS`), without one that this model cannot run: the
+        note says which.
     samples
         Orders drawn for Shapley; by default exact up to 8 pictures, 20 orders beyond.
 
@@ -146,7 +149,8 @@ def evidence(
     import pandas as pd
 
     check_pictures(replay)
-    _check(methods)
+    if methods is not None:
+        _check(methods)
     found, notes = _run(replay, token, at, methods, samples)
     columns = [f"image_{k + 1}" for k in range(replay.token_map.n_pictures)]
     scores = pd.DataFrame({name: each.total()[columns] for name, each in found.items()}).T
@@ -166,7 +170,7 @@ def evidence(
     causal = next((name for name in reversed(CAUSAL) if name in shares.index), CAUSAL[0])
     return Evidence(
         target=target.text,
-        verdict=verdict(lost, without.weight, shares, flags, causal),
+        verdict=verdict(lost, without.weight, float(probabilities.prod()), shares, flags, causal),
         effect=lost,
         weight=without.weight,
         probability=float(probabilities.prod()),
@@ -175,7 +179,7 @@ def evidence(
         scores=scores,
         tau=tau,
         flags=flags,
-        note="; ".join([ATTENTION_NOTE, *notes]),
+        note="; ".join([ATTENTION_NOTE, *([ONE_PICTURE] if len(columns) == 1 else []), *notes]),
     )
 
 
@@ -189,18 +193,18 @@ def _check(methods: Sequence[str]) -> None:
 
 
 def _run(
-    replay: Replay, token: Any, at: int | None, methods: Sequence[str], samples: int | None
+    replay: Replay, token: Any, at: int | None, methods: Sequence[str] | None, samples: int | None
 ) -> tuple[dict[str, Attribution], list[str]]:
     """Each method's result, and why one of the methods that nobody asked for is missing."""
     if samples is None and replay.token_map.n_pictures > EXACT:
         samples = SAMPLES
     options: dict[str, dict[str, Any]] = {"shapley": {"samples": samples}, "integrated_gradients": {"steps": STEPS}}
     found, notes = {}, []
-    for name in methods:
+    for name in methods or METHODS:
         try:
             found[name] = attribute(replay, name, token, at=at, **options.get(name, {}))
         except CaptureError as error:  # weights that give no gradients, say
-            if methods is not METHODS or name in CAUSAL:
+            if methods is not None or name in CAUSAL:
                 raise
             notes.append(f"{name} is left out: {error}")
     return found, notes

@@ -23,8 +23,10 @@ MANY = 10_000  # times less probable: beyond it only the nats are told exactly
 ALSO = 0.25  # a picture counts beside the first if its share is at least this part of the first's
 
 
-def verdict(effect: pd.Series, weight: float, shares: pd.DataFrame, flags: Sequence[str], causal: str) -> str:
-    """One line: rests on picture k, on several, hardly on any, or the methods disagree.
+def verdict(
+    effect: pd.Series, weight: float, probability: float, shares: pd.DataFrame, flags: Sequence[str], causal: str
+) -> str:
+    r"""One line: rests on picture k, on several, hardly on any, or the methods disagree.
 
     Parameters
     ----------
@@ -32,6 +34,8 @@ def verdict(effect: pd.Series, weight: float, shares: pd.DataFrame, flags: Seque
         Log-probability lost, in nats: "all", then "image_1" and so on.
     weight
         The largest of these, each token's loss weighed with its probability: below `HARDLY` the answer hardly rests on any picture.
+    probability
+        Of the answer.
     shares
         A row per method, a column per picture; a row of NaN says nothing.
     flags
@@ -44,15 +48,17 @@ def verdict(effect: pd.Series, weight: float, shares: pd.DataFrame, flags: Seque
     >>> import pandas as pd
     >>> effect = pd.Series({"all": 9.1, "image_1": 0.2, "image_2": 8.7})
     >>> shares = pd.DataFrame({"image_1": [0.05], "image_2": [0.95]}, index=["shapley"])
-    >>> verdict(effect, 8.6, shares, (), "shapley")
+    >>> verdict(effect, 8.6, 0.99, shares, (), "shapley")
     'rests on picture 2: painted over, it loses 8.7 nats (6,003 times less probable); all pictures together 9.1'
-    >>> verdict(effect * 0.1, 0.4, shares, (), "shapley")
-    'hardly rests on any picture: with all of them painted over it loses 0.9 nats (2.5 times less probable)'
+    >>> print(verdict(effect / 2, 1.6, 0.35, shares, (), "shapley").replace("; ", ";\n"))
+    hardly rests on any picture: with all of them painted over it loses 4.5 nats (95 times less probable);
+    weighed with how sure the model was (0.35) that is 1.6, below 3.0
     """
     pictures = effect.drop("all")
     if not weight >= HARDLY:
         what = "it" if len(pictures) == 1 else "all of them"
-        return f"hardly rests on any picture: with {what} painted over it loses {_lost(effect['all'])}"
+        sure = f"; weighed with how sure the model was ({probability:.2g}) that is {max(weight, 0.0):.1f}, below {HARDLY:.1f}"
+        return f"hardly rests on any picture: with {what} painted over it loses {_lost(effect['all'])}{sure}"
     if flags:
         return f"methods disagree: {'; '.join(flags)}"
     row = shares.loc[causal] if causal in shares.index and not shares.loc[causal].isna().any() else _positive(pictures)

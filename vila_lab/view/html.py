@@ -43,11 +43,11 @@ def whole_page(title: str, body: str, script: str) -> str:
 
 
 def plain(view: AnswerView) -> str:
-    """The answer in words: question, answer, the edits it was given under, and the shares of all answer tokens together."""
+    """The answer in words: question, answer, how sure the model was, the edits it was given under, and the shares of all answer tokens together."""
     question = "".join(f"[{part + 1}] " if isinstance(part, int) else part for part in view.prompt_parts) or view.title
     shares = ", ".join(f"{label(c)} {percent(s)}" for c, s in zip(view.columns, view.total_ledger, strict=True))
     drawn = f"{view.method}: {shares}" if view.tokens else view.method
-    lines = [question, view.text or "(the answer is empty)", *view.edit_notes, drawn]
+    lines = [question, view.text or "(the answer is empty)", view.verdict, view.sureness, *view.edit_notes, drawn]
     return clean("\n".join(line for line in lines if line))
 
 

@@ -31,6 +31,7 @@ def view_of(
     attributions: Sequence[Attribution] = (),
     cards: Sequence[MetricCard] = (),
     boxes: Mapping[WhichPicture, Any] | None = None,
+    verdict: str = "",
 ) -> AnswerView:
     """The display of an answer: attention, mean over layers and heads, sinks set apart; and what else is known of it.
 
@@ -48,6 +49,8 @@ def view_of(
         Results of `Answer.metric_card`; each stands beside its method.
     boxes
         Where things are known to be, {picture: (x0, y0, x1, y1) or a list of these} in original pixels, from 0 or by name.
+    verdict
+        What the answer rests on, in one line (`vila_lab.evidence.Evidence.verdict`).
 
     Raises
     ------
@@ -82,6 +85,8 @@ def view_of(
         tiles=_tiles(record),
         boxes=_known_boxes(record, boxes),
         edits=record.edits,
+        probabilities=np.array([record.tokens[k].probability for k in reader.said]),
+        verdict=verdict,
     )
 
 

@@ -85,6 +85,10 @@ class AnswerView:
         Per picture the tiles it was cut into and what is known to be there: x0, y0, x1, y1 in pixels of the original.
     edits
         What was changed in the model while it answered.
+    probabilities
+        Of each token under the model, 0 to 1, before any temperature; None where they are not known.
+    verdict
+        What the answer rests on, in one line, where that was asked (`Answer.evidence`); may be empty.
 
     Raises
     ------
@@ -118,6 +122,8 @@ class AnswerView:
     tiles: tuple[tuple[Box, ...], ...] = ()
     boxes: tuple[tuple[Box, ...], ...] = ()
     edits: tuple[str, ...] = ()
+    probabilities: Array | None = None
+    verdict: str = ""
 
     def __post_init__(self) -> None:
         for name in ("prompt_parts", "tokens", "images", "columns", "notes", "readings", "words", "edits"):
@@ -127,6 +133,8 @@ class AnswerView:
         object.__setattr__(self, "ledger", np.asarray(self.ledger, dtype=np.float64))
         for name in ("tiles", "boxes"):
             object.__setattr__(self, name, _boxes(getattr(self, name), self.images, name))
+        if self.probabilities is not None and len(self.probabilities) != len(self.tokens):
+            raise CaptureError(f"{len(self.probabilities)} probabilities for {_count(len(self.tokens), 'token')}")
         self._check_prompt()
         self._check_pictures()
         self._check_ledger()
@@ -140,6 +148,15 @@ class AnswerView:
     def text(self) -> str:
         """The answer: its tokens joined."""
         return "".join(self.tokens)
+
+    @property
+    def sureness(self) -> str:
+        """How probable the answer and the least probable of its tokens were, in words; empty where that is not known."""
+        if self.probabilities is None or not len(self.probabilities) or np.isnan(self.probabilities).any():
+            return ""
+        least = int(np.argmin(self.probabilities))
+        of_one = f", of {self.tokens[least].strip()!r} {self.probabilities[least]:.2g}" if len(self.tokens) > 1 else ""
+        return f"Probability of the answer: {self.probabilities.prod():.2g}{of_one}"
 
     @cached_property
     def shown(self) -> tuple[Image.Image, ...]:
@@ -283,6 +300,8 @@ def pack(view: AnswerView, budget: int = EXTRA_BUDGET) -> dict[str, Any]:
         "honesty": clean(view.honesty),
         "notes": [clean(note) for note in notes],
         "edits": [clean(edit) for edit in view.edits],
+        "probabilities": None if view.probabilities is None else _shares(view.probabilities),
+        "verdict": clean(view.verdict),
         "readings": others,
     }  # fmt: skip
 

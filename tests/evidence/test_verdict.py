@@ -1,0 +1,67 @@
+"""The verdict in words, from tables made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vila_lab.evidence.agreement import METHODS
+from vila_lab.evidence.verdict import HARDLY, disagreements, verdict
+
+PICTURES = ["image_1", "image_2", "image_3"]
+
+
+def table(rows: dict[str, list[float]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, index=PICTURES).T
+
+
+def losing(*nats: float) -> pd.Series:
+    return pd.Series(nats, index=["all", *PICTURES])
+
+
+def said(effect: pd.Series, shares: list[float], *, weight: float | None = None, flags: tuple[str, ...] = ()) -> str:
+    return verdict(
+        effect, effect.max() if weight is None else weight, 0.9, table({"shapley": shares}), flags, "shapley"
+    )
+
+
+def test_a_method_that_names_another_picture_is_flagged():
+    shares = table({name: [0.1, 0.8, 0.1] for name in METHODS} | {"attention": [0.7, 0.2, 0.1]})
+    found = disagreements(shares)
+    assert len(found) == 3
+    assert "attention puts image_1 first, leave_one_out puts image_2 first" in found
+    assert disagreements(table({name: [0.1, 0.8, 0.1] for name in METHODS})) == ()
+
+
+@pytest.mark.parametrize("other", [[np.nan] * 3, [0.46, 0.45, 0.09]], ids=["says nothing", "a tie"])
+def test_what_ranks_nothing_is_no_disagreement(other):
+    assert disagreements(table({"shapley": [0.1, 0.8, 0.1], "attention": other})) == ()
+
+
+def test_one_picture():
+    found = said(losing(9.0, 0.1, 8.5, 0.0), [0.02, 0.97, 0.01])
+    assert found.startswith("rests on picture 2: ")
+    assert "8.5 nats" in found
+    assert "9.0" in found
+
+
+def test_several_pictures():
+    found = said(losing(9.0, 0.1, 0.2, 0.0), [0.5, 0.45, 0.05])
+    assert found.startswith("rests on several pictures: picture 1 50%, picture 2 45%")
+
+
+@pytest.mark.parametrize(("weight", "hardly"), [(HARDLY - 0.01, True), (HARDLY, False), (float("nan"), True)])
+def test_the_weight_decides_whether_it_rests_on_any(weight, hardly):
+    found = said(losing(9.0, 0.1, 8.5, 0.0), [0.02, 0.97, 0.01], weight=weight)
+    assert found.startswith("hardly rests on any picture") == hardly
+
+
+def test_disagreement_comes_after_resting_on_nothing():
+    flags = ("attention puts image_1 first, shapley puts image_2 first",)
+    assert said(losing(9.0, 0.1, 8.5, 0.0), [0, 1, 0], flags=flags) == f"methods disagree: {flags[0]}"
+    assert said(losing(0.1, 0.1, 0.1, 0.0), [0, 1, 0], flags=flags).startswith("hardly rests on any picture")
+
+
+def test_what_becomes_more_probable_loses_nothing():
+    assert "loses nothing" in said(losing(-0.5, 0.0, 0.0, 0.0), [0, 1, 0])
