@@ -19,6 +19,7 @@ from .errors import OptionError, VilaLabError
 from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types, nearest
+from .picture import Colour, HowRead
 from .prompt import Prompt
 from .stream import Stream, UnderWay
 
@@ -109,6 +110,7 @@ class Asking(Interventions):
         logprobs: int | None = None,
         response_format: Any = None,
         apply_exif: bool = False,
+        background: Colour | None = None,
         **options: Any,
     ) -> Answer: ...
     @overload
@@ -129,6 +131,7 @@ class Asking(Interventions):
         logprobs: int | None = None,
         response_format: Any = None,
         apply_exif: bool = False,
+        background: Colour | None = None,
         **options: Any,
     ) -> list[Answer]: ...
     @keeps_gradients
@@ -149,6 +152,7 @@ class Asking(Interventions):
         logprobs: int | None = None,
         response_format: Any = None,
         apply_exif: bool = False,
+        background: Colour | None = None,
         **options: Any,
     ) -> Answer | list[Answer]:
         """Ask about pictures, and keep what is needed to see where the answer came from.
@@ -178,6 +182,9 @@ class Asking(Interventions):
             ``answer.choices`` says how probable each was. Scores of tokens stay the model's own.
         apply_exif
             Turn pictures as their EXIF data says; the reference ignores it.
+        background
+            The colour behind what is transparent in a picture: "white", "#ffffff" or (255, 255, 255). By default there is none, as in
+            the reference: what shows is the colour that the file has there.
         options
             The model's family may take more: for NVILA see `vila_lab.nvila.prompt_options.NVILAOptions`.
 
@@ -206,7 +213,7 @@ class Asking(Interventions):
         """
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
         limits = limits_of(max_new_tokens, stop, logprobs, response_format)
-        request = self._request(prompt, images, sampling, limits, apply_exif, options)
+        request = self._request(prompt, images, sampling, limits, HowRead(apply_exif, background), options)
         if n is None:
             return self.answer_of(self.run(request))
         check_types(Asking.ask, {"n": n})
@@ -239,13 +246,15 @@ class Asking(Interventions):
         logprobs: int | None = None,
         response_format: Any = None,
         apply_exif: bool = False,
+        background: Colour | None = None,
         **options: Any,
     ) -> Stream:
         """Ask, and get the answer as it comes: iterate over its tokens, or let a notebook show it growing.
 
         Parameters
         ----------
-        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, options
+        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background,
+        options
             As in `ask`.
 
         Returns
@@ -260,7 +269,7 @@ class Asking(Interventions):
         """
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
         limits = limits_of(max_new_tokens, stop, logprobs, response_format)
-        request = self._request(prompt, images, sampling, limits, apply_exif, options)
+        request = self._request(prompt, images, sampling, limits, HowRead(apply_exif, background), options)
         return Stream(self.begin(request), self.answer_of)
 
     def ask_many(
@@ -280,6 +289,7 @@ class Asking(Interventions):
         logprobs: int | None = None,
         response_format: Any = None,
         apply_exif: bool = False,
+        background: Colour | None = None,
         **options: Any,
     ) -> Answers:
         """Ask many questions, several side by side.
@@ -293,7 +303,8 @@ class Asking(Interventions):
         errors
             "raise": the first question that cannot be answered ends it, before any is answered where that is seen at once.
             "keep": its error stands in its place, and the others are answered; a Ctrl-C keeps what there is until then.
-        max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, options
+        max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background,
+        options
             As in `ask`, for every question.
 
         Returns
@@ -315,7 +326,7 @@ class Asking(Interventions):
         size = None if isinstance(batch_size, str) else batch_size
         return answered(
             prompts,
-            lambda prompt: self._request(prompt, None, sampling, limits, apply_exif, options),
+            lambda prompt: self._request(prompt, None, sampling, limits, HowRead(apply_exif, background), options),
             lambda requests: self.run_many(requests, size),
             self.answer_of,
             errors,
@@ -363,10 +374,9 @@ class Asking(Interventions):
         images: Any,
         sampling: Sampling,
         limits: dict[str, Any],
-        apply_exif: Any,
+        how: HowRead,
         options: dict[str, Any],
     ) -> Request:
-        check_types(Asking.ask, {"apply_exif": apply_exif})
         chosen = self._chosen(options)
-        parts = self.shared(Prompt.of(prompt, images=images, apply_exif=apply_exif))
+        parts = self.shared(Prompt.of(prompt, images=images, apply_exif=how.apply_exif, background=how.background))
         return Request(parts, chosen, sampling, **limits)

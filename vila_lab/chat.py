@@ -17,6 +17,7 @@ from .engine.lock import ModelLock
 from .engine.record import Record
 from .engine.record_bytes import packed
 from .errors import CaptureError, OptionError, PromptError
+from .picture import Colour, HowRead
 from .prompt import Prompt, Turn
 from .stream import Stream
 from .tokenmap import TokenMap
@@ -82,12 +83,20 @@ class Chat:
 
     # ---- asking ----------------------------------------------------------------------------------------------------
 
-    def ask(self, prompt: Any, images: Any = None, *, apply_exif: bool = False, **options: Any) -> Answer:
+    def ask(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        apply_exif: bool = False,
+        background: Colour | None = None,
+        **options: Any,
+    ) -> Answer:
         """Ask the next question; another thread's waits for the answer.
 
         Parameters
         ----------
-        prompt, images, apply_exif, options
+        prompt, images, apply_exif, background, options
             As `Session.ask` takes them; of messages only one.
 
         Returns
@@ -101,20 +110,28 @@ class Chat:
             As `Session.ask`; the chat is then as before.
         """
         with self._turn:
-            asked = self._next(prompt, images, apply_exif)
+            asked = self._next(prompt, images, HowRead(apply_exif, background))
             answer = self._asked().ask(asked, **self._reading(asked), **options)
             self._add(answer)
         return answer
 
-    def stream(self, prompt: Any, images: Any = None, *, apply_exif: bool = False, **options: Any) -> Stream:
+    def stream(
+        self,
+        prompt: Any,
+        images: Any = None,
+        *,
+        apply_exif: bool = False,
+        background: Colour | None = None,
+        **options: Any,
+    ) -> Stream:
         """Ask the next question, and get the answer as it comes; it is one of `answers` once the stream has ended.
 
         Parameters
         ----------
-        prompt, images, apply_exif, options
+        prompt, images, apply_exif, background, options
             As in `ask`.
         """
-        asked = self._next(prompt, images, apply_exif)
+        asked = self._next(prompt, images, HowRead(apply_exif, background))
         before = len(self.answers)
 
         def add(answer: Answer) -> None:
@@ -159,9 +176,9 @@ class Chat:
             raise CaptureError("this chat has no model (it was read from a file): chat.bind(lab) gives it one")
         return self._lab
 
-    def _next(self, prompt: Any, images: Any, apply_exif: bool) -> Prompt:
+    def _next(self, prompt: Any, images: Any, how: HowRead) -> Prompt:
         """The next question with all that was said before it."""
-        question = Prompt.of(prompt, images=images, apply_exif=apply_exif)
+        question = Prompt.of(prompt, images=images, apply_exif=how.apply_exif, background=how.background)
         if question.history:
             raise PromptError("a chat has its own history; ask it one message, or give the whole list to lab.ask")
         return Prompt(question.parts, self._history(), goes_on=True)

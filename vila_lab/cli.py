@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="read N frames of each video, evenly spread (default: 8)",
     )
+    infer.add_argument("--apply-exif", action="store_true", help="turn pictures as their EXIF data says")
+    infer.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="put transparent pictures on this colour: white, '#ffffff' (default: on none)",
+    )
     infer.set_defaults(run=_infer)
 
     demo = commands.add_parser("demo", help="the four-picture example on the embedded model, as a page")
@@ -138,7 +144,8 @@ def _infer(options: argparse.Namespace) -> int:
 
     # A misspelt file, and a page that cannot be written, are told before a model is loaded.
     _check_page(options)
-    prompt = Prompt.of(Text(options.text or ""), images=_media(options) or None)
+    read = {"apply_exif": options.apply_exif, "background": options.background}
+    prompt = Prompt.of(Text(options.text or ""), images=_media(options) or None, **read)
     form = _response_format(options)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
     given = {each.name: getattr(options, each.name) for each in _family_options() if hasattr(options, each.name)}

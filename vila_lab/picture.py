@@ -1,8 +1,9 @@
 """Picture: one picture, fully read and turned into RGB, with notes on what that changed. Knows nothing of prompts.
 
 Pixels follow the public reference of the family bit for bit: ``PIL.Image.open(...).convert("RGB")`` and nothing else, so
-alpha is dropped without a background, 16-bit files clip at 255 and EXIF orientation is ignored. Where that changes what
-a person would see, the picture's notes say so. Nothing that only a note needs (EXIF, later frames) can refuse a picture.
+alpha is dropped unless a background is given, 16-bit files clip at 255, and colour profiles and EXIF orientation are ignored.
+Where that changes what a person would see, the picture's notes say so (`vila_lab.inputs.remarks`). Nothing that only a note
+needs (EXIF, later frames) can refuse a picture.
 """
 
 from __future__ import annotations
@@ -13,21 +14,24 @@ import importlib.util
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile, UnidentifiedImageError
 
-from .errors import PictureError, PromptError
+from .errors import OptionError, PictureError, PromptError
 from .inputs.arrays import image_of_array, is_array, name_of_array
 from .inputs.naming import is_address, is_data_address, is_file_address, kind_of_name
+from .inputs.remarks import deep_note, frame_note, is_transparent, loss_notes, quietly, reader_turned
 from .inputs.sources import data_of, fetch, head_of, open_file, path_of, read_stream, reason, shorten
+from .options import check_types, nearest
 
 PictureSource: TypeAlias = "Picture | Image.Image | NDArray[Any] | os.PathLike[str] | str | bytes | BinaryIO"
+
+Colour: TypeAlias = "str | Sequence[int]"
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,11 +60,55 @@ NOT_PICTURES = (
 )
 """First bytes of what is no picture, and what it is."""
 
-TRANSPARENCY = "transparency dropped"
 DIGEST, ENCODED = "_vila_lab_digest", "_vila_lab_encoded"
 """Attributes of an image: its digest, once that was taken, and the file that it was read from."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats, as Pillow names them, of which the file is kept with the picture, so that saving it again costs nothing."""
+
+
+@dataclass(frozen=True)
+class HowRead:
+    """How pictures are read where it may be chosen; see `Picture.of`.
+
+    Raises
+    ------
+    OptionError
+        If an option has another type, or `background` is no colour.
+    """
+
+    apply_exif: bool = False
+    background: Colour | None = None
+
+    def __post_init__(self) -> None:
+        check_types(HowRead, {"apply_exif": self.apply_exif})
+        if self.background is not None and self.colour is None:
+            near = nearest(self.background, ImageColor.colormap) if isinstance(self.background, str) else ""
+            raise OptionError(
+                f"background must be a colour, such as 'white', '#ffffff' or (255, 255, 255), not {self.background!r}{near}"
+            )
+
+    def read(self, source: PictureSource) -> Picture:
+        """A picture, read so."""
+        return Picture.of(source, apply_exif=self.apply_exif, background=self.background)
+
+    @property
+    def colour(self) -> tuple[int, int, int] | None:
+        """Red, green and blue behind what is transparent; None for nothing, and for what is no colour."""
+        try:
+            given = (
+                ImageColor.getrgb(self.background) if isinstance(self.background, str) else tuple(self.background or ())
+            )
+        except (TypeError, ValueError):
+            return None
+        is_colour = len(given) == 3 and all(type(each) is int and 0 <= each <= 255 for each in given)
+        return (given[0], given[1], given[2]) if is_colour else None
+
+    @property
+    def background_in_words(self) -> str:
+        """The colour as it was named; empty for none."""
+        if self.background is None or isinstance(self.background, str):
+            return self.background or ""
+        return f"rgb{tuple(self.background)}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +179,7 @@ class Picture:
         return digest_of(self.image)
 
     @classmethod
-    def of(cls, source: PictureSource, *, apply_exif: bool = False) -> Picture:
+    def of(cls, source: PictureSource, *, apply_exif: bool = False, background: Colour | None = None) -> Picture:
         """Read a picture from whatever holds one.
 
         Parameters
@@ -142,6 +190,9 @@ class Picture:
             `vila_lab.inputs.arrays.image_of_array`.
         apply_exif : bool
             Turn the picture upright as its EXIF orientation asks; the reference does not. A `Picture` stays as it is.
+        background : str or (red, green, blue), optional
+            What shows where the picture lets something through: a colour's name, "#rrggbb", or three numbers of 0 to 255. None, as
+            the reference does, shows whatever colour the file has below its transparency.
 
         Raises
         ------
@@ -151,6 +202,8 @@ class Picture:
             It is there but cannot be used: not an image, damaged, too large, an array of another shape or type.
         PromptError
             `source` is of a type that is no picture.
+        OptionError
+            `background` is no colour.
 
         Notes
         -----
@@ -163,21 +216,25 @@ class Picture:
         Picture(array (2, 3), 3x2)
         >>> Picture.of(np.zeros((2, 3, 4), dtype=np.uint8)).notes
         ('transparency dropped',)
+        >>> white = Picture.of(np.zeros((2, 3, 4), dtype=np.uint8), background="white")
+        >>> white.notes, white.image.getpixel((0, 0))
+        (('transparency put on white',), (255, 255, 255))
         """
+        how = HowRead(apply_exif, background)
         if isinstance(source, Picture):
             return source
         if isinstance(source, Image.Image):
-            return _to_rgb(source, getattr(source, "filename", "") or "PIL image", apply_exif)
+            return _to_rgb(source, getattr(source, "filename", "") or "PIL image", how)
         if isinstance(source, str | os.PathLike):
-            return _named(os.fsdecode(source), apply_exif)
+            return _named(os.fsdecode(source), how)
         if isinstance(source, bytes | bytearray | memoryview):
             data = bytes(source)
-            return _decode(io.BytesIO(data), f"bytes ({len(data)})", apply_exif)
+            return _decode(io.BytesIO(data), f"bytes ({len(data)})", how)
         if hasattr(source, "read"):
-            return _decode(io.BytesIO(read_stream(source)), _name_of_file(source), apply_exif)
+            return _decode(io.BytesIO(read_stream(source)), _name_of_file(source), how)
         if is_array(source):
             image, notes = image_of_array(source)
-            return _to_rgb(image, name_of_array(source), apply_exif, notes)
+            return _to_rgb(image, name_of_array(source), how, notes)
         raise PromptError(
             f"{type_name(source)} is no picture; pass a path, an address, bytes, an open file, a PIL image, an array or a tensor"
         )
@@ -201,16 +258,16 @@ def type_name(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _named(name: str, apply_exif: bool) -> Picture:
+def _named(name: str, how: HowRead) -> Picture:
     stripped = name.strip()
     if is_address(stripped) and not is_file_address(stripped):
         data = data_of(stripped) if is_data_address(stripped) else fetch(stripped)
-        return _decode(io.BytesIO(data), shorten(stripped), apply_exif)
+        return _decode(io.BytesIO(data), shorten(stripped), how)
     path = path_of(stripped) if is_file_address(stripped) else name
     if path != path.strip() and not os.path.lexists(path):  # a name that was pasted with a line's end
         path = path.strip()
     with open_file(path) as file:
-        return _decode(file, path, apply_exif)
+        return _decode(file, path, how)
 
 
 def _name_of_file(file: Any) -> str:
@@ -246,16 +303,16 @@ def _pillow_errors(source: str) -> Iterator[None]:
         raise PictureError(message) from error
 
 
-def _decode(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
+def _decode(file: BinaryIO, source: str, how: HowRead) -> Picture:
     head = head_of(file, source, 64)
     if _is_heif(head, source):
-        return _decode_heif(file, source, apply_exif)
+        return _decode_heif(file, source, how)
     _check_head(head, source)
     with _pillow_errors(source):
         image = Image.open(file)
-    kind, whole = image.format, _quietly(lambda: _whole(file), b"")
-    picture = _to_rgb(image, source, apply_exif)
-    if kind in KEPT and not apply_exif:
+    kind, whole = image.format, quietly(lambda: _whole(file), b"")
+    picture = _to_rgb(image, source, how)
+    if kind in KEPT and how == HowRead():  # otherwise its pixels are not the file's
         keep_encoded(picture.image, whole)
     return picture
 
@@ -290,7 +347,7 @@ def _is_heif(head: bytes, source: str) -> bool:
     return branded or (source.lower().endswith(HEIF_SUFFIXES) and not known)
 
 
-def _decode_heif(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
+def _decode_heif(file: BinaryIO, source: str, how: HowRead) -> Picture:
     if importlib.util.find_spec("pillow_heif") is None:
         raise PictureError(
             f"{source} is a HEIF picture, which needs pillow-heif: pip install pillow-heif, or save it as JPEG"
@@ -299,7 +356,7 @@ def _decode_heif(file: BinaryIO, source: str, apply_exif: bool) -> Picture:
     try:
         with _pillow_errors(source):
             image = Image.open(file)
-        return _to_rgb(image, source, apply_exif)
+        return _to_rgb(image, source, how)
     except PictureError as error:
         raise PictureError(f"{error} (read by pillow-heif)") from error
 
@@ -332,23 +389,36 @@ def encoded_of(image: Image.Image) -> bytes | None:
 # -- pixels --------------------------------------------------------------------------------------------------------------
 
 
-def _to_rgb(image: Image.Image, source: str, apply_exif: bool, given: list[str] | None = None) -> Picture:
+def _to_rgb(image: Image.Image, source: str, how: HowRead, given: list[str] | None = None) -> Picture:
     """Pixels first: a note that cannot be had, or that moves the file to another frame, must not touch them."""
     if 0 in image.size:
         raise PictureError(f"{source} is {image.width}x{image.height} and has no pixels; pass at least one")
     limit = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise PictureError(_too_large(source))
-    frame = _quietly(image.tell, 0)
+    frame = quietly(image.tell, 0)
+    turned, deep = quietly(lambda: reader_turned(image), 1), quietly(lambda: deep_note(image), [])
     with _pillow_errors(source), _open_image(image, source):
         image.load()
-        pixels = image.convert("RGB")
-        notes = [*(given or []), *_quietly(lambda: _alpha_note(image), []), *_quietly(lambda: _range_note(image), [])]
-    orientation = _quietly(lambda: image.getexif().get(ExifTags.Base.Orientation, 1), 1)
+        pixels = (
+            _put_on(image, how.colour)
+            if how.colour and quietly(lambda: is_transparent(image), False)
+            else image.convert("RGB")
+        )
+        notes = [*(given or []), *deep, *loss_notes(image, how.background_in_words)]
+    orientation = quietly(lambda: image.getexif().get(ExifTags.Base.Orientation, 1), 1)
+    if turned in UPRIGHT and orientation not in UPRIGHT:
+        notes.insert(0, f"EXIF rotation applied by the reader of {image.format} (orientation {turned})")
     if orientation in UPRIGHT:
-        notes.insert(0, f"EXIF rotation {'applied' if apply_exif else 'ignored'} (orientation {orientation})")
-        pixels = _turned(pixels, UPRIGHT[orientation]) if apply_exif else pixels
-    return Picture(pixels, source, (*_quietly(lambda: _frame_note(image, frame), []), *notes))
+        notes.insert(0, f"EXIF rotation {'applied' if how.apply_exif else 'ignored'} (orientation {orientation})")
+        pixels = _turned(pixels, UPRIGHT[orientation]) if how.apply_exif else pixels
+    return Picture(pixels, source, (*quietly(lambda: frame_note(image, frame), []), *notes))
+
+
+def _put_on(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture in front of a colour."""
+    behind = Image.new("RGBA", image.size, colour)
+    return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
 
 
 def _turned(image: Image.Image, how: Image.Transpose) -> Image.Image:
@@ -370,47 +440,8 @@ def _open_image(image: Image.Image, source: str) -> Iterator[None]:
         raise PictureError(f"{source} was closed; pass it while it is open, or pass the file's path") from error
 
 
-def _quietly(note: Callable[[], Any], otherwise: Any) -> Any:
-    """What only a note needs; a file that Pillow shows may still be broken in its remarks or later frames."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return note()
-    except MemoryError:
-        raise
-    except Exception:  # as many kinds as there are decoders
-        return otherwise
-
-
 def _too_large(source: str) -> str:
     return (
         f"{source} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller, or raise "
         "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
     )
-
-
-def _frame_note(image: Image.Image, frame: int) -> list[str]:
-    frames: int = getattr(image, "n_frames", 1)
-    if frames == 1:
-        return []
-    return [f"first frame of {frames}" if frame == 0 else f"frame {frame + 1} of {frames}"]
-
-
-def _alpha_note(image: Image.Image) -> list[str]:
-    if not image.has_transparency_data:
-        return []
-    alpha = image.convert("RGBA").getchannel("A")
-    return [TRANSPARENCY] if alpha.getextrema() != (255, 255) else []
-
-
-def _range_note(image: Image.Image) -> list[str]:
-    """What Pillow's conversion of integers and floats beyond 8 bits does to the values."""
-    if not (image.mode.startswith("I") or image.mode == "F"):
-        return []
-    values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 255:
-        return [f"values {low:g}..{high:g} clipped to 0..255"]
-    if image.mode == "F" and 0 < high <= 1:
-        return ["values 0..1 read as 0..255, nearly black"]
-    return []

@@ -16,7 +16,7 @@ from .errors import PromptError, VilaLabError
 from .inputs.messages import Source, is_messages, messages_of, parts_of_messages
 from .inputs.naming import Text, names_picture
 from .inputs.sources import shorten
-from .picture import Picture, PictureSource, is_picture_type, type_name
+from .picture import Colour, HowRead, Picture, PictureSource, is_picture_type, type_name
 from .video import Video, is_video_name
 
 __all__ = ["Part", "Picture", "Prompt", "Text", "Turn"]
@@ -98,6 +98,7 @@ class Prompt:
         images: PictureSource | Video | Sequence[PictureSource | Video] | None = None,
         *,
         apply_exif: bool = False,
+        background: Colour | None = None,
     ) -> Prompt:
         """Read the pictures, check everything, keep the order.
 
@@ -113,6 +114,8 @@ class Prompt:
             Pictures that all come before `parts`, which must then be text only. Here every string is a picture or a video.
         apply_exif : bool
             Turn pictures upright as their EXIF orientation asks, which the reference does not do, and videos as theirs does.
+        background : str or (red, green, blue), optional
+            What shows where a picture is transparent; see `vila_lab.prompt.Picture.of`.
 
         Raises
         ------
@@ -140,7 +143,8 @@ class Prompt:
             if any(isinstance(part, Source) for _, some in (*earlier, ("user", found)) for part in some):
                 raise PromptError("pictures stand both in the parts and in images=; choose one of the two")
             found = [*(Source(image) for image in _listed(images)), *found]
-        *history, question = _read([*(some for _, some in earlier), found], apply_exif)
+        how = HowRead(apply_exif, background)
+        *history, question = _read([*(some for _, some in earlier), found], how)
         if not any(isinstance(part, Picture) or part.strip() for part in question):
             raise PromptError("there is nothing to ask; give a question, a picture, or a list of both")
         return cls(question, tuple(Turn(role, said) for (role, _), said in zip(earlier, history, strict=True)))
@@ -161,7 +165,7 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _read(messages: list[list[str | Source]], apply_exif: bool) -> list[tuple[str | Picture, ...]]:
+def _read(messages: list[list[str | Source]], how: HowRead) -> list[tuple[str | Picture, ...]]:
     """The messages with their pictures and videos, each of which are counted through."""
     kinds = [_is_video(part) for found in messages for part in found if isinstance(part, Source)]
     counts = {kind: iter(range(1, len(kinds) + 1)) for kind in (False, True)}
@@ -173,8 +177,8 @@ def _read(messages: list[list[str | Source]], apply_exif: bool) -> list[tuple[st
         number = next(counts[is_video])
         try:
             if is_video:
-                return _video_of(part).pictures(apply_exif=apply_exif)
-            return (Picture.of(part.value, apply_exif=apply_exif),)
+                return _video_of(part).pictures(apply_exif=how.apply_exif, background=how.background)
+            return (how.read(part.value),)
         except VilaLabError as error:
             way = f"; if it is meant as text, write vila_lab.Text({shorten(part.value, 30)!r})" if part.guessed else ""
             where = f"{'video' if is_video else 'picture'} {number} of {kinds.count(is_video)}"

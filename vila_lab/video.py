@@ -24,7 +24,7 @@ from .inputs.frames import MOST_FRAMES, Shots, chosen
 from .inputs.naming import is_address, is_data_address, is_file_address, kind_of_name
 from .inputs.sources import data_of, expanded, fetch, head_of, open_file, path_of, read_stream, reason, shorten
 from .options import check_range, check_whole
-from .picture import Frame, Picture, type_name
+from .picture import Colour, Frame, HowRead, Picture, type_name
 
 __all__ = ["FRAMES", "MOST_ASKED", "Video", "VideoSource", "is_video_name"]
 
@@ -92,13 +92,15 @@ class Video:
     def __repr__(self) -> str:
         return f"Video({_name_of(self.source)}, frames={self.frames})"
 
-    def pictures(self, *, apply_exif: bool = False) -> tuple[Picture, ...]:
+    def pictures(self, *, apply_exif: bool = False, background: Colour | None = None) -> tuple[Picture, ...]:
         """Read the frames.
 
         Parameters
         ----------
         apply_exif
             Turn pictures of a folder upright as their EXIF asks; a video that asks to be turned always is.
+        background
+            The colour behind what is transparent; see `Picture.of`.
 
         Returns
         -------
@@ -114,14 +116,15 @@ class Video:
         MissingExtra
             Without PyAV, for what only PyAV reads.
         """
+        how = HowRead(apply_exif, background)
         if isinstance(self.source, str | os.PathLike):
             folder = _folder_of(self.source)
             if folder is not None:
-                return _of_folder(folder, self.frames, apply_exif)
+                return _of_folder(folder, self.frames, how)
         file, name = _opened(self.source)
         with file:
             shots = _shots_of(file, name, self.frames)
-        return tuple(_pictures_of(shots, name, apply_exif))
+        return tuple(_pictures_of(shots, name, how))
 
 
 def is_video_name(source: Any) -> bool:
@@ -191,7 +194,7 @@ def _shots_of(file: BinaryIO, name: str, wanted: int) -> Shots:
 # -- pictures ------------------------------------------------------------------------------------------------------------
 
 
-def _pictures_of(shots: Shots, name: str, apply_exif: bool) -> Sequence[Picture]:
+def _pictures_of(shots: Shots, name: str, how: HowRead) -> Sequence[Picture]:
     found = []
     while shots.shots:
         shot = shots.shots.pop(0)  # so that it does not stay beside the picture that is made of it
@@ -199,17 +202,17 @@ def _pictures_of(shots: Shots, name: str, apply_exif: bool) -> Sequence[Picture]
         if shot.turn in TURNS:  # as the reference's reader does, OpenCV, which turns videos and no pictures
             image = image.transpose(TURNS[shot.turn])
             notes = (*notes, f"turned by {360 - shot.turn}° clockwise, as the video asks")
-        picture = Picture.of(image, apply_exif=apply_exif)
+        picture = how.read(image)
         frame = Frame(_short(name), shot.number, shots.count, shot.seconds)
         found.append(replace(picture, source=name, notes=(str(frame), *picture.notes, *notes), frame=frame))
     return found
 
 
-def _of_folder(folder: Path, wanted: int, apply_exif: bool) -> tuple[Picture, ...]:
+def _of_folder(folder: Path, wanted: int, how: HowRead) -> tuple[Picture, ...]:
     paths = _frames_in(folder)
     found = []
     for number in chosen(len(paths), wanted):
-        picture = Picture.of(paths[number], apply_exif=apply_exif)
+        picture = how.read(paths[number])
         frame = Frame(_short(str(folder)), number, len(paths))
         found.append(replace(picture, notes=(str(frame), *picture.notes), frame=frame))
     return tuple(found)

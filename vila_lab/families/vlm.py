@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from ..errors import CheckpointError, PromptError
+from ..inputs.remarks import TRANSPARENCY
 from ..nvila.limits import check_plain_files
-from ..picture import TRANSPARENCY
 from ..prompt import Picture, Prompt
 from ..upstream import is_quantized
 from . import name_of

@@ -45,7 +45,12 @@ class Bounds:
 
 
 def prompt_of(
-    messages: Sequence[Mapping[str, Any]], bounds: Bounds, fetch: Fetch | None = None, *, apply_exif: bool = False
+    messages: Sequence[Mapping[str, Any]],
+    bounds: Bounds,
+    fetch: Fetch | None = None,
+    *,
+    apply_exif: bool = False,
+    background: str | None = None,
 ) -> Prompt:
     """The conversation, its pictures read.
 
@@ -53,8 +58,8 @@ def prompt_of(
     ----------
     fetch
         Gives what is behind an http or https address; None where pictures of other servers are not read.
-    apply_exif
-        Turn pictures as their EXIF data says.
+    apply_exif, background
+        As in `vila_lab.Prompt.of`.
 
     Raises
     ------
@@ -82,7 +87,7 @@ def prompt_of(
         return {"type": "image_url", "image_url": data}
 
     said: list[Any] = [_message(message, read) for message in messages]
-    return Prompt.of(said, apply_exif=apply_exif)
+    return Prompt.of(said, apply_exif=apply_exif, background=background)
 
 
 def _message(message: Mapping[str, Any], read: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -120,7 +120,9 @@ class Service:
         options = lab.options_of(asked.options(self._known))
         edits = tuple(lab.spec_of(*self._edit(each, owner)) for each in wanted.edits)
         samplings, limits = asked.samplings(), asked.limits()
-        prompt = prompt_of(asked.messages, self._bounds, self._fetch, apply_exif=wanted.apply_exif)
+        prompt = prompt_of(
+            asked.messages, self._bounds, self._fetch, apply_exif=wanted.apply_exif, background=wanted.background
+        )
         prompt = lab.shared(replace(_with_replies(prompt, wanted.replies, self._said), goes_on=wanted.goes_on))
         return [engine.Request(prompt, options, each, edits=edits, **limits) for each in samplings]
 

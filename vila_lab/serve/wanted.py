@@ -45,6 +45,8 @@ class Wanted(BaseModel):
         Sample although no temperature is given.
     apply_exif
         Turn pictures as their EXIF data says.
+    background
+        The colour behind what is transparent in pictures, "white" or "#ffffff".
     goes_on
         Another question of this conversation is to come, so all of its prompt is worth keeping.
     replies
@@ -66,6 +68,7 @@ class Wanted(BaseModel):
     alternatives: int | None = Field(default=None, ge=0, le=1000)
     do_sample: bool | None = None
     apply_exif: bool = False
+    background: str | None = Field(default=None, max_length=100)
     goes_on: bool = False
     replies: list[list[int] | None] | None = None
     release: list[str] = Field(default_factory=list, max_length=10_000)
