@@ -377,7 +377,8 @@ class Answer(RecordedAnswer):
         return self._shown[1]
 
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw a figure: heatmap, ledger, frames, layers, heads, leakage, flow, curves, patching, logit_lens or agreement.
+        """Draw a figure: heatmap, ledger, frames, layers, heads, grid, words, leakage, flow, curves, patching, logit_lens or
+        agreement.
 
         Parameters
         ----------

@@ -117,6 +117,16 @@ def heads(asked: Asked) -> Axes:
     return asked.marks.plot("heads", outline=asked.lab.head_sets["routing"])
 
 
+def grid(asked: Asked) -> Axes:
+    """How the attention of every layer and head splits over the pictures; the routing heads are framed."""
+    return asked.marks.plot("grid", outline=asked.lab.head_sets["routing"])
+
+
+def words(asked: Asked) -> Axes:
+    """Which words of the question, and of the answer so far, a token read."""
+    return asked.scenes.plot("words", token=-2)
+
+
 def leakage(asked: Asked) -> Axes:
     """How much the pictures read of each other."""
     return asked.marks.plot("leakage")
@@ -150,7 +160,8 @@ def agreement(asked: Asked) -> Axes:
 PICTURES: Mapping[str, Callable[[Asked], Axes | Figure]] = {
     draw.__name__: draw
     for draw in (
-        first_look, scenes, heatmap, heatmap_signed, ledger, frames, layers, heads, leakage, flow, curves, patching, logit_lens, agreement,
+        first_look, scenes, heatmap, heatmap_signed, ledger, frames, layers, heads, grid, words, leakage, flow, curves, patching, logit_lens,
+        agreement,
     )
 }  # fmt: skip
 

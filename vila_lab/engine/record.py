@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 ATTENTION_IS_NOT_CAUSE = (
     "Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out')."
 )
+
+ROWS_OF_BYTES = 2**26  # bytes of weights that are looked at together
 
 HeadSets: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 
@@ -224,6 +227,31 @@ class Record:
                 means[:, layer, : tape.length] = tape.weights(layer, rows).mean(1).cpu().numpy()
             self._layer_means = means
         return self._layer_means
+
+    def head_shares(self, groups: NDArray[Any], tokens: Sequence[int]) -> NDArray[np.float64]:
+        """Attention of every head to groups of positions, mean over some tokens, in memory that does not grow with the layers.
+
+        Parameters
+        ----------
+        groups : (T, groups) array
+            What part of each position belongs to each group.
+        tokens
+            Numbers of the tokens.
+
+        Returns
+        -------
+        (layers, heads, groups) array
+        """
+        tape, rows = self.tape(), self.rows()
+        chosen = [rows[token] for token in tokens]
+        table = torch.from_numpy(np.asarray(groups[: tape.length], np.float32))  # (K, groups)
+        many = max(1, ROWS_OF_BYTES // (4 * tape.n_heads * tape.length))
+        found = np.zeros((tape.n_layers, tape.n_heads, table.shape[1]))
+        for layer in range(tape.n_layers):
+            for start in range(0, len(chosen), many):
+                weights = tape.weights(layer, chosen[start : start + many])  # (R, H, K)
+                found[layer] += (weights.sum(0) @ table.to(weights.device)).double().cpu().numpy()
+        return found / max(len(chosen), 1)
 
     def mean_attention(self) -> NDArray[np.float32]:
         """Attention averaged over all layers and heads.  # (tokens, T)"""

@@ -9,12 +9,14 @@ from __future__ import annotations
 from .bars import ledger
 from .curves import deletion_curves, flow_by_layer, layer_shares
 from .display import Display, fragment, mimebundle, page, page_text
+from .grid import head_grid
 from .of_answer import view_of
 from .overlay import cell_colours, heatmap_overlay, logit_lens_grid
 from .payload import AnswerView
 from .sheet import compact, overview, png, render
 from .tables import head_map, leakage_matrix, method_agreement, patching_scan
 from .timeline import frame_shares
+from .words import word_weights
 
 __all__ = [
     "AnswerView",
@@ -25,6 +27,7 @@ __all__ = [
     "flow_by_layer",
     "fragment",
     "frame_shares",
+    "head_grid",
     "head_map",
     "heatmap_overlay",
     "layer_shares",
@@ -40,4 +43,5 @@ __all__ = [
     "png",
     "render",
     "view_of",
+    "word_weights",
 ]

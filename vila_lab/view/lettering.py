@@ -8,10 +8,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+from PIL import ImageFont
+
+from .style import SOFT_INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
 
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
@@ -19,6 +25,7 @@ CJK_FONTS = (
 )  # fmt: skip
 CJK = (range(0x2E80, 0xA000), range(0xAC00, 0xD7B0), range(0xF900, 0xFB00), range(0xFE30, 0xFFF0))  # code points
 COLUMNS_PER_INCH = 13.5  # of text at 9 points, with room between labels
+MEASURED = 64  # points at which text is measured: so large that no rounding shows
 TITLE_SIZE, TITLE_COLUMNS_PER_INCH = 9.5, 13.5
 GROWTH = (
     1.12  # of axes when a constrained layout, done only when drawing, takes their margins away; measured 1.08 to 1.24
@@ -160,6 +167,26 @@ def columns(text: str) -> int:
     7
     """
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def inches(text: str, points: float) -> float:
+    """How wide a line of text is in a figure, in inches."""
+    runs = groupby(text, lambda c: next((k for k, font in enumerate(font_files()) if ord(c) in font.characters), 0))
+    return sum(_measure(k).getlength("".join(run)) for k, run in runs) * points / MEASURED / 72
+
+
+@cache
+def _measure(number: int) -> ImageFont.FreeTypeFont:
+    font = font_files()[number]
+    return ImageFont.truetype(font.path, MEASURED, index=font.number)
+
+
+def scale_bar(ax: Axes, drawn: ScalarMappable, unit: str, *, shrink: float = 0.85) -> None:
+    """What the colours stand for, at the right of the axes."""
+    bar = ax.figure.colorbar(drawn, ax=ax, shrink=shrink, pad=0.02, aspect=27)
+    bar.set_label(drawable(unit), fontsize=8, color=SOFT_INK, **lettering())
+    bar.ax.tick_params(labelsize=7.5, labelcolor=SOFT_INK, length=2)
+    bar.outline.set_visible(False)
 
 
 def longest(labels: Sequence[str]) -> int:

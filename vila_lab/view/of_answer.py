@@ -111,7 +111,7 @@ class _Reader:
         n = len(record.images)
         self.columns = (*(f"image_{k + 1}" for k in range(n)), "prompt", "answer", "sink")
         self.groups = self.map.indicator(self.columns[:-1]).astype(np.float64)  # (T, columns but sink)
-        self.words, self.word_groups = _words(record)
+        self.words, self.word_groups = question_words(record)
 
     def attention(
         self,
@@ -217,7 +217,7 @@ def _mean(rows: Array) -> Array:
     return np.asarray(rows.mean(0)) if len(rows) else np.full(rows.shape[1:], np.nan)
 
 
-def _words(record: Record) -> tuple[tuple[str | int, ...], Array]:
+def question_words(record: Record) -> tuple[tuple[str | int, ...], Array]:
     """What was asked in words, with a picture's index where it stood, and which positions each word is made of.  # (T, words)
 
     In a conversation earlier questions come first, each with its reply in quotes.

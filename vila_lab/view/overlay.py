@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from .checks import checked, checked_words
-from .lettering import columns, cut, drawable, lettering
+from .lettering import columns, cut, drawable, lettering, scale_bar
 from .levels import peak
 from .pictures import shrink
-from .style import SOFT_INK, colour_map, ink_on, new_axes
+from .style import colour_map, ink_on, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -203,7 +203,4 @@ def _scale_bar(ax: Axes, top: float, signed: bool, unit: str) -> None:
     rgba = cell_colours(np.linspace(low, top, 256), top, signed)
     seen = rgba[:, :3] * rgba[:, 3:] + GREY * (1 - rgba[:, 3:])
     scale = ScalarMappable(Normalize(low, top), ListedColormap(seen))
-    bar = ax.figure.colorbar(scale, ax=ax, shrink=0.8, pad=0.02, aspect=28)
-    bar.set_label(drawable(unit), fontsize=8, color=SOFT_INK, **lettering())
-    bar.ax.tick_params(labelsize=7.5, labelcolor=SOFT_INK, length=2)
-    bar.outline.set_visible(False)
+    scale_bar(ax, scale, unit)

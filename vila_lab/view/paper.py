@@ -75,7 +75,9 @@ def _embeddable(figure: Figure, is_embedded: bool) -> Iterator[None]:
     if not needed:
         yield
         return
-    before = [(text, text.get_fontfamily()) for text in figure.findobj(Text)]
+    beyond = set[int]().union(*(wanted for _, wanted in needed))
+    texts = [text for text in figure.findobj(Text) if not beyond.isdisjoint(map(ord, text.get_text()))]
+    before = [(text, text.get_fontfamily()) for text in texts]
     known = list(font_manager.fontManager.ttflist)
     with tempfile.TemporaryDirectory(prefix="vila_lab-", ignore_cleanup_errors=True) as folder:
         try:

@@ -16,10 +16,12 @@ from ..picture import Frame
 from ..pointing import WhichPicture, WhichTokens, first_token, picture_index
 from . import bars, overlay, tables, timeline
 from . import curves as lines
+from .grid import head_grid
 from .lettering import cut, write_title
 from .levels import peak
-from .of_answer import view_of
+from .of_answer import question_words, view_of
 from .payload import label, percent
+from .words import word_weights
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -134,15 +136,65 @@ def heads(
     """Each head's attention to one picture; ``image`` None is the picture that is read most, ``outline`` frames heads
     (such as ``lab.head_sets["routing"]``)."""
     _need_pictures(record, "heads")
-    weights = record.attention().to_numpy()[record.numbers_of(token)].astype(np.float64).mean(0)  # (L, H, T)
-    weights[..., record.sinks] = 0
-    masses = weights @ record.token_map.indicator([f"image_{k + 1}" for k in range(len(record.images))])
+    masses = _picture_shares(record, token)
     chosen = int(masses.sum((0, 1)).argmax()) if image is None else picture_index(image, len(record.images))
     title = f"attention of {_what(record, token)} to picture {chosen + 1}; {NOT_A_CAUSE}"
     return tables.head_map(
         masses[..., chosen], ax, outline=outline, vmax=peak([masses]), unit=f"share of attention on picture {chosen + 1}",
         title=title,
     )  # fmt: skip
+
+
+def grid(
+    record: Record,
+    run: Run,
+    ax: Axes | None,
+    token: WhichTokens = None,
+    outline: Sequence[tuple[int, int]] = (),
+) -> Axes:
+    """A thumbnail for every layer and head: how its attention splits over the pictures; ``token`` None is the whole answer,
+    ``outline`` frames heads (such as ``lab.head_sets["routing"]``)."""
+    _need_pictures(record, "grid")
+    names = [f"image_{k + 1}" for k in range(len(record.images))]
+    title = f"attention of {_what(record, token)} to the pictures, by layer and head; {NOT_A_CAUSE}"
+    return head_grid(_picture_shares(record, token), names, ax, outline=outline, title=title)
+
+
+def words(
+    record: Record,
+    run: Run,
+    ax: Axes | None,
+    token: WhichTokens = None,
+    layer: int | None = None,
+    head: int | None = None,
+) -> Axes:
+    """What a token read of the words of the question and of the answer before it; None is the whole answer.
+
+    ``layer`` and ``head`` are one each, or the mean over all (None).
+    """
+    numbers = record.numbers_of(token)
+    asked, groups = question_words(record)
+    if layer is None and head is None:
+        weights = record.mean_attention()[numbers].astype(np.float64).mean(0)  # (T,)
+    else:
+        weights = record.attention(layer, head).to_numpy()[numbers].astype(np.float64).mean((0, 1, 2))
+    weights[record.sinks] = 0
+    masses = iter(weights @ groups)
+    pictures = weights @ record.token_map.indicator([f"image_{k + 1}" for k in range(len(record.images))])
+    shares = [float(pictures[word]) if isinstance(word, int) else float(next(masses)) for word in asked]
+    said = record.said()
+    shares += [float(weights[record.tokens[k].position]) for k in said]
+    which = [f"{name} {number}" for name, number in (("layer", layer), ("head", head)) if number is not None]
+    where = ", ".join(which) or "mean over all layers and heads"
+    return word_weights(
+        [*asked, *(record.tokens[k].text for k in said)],
+        shares,
+        ax,
+        answer=len(asked),
+        marked=[] if token is None else [len(asked) + said.index(k) for k in numbers if k in said],
+        unit="of the attention: the strongest word",
+        title=f"attention of {_what(record, token)} to the text, {where}, sinks set apart; {NOT_A_CAUSE}",
+    )
 
 
 def leakage(record: Record, run: Run, ax: Axes | None, layer: int | None = None, causal: bool = False) -> Axes:
@@ -326,6 +378,8 @@ KINDS: Mapping[str, Callable[..., Axes]] = {
     "frames": frames,
     "layers": layers,
     "heads": heads,
+    "grid": grid,
+    "words": words,
     "leakage": leakage,
     "flow": flow,
     "curves": curves,
@@ -341,6 +395,13 @@ KINDS: Mapping[str, Callable[..., Axes]] = {
 def _need_pictures(record: Record, kind: str) -> None:
     if not record.images:
         raise OptionError(f"the prompt has no picture, so there is no {kind} figure; 'ledger' and 'layers' need none")
+
+
+def _picture_shares(record: Record, token: WhichTokens) -> NDArray[np.float64]:
+    """Attention of every head to every picture, sinks set apart.  # (L, H, pictures)"""
+    groups = record.token_map.indicator([f"image_{k + 1}" for k in range(len(record.images))])
+    groups[record.sinks] = 0
+    return record.head_shares(groups, record.numbers_of(token))
 
 
 def _what(record: Record, token: WhichTokens) -> str:

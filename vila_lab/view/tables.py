@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import OptionError
 from .checks import checked, checked_words
-from .lettering import drawable, label_across, label_down, lettering, write_title
+from .lettering import label_across, label_down, scale_bar, write_title
 from .levels import peak
 from .payload import label
 from .style import SOFT_INK, colour_map, ink_on, new_axes, plain
@@ -54,26 +55,14 @@ def head_map(
     OptionError
         If the shape is wrong, or a head to frame is not there.
     """
-    from matplotlib.patches import Rectangle
-
-    from ..errors import OptionError
-
     values = checked("shares", shares, ("layers", "heads"))
     layers, heads = values.shape
     ax = ax or new_axes(min(max(2.2 + 0.55 * heads, 5.2), 9.0), min(1.4 + 0.4 * layers, 9.0))
     _cells(ax, values, (0.0, (peak([values]) if vmax is None else vmax) or 1.0), unit=unit)
     ax.set_aspect("auto")
-    for layer, head in outline:
-        if not (0 <= layer < layers and 0 <= head < heads):
-            raise OptionError(
-                f"there is no head {head} in layer {layer} to outline: there are {layers} layers of {heads}"
-            )
-        for colour, width in (("white", 3.4), ("#d55e00", 1.8)):  # the white rim keeps it apart from any cell
-            ax.add_patch(Rectangle((head - 0.47, layer - 0.47), 0.94, 0.94, fill=False, edgecolor=colour, lw=width))
+    frame_heads(ax, outline, layers, heads)
     ax.invert_yaxis()
-    _number_ticks(ax, heads, layers)
-    ax.set_xlabel("head", fontsize=9)
-    ax.set_ylabel("layer", fontsize=9)
+    name_heads(ax, layers, heads)
     write_title(ax, title)
     return ax
 
@@ -275,10 +264,7 @@ def _cells(
                 text = f"{100 * value:.0f} %" if percent else _short(value, scale)
                 ax.text(left + col, row, text, ha="center", va="center", fontsize=7.5, color=ink_on(ground))
     if unit:
-        bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.85, pad=0.02, aspect=26)
-        bar.set_label(drawable(unit), fontsize=8, color=SOFT_INK, **lettering())
-        bar.ax.tick_params(labelsize=7.5, labelcolor=SOFT_INK, length=2)
-        bar.outline.set_visible(False)
+        scale_bar(ax, drawn, unit)
 
 
 def _short(value: float, scale: tuple[float, float]) -> str:
@@ -287,10 +273,31 @@ def _short(value: float, scale: tuple[float, float]) -> str:
     return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _number_ticks(ax: Axes, across: int, down: int) -> None:
-    """Numbers from 0 on both axes, thinned out to about twenty."""
-    ax.set_xticks(range(0, across, -(-across // 20)))
-    _down_numbers(ax, list(range(down)))
+def frame_heads(ax: Axes, outline: Sequence[tuple[int, int]], layers: int, heads: int) -> None:
+    """Frame cells by (layer, head).
+
+    Raises
+    ------
+    OptionError
+        If one is not there.
+    """
+    from matplotlib.patches import Rectangle
+
+    for layer, head in outline:
+        if not (0 <= layer < layers and 0 <= head < heads):
+            raise OptionError(
+                f"there is no head {head} in layer {layer} to outline: there are {layers} layers of {heads}"
+            )
+        for colour, width in (("white", 3.4), ("#d55e00", 1.8)):  # the white rim keeps it apart from any cell
+            ax.add_patch(Rectangle((head - 0.47, layer - 0.47), 0.94, 0.94, fill=False, edgecolor=colour, lw=width))
+
+
+def name_heads(ax: Axes, layers: int, heads: int) -> None:
+    """Numbers from 0 on both axes, thinned out to about twenty, and what they count."""
+    ax.set_xticks(range(0, heads, -(-heads // 20)))
+    _down_numbers(ax, list(range(layers)))
+    ax.set_xlabel("head", fontsize=9)
+    ax.set_ylabel("layer", fontsize=9)
 
 
 def _down_numbers(ax: Axes, numbers: Sequence[int]) -> None:
