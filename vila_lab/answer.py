@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .attribution import Attribution
-from .attribution.registry import find
+from .attribution.computed import Computed, call_of, frozen
 from .attribution.vision import VisionAttention
 from .edits.flow import Flow
 from .engine.inputs import Inputs
@@ -47,7 +47,7 @@ class Answer(RecordedAnswer):
     def __init__(self, record: Record, lab: Lab | None = None) -> None:
         super().__init__(record)
         self._lab = None if lab is None else weakref.ref(lab)  # an answer keeps no model alive
-        self._attributions: dict[tuple[str, Any], Attribution] = {}
+        self._computed = Computed()
         self._verdict = ""
         self._shown: tuple[Any, Display] | None = None  # of which state, and its display
 
@@ -107,11 +107,14 @@ class Answer(RecordedAnswer):
             its score in `Attribution.per_image`.
         """
         if method != "attention":
-            return self._attribution(method, token).heatmap(image)
+            return self.attribute(method, token).heatmap(image)
         return self.record.heatmap(image, token)
 
     def attribute(self, method: str, token: Any = None, contrast: str | None = None, **options: Any) -> Attribution:
         """How much every position, and so every picture and place, contributed to what was said.
+
+        The same call again gives the same result, without computing it again, as long as the model's weights are the same;
+        the answer's display offers it. `experiment` computes afresh.
 
         Parameters
         ----------
@@ -145,14 +148,61 @@ class Answer(RecordedAnswer):
         >>> answer.attribute("leave_one_out", token=0).per_image().shape  # a row for the token, a column per picture
         (1, 2)
         """
-        find(method)
+        call = call_of(method, self._target(token), contrast, options)
+        state = self._state()
+        known = self._computed.get(call, state)
+        if known is not None:
+            return known
         found: Attribution = self.experiment("attribute", method=method, token=token, contrast=contrast, **options)
+        self._computed.put(call, state, found)
         return found
+
+    def _target(self, token: Any) -> Any:
+        """Tokens by their numbers, however they were pointed at; a word stays one, for it may not have been said."""
+        return token if token is None or isinstance(token, str) else self.record.numbers_of(token)
+
+    def _state(self) -> Any:
+        """What a result depends on beside its call; None without a model."""
+        lab = None if self._lab is None else self._lab()
+        return None if lab is None or lab.state is None else (lab.state, frozen(dict(self.head_sets)))
 
     @property
     def attributions(self) -> tuple[Attribution, ...]:
-        """What `heatmap` has computed so far, each once."""
-        return tuple(self._attributions.values())
+        """What was attributed so far, each once; of very many, those that were asked for last.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> answer.attribute("leave_one_out") is found, answer.attributions == (found,)
+        (True, True)
+        """
+        return self._computed.results
+
+    def attributed(self, attributions: Sequence[str | Attribution] = ()) -> tuple[Attribution, ...]:
+        """What there is to show: `attributions`, and these as well; a name is computed, if it was not yet.
+
+        Parameters
+        ----------
+        attributions
+            Names in `vila_lab.methods`, and results of `attribute`.
+
+        Raises
+        ------
+        OptionError, CaptureError
+            As `attribute`.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> [found.method for found in answer.attributed(["leave_one_out"])]
+        ['leave_one_out']
+        """
+        listed = [attributions] if isinstance(attributions, str | Attribution) else attributions
+        named = [self.attribute(each) if isinstance(each, str) else each for each in listed]
+        return tuple(dict.fromkeys([*self.attributions, *named]))
 
     @property
     def replay(self) -> Replay:
@@ -298,29 +348,19 @@ class Answer(RecordedAnswer):
         return found
 
     def known_or_run(self, name: str, **options: Any) -> Any:
-        """`experiment`, once: of a method on a token, or on the whole answer, what `heatmap` has computed is given again."""
-        method, token = options.get("method"), options.get("token")
-        is_plain = isinstance(method, str) and (token is None or type(token) in (int, str))
-        if name == "attribute" and is_plain and options.keys() <= {"method", "token"}:
-            return self._attribution(str(method), token)
+        """`experiment`; an attribution that was computed is given again, see `attribute`."""
+        if name == "attribute" and isinstance(options.get("method"), str):
+            return self.attribute(**options)
         return self.experiment(name, **options)
-
-    def _attribution(self, method: str, token: WhichTokens) -> Attribution:
-        if not (token is None or isinstance(token, int | str)):
-            token = self.record.numbers_of(token)
-        key = method, tuple(token) if isinstance(token, Sequence) and not isinstance(token, str) else token
-        if key not in self._attributions:
-            self._attributions[key] = self.attribute(method, token)
-        return self._attributions[key]
 
     # ---- memory --------------------------------------------------------------------------------------------------
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory: queries and keys, what the next experiment needs, the pictures (which answers share), and the
-        display once it was shown."""
+        """Bytes in memory: queries and keys, what the next experiment needs, the pictures (which answers share), what was
+        attributed, and the display once it was shown."""
         shown = 0 if self._shown is None else self._shown[1].nbytes
-        return self.device_bytes + self.host_bytes + image_bytes(self.images) + shown
+        return self.device_bytes + self.host_bytes + image_bytes(self.images) + self._computed.nbytes + shown
 
     @property
     def device_bytes(self) -> int:
@@ -361,8 +401,13 @@ class Answer(RecordedAnswer):
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return self.display().mimebundle()
 
-    def display(self) -> Display:
+    def display(self, attributions: Sequence[str | Attribution] = ()) -> Display:
         """What a cell and a page show of the answer now, with what was attributed so far; drawn once until that changes.
+
+        Parameters
+        ----------
+        attributions
+            More to show; see `attributed`.
 
         Examples
         --------
@@ -371,9 +416,10 @@ class Answer(RecordedAnswer):
         >>> answer.display() is answer.display()
         True
         """
-        state = (*map(id, self.attributions), self._verdict, self.record.kept.is_there)
+        found = self.attributed(attributions)
+        state = (*found, self._verdict, self.record.kept.is_there)
         if self._shown is None or self._shown[0] != state:
-            self._shown = state, Display.of(view_of(self.record, attributions=self.attributions, verdict=self._verdict))
+            self._shown = state, Display.of(view_of(self.record, attributions=found, verdict=self._verdict))
         return self._shown[1]
 
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
@@ -394,27 +440,66 @@ class Answer(RecordedAnswer):
         """
         return plot(self.record, self.known_or_run, kind, ax, **options)
 
-    def explore(self, *, sync: Any = None, **shown: Any) -> Any:
-        """The live widget: the reader's token, region, layer and head as traits; any head computed when asked for.
+    def explore(
+        self,
+        *,
+        sync: Any = None,
+        attributions: Sequence[str | Attribution] = (),
+        cards: Sequence[MetricCard] = (),
+        boxes: Mapping[WhichPicture, Any] | None = None,
+    ) -> Any:
+        """The live widget: the reader's token, region, layer and head as traits; any head and method computed when asked for.
 
         Parameters
         ----------
         sync
             Another explorer, or several, that shall make the same choices.
-        shown
-            ``attributions``, ``cards`` and ``boxes`` to show as well; see `vila_lab.view.explorer.explore`.
+        attributions
+            More methods to show from the start, as names in `vila_lab.methods` or results of `attribute`; what was attributed so
+            far is shown anyway.
+        cards, boxes
+            See `vila_lab.view.explorer.explore`.
 
         Raises
         ------
         MissingExtra
             Without anywidget; the message holds the pip line.
-        """
-        more = [*self.attributions, *shown.pop("attributions", ())]
-        return explore(self.record, sync=sync, attributions=more, **shown)
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write the answer as one self-contained page that works offline."""
-        return write_file(path, lambda: self.display().page_text())
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> widget = answer.explore(attributions=["leave_one_out"])
+        >>> widget.selected_token = 0
+        """
+        lab = None if self._lab is None else self._lab()
+        return explore(
+            self.record,
+            sync=sync,
+            attributions=self.attributed(attributions),
+            cards=cards,
+            boxes=boxes,
+            verdict=self._verdict,
+            attribute=None if lab is None or self.edits else self.attribute,
+        )
+
+    def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
+        """Write the answer as one self-contained page that works offline.
+
+        Parameters
+        ----------
+        path
+        attributions
+            More methods to show beside those attributed so far, as names in `vila_lab.methods` or results of `attribute`.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = answer.to_html(f"{folder}/answer.html", attributions=["leave_one_out"])
+        """
+        return write_file(path, lambda: self.display(attributions).page_text())
 
     # ---- files ---------------------------------------------------------------------------------------------------
 

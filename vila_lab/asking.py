@@ -60,6 +60,11 @@ class Asking(Interventions):
         """`run`, a token at a time."""
         raise NotImplementedError
 
+    @property
+    def state(self) -> Any:
+        """Tells the model before from after a change of its weights; None where that cannot be known."""
+        raise NotImplementedError
+
     def experiment(self, record: Record, name: str, **options: Any) -> Any:
         """Run an experiment of `vila_lab.experiments` on an answer's record."""
         raise NotImplementedError

@@ -161,6 +161,11 @@ class RemoteSession(Studies):
         return self._heads  # type: ignore[return-value]
 
     @property
+    def state(self) -> None:
+        """A server does not tell whether its weights changed."""
+        return None
+
+    @property
     def shape(self) -> Shape:
         return Shape(self._told["layers"], self._told["heads"], self._heads)
 

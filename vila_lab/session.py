@@ -96,6 +96,18 @@ class Session(Studies):
         return self._engine is not None
 
     @property
+    def state(self) -> Any:
+        """Tells the model before from after a change of its weights; like no other while somebody's hooks act on it, and None once it
+        was unloaded.
+
+        >>> import vila_lab
+        >>> lab = vila_lab.load()
+        >>> lab.state == lab.state
+        True
+        """
+        return None if self._engine is None else self._engine.state or object()
+
+    @property
     def family(self) -> Family:
         return self.engine.family
 

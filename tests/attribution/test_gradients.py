@@ -188,14 +188,14 @@ def test_a_model_without_gradients_says_so(two, monkeypatch, method):
 
     monkeypatch.setattr(type(replay.model), "forward", cut)
     with pytest.raises(CaptureError, match=r"gives no gradients .* attn_implementation='sdpa'"):
-        two.attribute(method)
+        two.experiment("attribute", method=method)
 
 
 @pytest.mark.parametrize("method", ["grad_x_attention", "relevancy"])
 def test_attention_without_a_backward_pass_says_so(two, monkeypatch, method):
     monkeypatch.setattr("vila_lab.hooks.call.base_function", lambda site: _no_backward)
     with pytest.raises(CaptureError, match="gives no gradients"):
-        two.attribute(method)
+        two.experiment("attribute", method=method)
 
 
 def _no_backward(module, query, key, value, mask, **options):

@@ -133,9 +133,9 @@ def test_saved_and_opened_it_is_the_same(two, method, tmp_path):
 def test_the_answers_heatmap_is_the_methods(two, method, monkeypatch):
     if method in ("attention", "integrated_gradients"):
         pytest.skip("the answer's own map; thirty steps for each of four tokens")
-    monkeypatch.setattr(two, "_attributions", {})
     heat = two.heatmap(0, 1, method=method)
-    np.testing.assert_allclose(heat, two.attribute(method, 1).heatmap(0), rtol=1e-4, atol=1e-5)
+    afresh = two.experiment("attribute", method=method, token=1)
+    np.testing.assert_allclose(heat, afresh.heatmap(0), rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(Replay, "decode", None)
     np.testing.assert_array_equal(two.heatmap(0, 1, method=method), heat)  # nothing is computed twice
 
@@ -203,15 +203,15 @@ def bars(monkeypatch):
 
 
 def test_a_bar_appears_only_for_what_takes_long(two, capsys, monkeypatch, bars):
-    two.attribute("leave_one_out")
+    two.experiment("attribute", method="leave_one_out")
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    two.attribute("leave_one_out")
+    two.experiment("attribute", method="leave_one_out")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "variants" in captured.err
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    two.attribute("leave_one_out")
+    two.experiment("attribute", method="leave_one_out")
     assert capsys.readouterr() == ("", "")
 
 
@@ -229,5 +229,5 @@ def test_long_is_two_seconds(capsys, monkeypatch, bars, seconds, shown):
 def test_what_can_take_long_has_a_bar(two, method, capsys, monkeypatch, bars):
     """Whatever runs the model more than once, or back through it once per token."""
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    two.attribute(method, **FEW.get(method, {}))
+    two.experiment("attribute", method=method, **FEW.get(method, {}))
     assert "/s]" in capsys.readouterr().err

@@ -67,5 +67,6 @@ def test_the_map_of_shuffled_weights_differs_and_the_answer_stays(answer, tiny):
     blind = random_weights_map(answer.replay, "attention")
     assert blind.method == "attention, random weights"
     assert not np.allclose(mine.values, blind.values)
-    np.testing.assert_allclose(answer.attribute("attention").values, mine.values, rtol=1e-4, atol=1e-5)
+    afresh = answer.experiment("attribute", method="attention")
+    np.testing.assert_allclose(afresh.values, mine.values, rtol=1e-4, atol=1e-5)
     assert not answer.replay.lock.locked()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import vila_lab
-from vila_lab.errors import OptionError
+from vila_lab.errors import CaptureError, OptionError
 from vila_lab.view.compare import Comparison
 
 
@@ -114,3 +114,40 @@ def test_a_region_follows_its_picture_into_another_order(make_view, open_page, t
     assert parts[1].locator("figure").nth(1).locator(".region").count() == 1
     assert parts[1].locator("figure").nth(0).locator(".region").count() == 0
     assert sheet.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.fixture(scope="module")
+def alike():
+    folder = vila_lab.demo_images()
+    lab = vila_lab.load()
+    g, m = folder / "g.png", folder / "m.png"
+    return [lab.ask([*pictures, "What is in image 2?"]) for pictures in ([g, m], [m, g])]
+
+
+def names_in(payload):
+    return {one["name"] for one in (payload, *payload["readings"])}
+
+
+def test_methods_are_taken_by_name_and_computed_for_every_answer(alike, tmp_path):
+    found = vila_lab.compare(*alike, attributions=["leave_one_out"])
+    assert all("leave_one_out" in names_in(one["payload"]) for one in found.payload["answers"])
+    assert [one.method for one in alike[1].attributions] == ["leave_one_out"]
+    page = vila_lab.compare(*alike).to_html(tmp_path / "both.html", attributions=["occlusion"])
+    assert page.read_text(encoding="utf-8").count('"name":"occlusion"') == 2
+
+
+def test_a_result_is_shown_with_the_answers_it_fits(alike, answers):
+    folder = vila_lab.demo_images()
+    other = vila_lab.load().ask([folder / "g.png", "What is this?"])
+    result = other.experiment("attribute", method="phrases")
+    found = vila_lab.compare(other, answers[0], attributions=[result])
+    assert ["phrases" in names_in(one["payload"]) for one in found.payload["answers"]] == [True, False]
+    with pytest.raises(CaptureError, match="phrases attribution was computed on none of these"):
+        vila_lab.compare(*alike, attributions=[result])
+
+
+def test_an_unknown_method_and_scale_are_named(alike):
+    with pytest.raises(OptionError, match="did you mean 'leave_one_out'"):
+        vila_lab.compare(*alike, attributions=["leave_one_ot"])
+    with pytest.raises(OptionError, match=r"unknown scale 'share' \(did you mean 'shared'\?\); known: own, shared"):
+        vila_lab.compare(*alike, scale="share")

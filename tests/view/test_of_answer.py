@@ -118,7 +118,7 @@ def test_boxes_by_picture_reach_the_payload(answer):
 
 
 @pytest.mark.parametrize(
-    ("boxes", "words"), [({2: (0, 0, 1, 1)}, "names picture 2, but there are 2"), ({0: (1, 2, 3)}, "picture 0 must be")]
+    ("boxes", "words"), [({2: (0, 0, 1, 1)}, "there is no picture 2"), ({0: (1, 2, 3)}, "picture 0 must be")]
 )
 def test_boxes_that_fit_no_picture_are_named(answer, boxes, words):
     with pytest.raises(OptionError, match=words):
@@ -145,3 +145,47 @@ def test_a_text_only_question_has_words_and_no_pictures():
     view = view_of(vila_lab.load().ask("What is a cat?", max_new_tokens=3).record)
     assert view.images == ()
     assert "".join(view.words).strip() == "What is a cat?"
+
+
+@pytest.fixture
+def afresh():
+    folder = vila_lab.demo_images()
+    return vila_lab.load().ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+
+
+def names_of(answer):
+    return [one.name for one in view_of(answer.record, attributions=answer.attributions).readings if not one.shares]
+
+
+def test_whatever_was_attributed_is_in_the_display(afresh, tmp_path):
+    afresh.attribute("leave_one_out")
+    assert '"leave_one_out"' in afresh._repr_mimebundle_()["text/html"]
+    assert '"occlusion"' not in afresh._repr_mimebundle_()["text/html"]
+    page = afresh.to_html(tmp_path / "a.html", attributions=["occlusion", afresh.attribute("shapley", samples=2)])
+    text = page.read_text(encoding="utf-8")
+    assert all(f'"name":"{name}"' in text for name in ("leave_one_out", "occlusion", "shapley, samples=2"))
+
+
+def test_results_of_one_method_under_different_options_stand_apart(afresh):
+    for options in (
+        {},
+        {"baseline": "mean"},
+        {"token": 0},
+        {"token": "Google", "at": 0},
+        {"token": 0, "contrast": "Google"},
+    ):
+        afresh.attribute("leave_one_out", **options)
+    target = afresh.attribute("leave_one_out", 0).target
+    assert set(names_of(afresh)) == {
+        "leave_one_out",
+        "leave_one_out, baseline='mean'",
+        "leave_one_out: 'Google', at=0",
+        f"leave_one_out: {target!r} rather than 'Google'",
+    }
+
+
+def test_a_word_with_more_tokens_than_the_answer_is_shown(afresh):
+    afresh.attribute("attention", token="a much longer word than what was said in the answer", at=0)
+    assert len(afresh.attributions[0].token_map) > len(afresh.token_map)
+    assert len(names_of(afresh)) == 1
+    assert "much longer word" in afresh._repr_mimebundle_()["text/html"]

@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ..engine.replay import Meter, Replay
 from ..engine.target import Target, resolve
 from ..errors import OptionError
+from ..inputs.sources import shorten
 from ..interrupts import keeps_gradients
 from ..options import check_types, nearest
+from ..picture import digest_of
 from .method import Method, Outcome
 from .result import Attribution, Cost
 
@@ -35,6 +39,9 @@ NAMES = (
     "logit_lens",
     "activation_map",
 )
+
+
+LONGEST_OPTION = 60  # characters of an option's value in words
 
 
 def find(name: str) -> Any:
@@ -69,6 +76,17 @@ def methods() -> pd.DataFrame:
         },
         index=pd.Index(NAMES, name="method"),
     )
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """The options of a method, and what they are where they are not given.
+
+    >>> defaults_of("leave_one_out")
+    {'baseline': 'remove', 'at': None, 'score': 'logprob'}
+    """
+    functions = find(name).attribute, attribute
+    parameters = [each for function in functions for each in inspect.signature(function).parameters.values()]
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
 @keeps_gradients
@@ -119,7 +137,8 @@ def attribute(
         start = time.perf_counter()
         outcome: Outcome = module.attribute(replay, target, **options)
         seconds = time.perf_counter() - start
-    return _result(replay, about, target, outcome, seconds)
+    asked = _in_words({"at": at, "score": score, **options}, defaults_of(method))
+    return _result(replay, about, target, outcome, seconds, asked)
 
 
 def target_of(
@@ -134,7 +153,9 @@ def target_of(
     return resolve(replay.said, encode, token, contrast, at=at, score=score)
 
 
-def _result(replay: Replay, about: Method, target: Target, outcome: Outcome, seconds: float) -> Attribution:
+def _result(
+    replay: Replay, about: Method, target: Target, outcome: Outcome, seconds: float, options: tuple[str, ...]
+) -> Attribution:
     token_map = replay.token_map.with_answer(target.length)
     values = np.zeros((len(target.rows), len(token_map)))
     values[:, : outcome.values.shape[1]] = outcome.values
@@ -163,19 +184,31 @@ def _result(replay: Replay, about: Method, target: Target, outcome: Outcome, sec
         feature_errors=outcome.feature_errors,
         checks=outcome.checks,
         extras=outcome.extras,
+        options=options,
     )
 
 
 def _check_options(module: Any, options: dict[str, Any]) -> None:
-    known = [
-        name for name, each in inspect.signature(module.attribute).parameters.items() if each.kind is each.KEYWORD_ONLY
-    ]
-    known += ["at", "score"]
+    known = list(defaults_of(module.METHOD.name))
     for name in options:
         if name not in known:
             raise OptionError(
                 f"{module.METHOD.name} has no option {name!r}{nearest(name, known)}; it has {', '.join(known)}"
             )
+
+
+def _in_words(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that are not as they would be if nothing were said."""
+    words = {name: _in_a_word(value) for name, value in options.items()}
+    return tuple(f"{name}={word}" for name, word in words.items() if word != _in_a_word(defaults[name]))
+
+
+def _in_a_word(value: Any) -> str:
+    """A plain value as it is typed; of any other, what it is."""
+    if value is None or isinstance(value, bool | int | float | str | list | tuple):
+        return shorten(repr(value), LONGEST_OPTION)
+    which = f" {digest_of(value)[:6]}" if isinstance(value, Image.Image) else ""
+    return f"<{type(value).__name__}{which}>"
 
 
 def _with_contrast() -> list[str]:

@@ -87,6 +87,8 @@ class Attribution:
         Numbers that show whether the method kept its promise, by name.
     extras : dict of xarray.DataArray
         What a method tells beyond its scores.
+    options : tuple of str
+        The options that were given and are not as they would be anyway: "samples=32".
     """
 
     method: str
@@ -110,6 +112,7 @@ class Attribution:
     feature_errors: NDArray[np.float64] | None = None
     checks: dict[str, float] = field(default_factory=dict)
     extras: dict[str, xr.DataArray] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         target = f"{self.target!r} rather than {self.contrast!r}" if self.contrast else repr(self.target)
@@ -122,6 +125,12 @@ class Attribution:
     @property
     def sign(self) -> str:
         return "signed" if self.signed else "unsigned"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its numbers."""
+        arrays = [self.values, self.feature_values, self.feature_errors, *self.extras.values()]
+        return sum(array.nbytes for array in arrays if array is not None)
 
     # -- tables ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +283,7 @@ class Attribution:
                 "cost": asdict(self.cost),
                 "rows": [self.token, self.text, self.stop],
                 "features": self.features,
+                "options": self.options,
                 "extras": {name: _described(array) for name, array in self.extras.items()},
             }
         )
@@ -318,7 +328,8 @@ class Attribution:
 def _fields(header: dict[str, Any]) -> dict[str, Any]:
     """The fields that are known; a newer version may have written others."""
     costs = {each.name: header["cost"][each.name] for each in fields(Cost)}
-    return {name: header[name] for name in WORDS} | {"cost": Cost(**costs), "features": tuple(header["features"])}
+    listed = {name: tuple(header.get(name, ())) for name in ("features", "options")}
+    return {name: header[name] for name in WORDS} | {"cost": Cost(**costs)} | listed
 
 
 def _described(array: xr.DataArray) -> dict[str, Any]:

@@ -260,16 +260,21 @@ class Engine:
         """
         check_finished(self.family.model, "the model")
 
+    @property
+    def state(self) -> tuple[Any, ...] | None:
+        """Tells the model before from after a change of its weights; None while somebody acts on it: hooks, say."""
+        model = self.family.model
+        return None if foreign_hooks(model, PACKAGE) or is_acted_on(model) else state_of(model)
+
     def usable(self) -> Reuse | None:
         """What was computed before; None while somebody else's hooks are in the model, who are to see all that it does, at once.
 
         What the model computed with other weights is let go of first.
         """
-        model = self.family.model
-        self.is_alone = not (foreign_hooks(model, PACKAGE) or is_acted_on(model))
-        if not self.is_alone:
+        state = self.state
+        self.is_alone = state is not None
+        if state is None:
             return None
-        state = state_of(model)
         if state != self._state:
             self.reuse.clear()
             self._state = state

@@ -18,6 +18,12 @@ class Lab(Protocol):
         """What records call its model."""
         ...
 
+    @property
+    def state(self) -> Any:
+        """Tells its model before from after a change of its weights; None where that cannot be known, like no other while it is not
+        itself."""
+        ...
+
     def run(self, request: Request) -> Record:
         """Answer a request."""
         ...

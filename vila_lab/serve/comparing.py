@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..attribution import methods
-from ..view.compare import compare
+from ..view.compare import side_by_side
 from .doors import client_of
 from .errand import Errand
 from .kept import Kept
@@ -52,7 +52,7 @@ def comparing(worker: Worker, kept: Kept, limit: float) -> APIRouter:
         """What the viewer draws of several answers side by side, and in words what differs."""
         owner = client_of(request.scope)
         answers = {label: kept.get(owner, name) for label, name in asked.answers.items()}
-        errand = Errand(worker, owner, lambda: compare(**answers).payload, limit)
+        errand = Errand(worker, owner, lambda: side_by_side(list(answers.values()), list(answers)).payload, limit)
         return JSONResponse(await errand.result(request.is_disconnected))
 
     return router

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from ..engine.record import Record
-from ..errors import OptionError
+from ..errors import CaptureError, OptionError
+from ..options import nearest
 from ..picture import digest_of
 from ..writing import write_file
 from .html import live, overview_picture, plain, static, viewer_source, whole_page
-from .of_answer import view_of
+from .of_answer import fits, view_of
 from .payload import AnswerView, clean, pack, to_json
 from .pictures import stacked
 from .reading import EXTRA_BUDGET
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..attribution import Attribution
 
 HOST = Path(__file__).with_name("compare.js")
+SCALES = "own", "shared"
 
 
 class Shown(Protocol):
@@ -32,11 +34,12 @@ class Shown(Protocol):
 
     @property
     def record(self) -> Record: ...
-    @property
-    def attributions(self) -> tuple[Attribution, ...]: ...
+    def attributed(self, attributions: Sequence[str | Attribution] = ()) -> tuple[Attribution, ...]: ...
 
 
-def compare(*answers: Shown, **labelled: Shown) -> Comparison:
+def compare(
+    *answers: Shown, attributions: Sequence[str | Attribution] = (), scale: str = "own", **labelled: Shown
+) -> Comparison:
     """Answers side by side, with one selection for all of them, and what changed in the text marked.
 
     Parameters
@@ -44,6 +47,12 @@ def compare(*answers: Shown, **labelled: Shown) -> Comparison:
     answers
         Two or more answers: of two models, to two orders of the pictures, with and without an edit. They are named by
         what sets them apart.
+    attributions
+        Methods to show beside what was attributed so far: names in `vila_lab.methods`, computed for every answer, and results of
+        `Answer.attribute`, each shown with the answers on whose prompt it was computed.
+    scale
+        "own": each answer has a colour scale, so that the places of one can be told apart; "shared": one scale for all answers
+        and all their tokens, so that the same colour is the same number everywhere.
     labelled
         Answers under a name of yours: ``compare(before=one, after=other)``.
 
@@ -55,7 +64,9 @@ def compare(*answers: Shown, **labelled: Shown) -> Comparison:
     Raises
     ------
     OptionError
-        With fewer than two answers, or something that is no answer.
+        With fewer than two answers, something that is no answer, or another scale.
+    CaptureError
+        If an attribution was computed on none of them.
 
     Examples
     --------
@@ -65,7 +76,18 @@ def compare(*answers: Shown, **labelled: Shown) -> Comparison:
     >>> vila_lab.compare(lab.ask([*pictures, "What is in image 2?"]), lab.ask([*pictures[::-1], "What is in image 2?"]))
     Comparison('order 1, 2': 'Microsoft.', 'order 2, 1': 'Google.')
     """
-    given = [*answers, *labelled.values()]
+    return side_by_side([*answers, *labelled.values()], [None] * len(answers) + list(labelled), attributions, scale)
+
+
+def side_by_side(
+    given: Sequence[Shown],
+    labels: Sequence[str | None],
+    attributions: Sequence[str | Attribution] = (),
+    scale: str = "own",
+) -> Comparison:
+    """`compare`, of answers and their names in two lists; None is named by what sets it apart from the others."""
+    if scale not in SCALES:
+        raise OptionError(f"unknown scale {scale!r}{nearest(scale, SCALES)}; known: {', '.join(SCALES)}")
     for k, one in enumerate(given, start=1):
         if not isinstance(getattr(one, "record", None), Record):
             raise OptionError(f"compare takes answers, but argument {k} of {len(given)} is {type(one).__name__}")
@@ -73,9 +95,29 @@ def compare(*answers: Shown, **labelled: Shown) -> Comparison:
         raise OptionError("compare needs at least two answers: compare(answer_a, answer_b)")
     records = [one.record for one in given]
     pictures = _same_pictures([one.images for one in records])
-    names = [*_labels(records[: len(answers)], pictures[: len(answers)]), *labelled]
-    views = [view_of(one.record, attributions=one.attributions) for one in given]
-    return Comparison(names, views, pictures)
+    unnamed = [k for k, label in enumerate(labels) if label is None]
+    found = iter(_labels([records[k] for k in unnamed], [pictures[k] for k in unnamed]))
+    names = [next(found) if label is None else label for label in labels]
+
+    def made(wanted: Sequence[str | Attribution]) -> Comparison:
+        shown = zip(given, _shown(given, wanted), strict=True)
+        views = [view_of(one.record, attributions=found) for one, found in shown]
+        return Comparison(names, views, pictures, scale=scale, more=made)
+
+    return made(attributions)
+
+
+def _shown(given: Sequence[Shown], attributions: Sequence[str | Attribution]) -> list[tuple[Attribution, ...]]:
+    """What there is to show of every answer; a result belongs to those on whose prompt it was computed."""
+    wanted = [attributions] if isinstance(attributions, str) else list(attributions)
+    names = [each for each in wanted if isinstance(each, str)]
+    found = [each for each in wanted if not isinstance(each, str)]
+    for each in found:
+        if not any(fits(one.record, each) for one in given):
+            raise CaptureError(
+                f"the {each.method} attribution was computed on none of these answers: its prompt is not the same"
+            )
+    return [one.attributed([*names, *(each for each in found if fits(one.record, each))]) for one in given]
 
 
 class Comparison:
@@ -87,10 +129,22 @@ class Comparison:
     views : tuple of AnswerView
     notes : tuple of str
         What differs between the questions, and how much of the text.
+    scale : str
+        "own" or "shared"; see `compare`.
     """
 
-    def __init__(self, labels: Sequence[str], views: Sequence[AnswerView], pictures: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        views: Sequence[AnswerView],
+        pictures: Sequence[Sequence[int]],
+        *,
+        scale: str = "own",
+        more: Callable[[Sequence[str | Attribution]], Comparison] | None = None,
+    ) -> None:
         self.labels = tuple(labels)
+        self._more = more
+        self.scale = scale
         self.views = tuple(views)
         self.pictures = tuple(tuple(ones) for ones in pictures)
         self._same, self._changed = _aligned([view.tokens for view in views])
@@ -117,11 +171,22 @@ class Comparison:
             bundle["image/png"] = base64.b64encode(compact(picture)).decode("ascii")
         return bundle
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write the comparison as one self-contained page that works offline."""
-        return write_file(path, self._page)
+    def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
+        """Write the comparison as one self-contained page that works offline.
 
-    def _page(self) -> str:
+        Parameters
+        ----------
+        path
+        attributions
+            More methods to show, as in `compare`.
+        """
+        more = self._more
+        if attributions and more is not None:
+            return write_file(path, lambda: more(attributions).page_text())
+        return write_file(path, self.page_text)
+
+    def page_text(self) -> str:
+        """What `to_html` writes."""
         identity, script = live("mountCompare", to_json(self.payload), HOST.read_text(encoding="utf-8"))
         return whole_page(" / ".join(self.labels), static(identity, self.plain, self._static()), script)
 

@@ -5,7 +5,7 @@ anywidget is imported when a widget is made and not before: everything else work
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ def explore(
     attributions: Sequence[Attribution] = (),
     cards: Sequence[MetricCard] = (),
     boxes: Mapping[WhichPicture, Any] | None = None,
+    verdict: str = "",
+    attribute: Callable[[str], Attribution] | None = None,
 ) -> Any:
     """The answer as a live widget, which computes any layer and head when the reader asks for it.
 
@@ -63,7 +65,7 @@ def explore(
     for other in others:
         if not isinstance(other, kind):
             raise OptionError(f"sync must be what explore() returned, or a list of these, not {type(other).__name__}")
-    widget = kind(record, attributions=attributions, cards=cards, boxes=boxes)
+    widget = kind(record, attributions=attributions, cards=cards, boxes=boxes, verdict=verdict)
     for other in others:
         link(widget, other)
     return widget

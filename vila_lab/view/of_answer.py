@@ -101,6 +101,13 @@ def reading_of(record: Record, layer: int | None = None, head: int | None = None
     return reader.attention(np.asarray(values), layer=layer, head=head, sinks=sinks)
 
 
+def fits(record: Record, found: Attribution) -> bool:
+    """Whether an attribution was computed on this answer's prompt, cut as it is; the words scored may be others."""
+    mine, other = record.token_map, found.token_map
+    prompts = [(each.text, each.sizes, each.kind[: each.prompt_length].tobytes()) for each in (mine, other)]
+    return prompts[0] == prompts[1]
+
+
 class _Reader:
     """Turns weights and scores over positions into readings: what is common to all readings of one answer."""
 
@@ -168,24 +175,34 @@ class _Reader:
         return readings
 
     def attributions(self, found: Sequence[Attribution]) -> list[Reading]:
-        """One reading per method and contrast; results for single tokens fill the rows of one reading."""
+        """One reading per method, contrast and options; results for single tokens fill the rows of one reading."""
         groups: dict[tuple[str, str], list[Attribution]] = {}
         for one in found:
-            if len(one.token_map) != len(self.map) or one.token_map.sizes != self.map.sizes:
+            if not fits(self.record, one):
                 raise CaptureError(
-                    f"the {one.method} attribution was computed on another answer: its sequence has {len(one.token_map)} positions, not {len(self.map)}"
+                    f"the {one.method} attribution was computed on another answer: its prompt is not the same"
                 )
-            name = f"{one.method}: {one.target!r} rather than {one.contrast!r}" if one.contrast else one.method
-            groups.setdefault((name, one.unit), []).append(one)
+            groups.setdefault((self._name(one), one.unit), []).append(one)
         return [self._scores(name, ones) for (name, _), ones in groups.items()]
+
+    def _name(self, found: Attribution) -> str:
+        """What the picker calls a result: its method, and whatever sets it apart from the plain call."""
+        texts = [self.record.tokens[number].text for number in found.token if number < len(self.record.tokens)]
+        if found.contrast:
+            target = f": {found.target!r} rather than {found.contrast!r}"
+        else:
+            target = "" if list(found.text) == texts else f": {found.target!r}"
+        return ", ".join([found.method + target, *found.options])
 
     def _scores(self, name: str, found: Sequence[Attribution]) -> Reading:
         first = found[-1]
         values = np.full((len(self.record.tokens), len(self.map)), np.nan)
         for one in found:
+            both = min(one.values.shape[1], len(self.map))  # a word that was not said may have more tokens
             for row, token in enumerate(one.token):
                 if 0 <= token < len(values):
-                    values[token] = one.values[row]
+                    values[token] = 0.0
+                    values[token, :both] = one.values[row, :both]
         values = values[self.said]
         scored = values[~np.isnan(values).any(1)]
         whole = _mean(scored) if first.mean else scored.sum(0)
