@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vila_lab.view import fragment, page_text
 from vila_lab.view.html import viewer_source
@@ -218,11 +220,23 @@ def test_the_same_answer_twice_in_one_page(make_view, open_page):
     assert sheet.locator(".view").count() == 2
 
 
-def test_without_scripts_the_static_picture_stays(make_view, open_page):
+@pytest.mark.parametrize("width", [375, 1000, 1900])
+def test_without_scripts_the_static_picture_stays_and_fits_the_window(make_view, open_page, width):
     view = make_view(2, "words")
-    sheet = open_page(view, wait="img", java_script_enabled=False)
+    sheet = open_page(view, wait="img", java_script_enabled=False, width=width)
     assert view.title in sheet.locator("img").get_attribute("alt")
-    assert sheet.locator("img").bounding_box()["height"] > 200
+    box = sheet.locator("img").bounding_box()
+    assert box["width"] == min(width, sheet.locator("img").evaluate("img => img.naturalWidth"))
+    assert box["height"] > 0.4 * box["width"]
+    assert sheet.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("scheme", "bright"), [("light", True), ("dark", False)])
+def test_without_scripts_it_follows_the_theme(make_view, open_page, scheme, bright):
+    sheet = open_page(make_view(1, "words"), wait="img", java_script_enabled=False, scheme=scheme)
+    pixels = np.asarray(Image.open(io.BytesIO(sheet.screenshot())).convert("L"))
+    assert (np.median(pixels) > 240) == bright
+    assert (pixels > 240).mean() > 0.5 if bright else (pixels > 240).mean() < 0.02
 
 
 def test_a_module_host_can_mount_select_and_destroy(make_view, open_page):

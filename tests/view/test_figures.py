@@ -50,6 +50,17 @@ def test_ledger_draws_a_slice_and_what_was_not_captured(make_view):
     assert ax.collections[-1].get_label() == "not captured"
 
 
+def test_the_parts_of_a_bar_are_told_apart_by_texture_too(make_view):
+    view = make_view(3, "words")
+    parts = ledger(view).collections
+    assert [part.get_hatch() for part in parts] == [*style.HATCHES[:3], None, None, None]
+    assert len(set(style.HATCHES)) == 8
+    ninth = style.column_look([f"image_{k + 1}" for k in range(9)], 8)
+    first = style.column_look(["image_1"], 0)
+    assert ninth["facecolor"] == first["facecolor"]
+    assert ninth["hatch"] != first["hatch"]
+
+
 def test_half_the_number_is_painted_half_as_strong():
     strengths = overlay.cell_colours(np.array([0.0, 0.5, 1.0]), top=1.0, signed=False)[:, 3]
     assert strengths[1] * 2 == pytest.approx(strengths[2])

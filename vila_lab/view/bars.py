@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .lettering import label_across, token_label
 from .payload import AnswerView, label
-from .style import SOFT_INK, column_colours, new_axes
+from .style import SOFT_INK, column_look, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,11 +47,10 @@ def ledger(
     places = places or max(len(tokens), 1)
     across = np.arange(len(tokens))
     base = np.zeros(len(tokens))
-    colours = column_colours(view.columns)
     for k, column in enumerate(view.columns):
         shares = np.clip(np.nan_to_num(rows[:, k]), 0, None)
         bars = _bars(across, base, base + shares)  # one collection: a patch per bar takes ten times as long
-        ax.add_collection(PolyCollection(bars, facecolor=colours[k], label=label(column)), autolim=False)
+        ax.add_collection(PolyCollection(bars, label=label(column), **column_look(view.columns, k)), autolim=False)
         base += shares
     lost = across[np.isnan(rows).any(axis=1)]
     if lost.size:

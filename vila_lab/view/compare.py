@@ -19,7 +19,7 @@ from ..writing import write_file
 from .html import live, overview_picture, plain, static, viewer_source, whole_page
 from .of_answer import fits, view_of
 from .payload import AnswerView, clean, pack, to_json
-from .pictures import stacked
+from .pictures import Twofold, stacked
 from .reading import EXTRA_BUDGET
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Comparison:
         if picture is not None:
             from .sheet import compact
 
-            bundle["image/png"] = base64.b64encode(compact(picture)).decode("ascii")
+            bundle["image/png"] = base64.b64encode(compact(picture.light)).decode("ascii")
         return bundle
 
     def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
@@ -200,7 +200,7 @@ class Comparison:
             answers.append({"label": clean(label), "payload": payload, "same": same, "pictures": list(pictures)})
         return {"answers": answers, "notes": [clean(note) for note in self.notes]}
 
-    def _static(self) -> Image.Image | None:
+    def _static(self) -> Twofold | None:
         """The answers' pictures one below the other; None without matplotlib."""
         found = [picture for picture in map(overview_picture, self.views) if picture is not None]
         return stacked(found) if found else None

@@ -6,11 +6,9 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from PIL import Image
-
 from .html import call, identity_of, overview_picture, plain, static, viewer_source, whole_page
 from .payload import AnswerView, clean, pack, to_json
-from .pictures import stacked
+from .pictures import Twofold, stacked
 from .reading import EXTRA_BUDGET
 
 
@@ -26,7 +24,7 @@ def mimebundle(views: Sequence[AnswerView], system: str | None = None) -> dict[s
     if found:
         from .sheet import compact
 
-        bundle["image/png"] = base64.b64encode(compact(stacked(found))).decode("ascii")
+        bundle["image/png"] = base64.b64encode(compact(stacked(found).light)).decode("ascii")
     return bundle
 
 
@@ -42,7 +40,7 @@ def plain_text(views: Sequence[AnswerView], system: str | None = None) -> str:
     return clean("\n\n".join([*([f"system: {system}"] if system else []), *said]))
 
 
-def _parts(views: Sequence[AnswerView], system: str | None, pictures: Sequence[Image.Image | None]) -> tuple[str, str]:
+def _parts(views: Sequence[AnswerView], system: str | None, pictures: Sequence[Twofold | None]) -> tuple[str, str]:
     """What stands where scripts are stripped, and the one script that revives all viewers."""
     body = [f"<p><i>{escape(clean(system))}</i></p>"] if system else []
     calls = []

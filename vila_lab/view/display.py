@@ -54,7 +54,7 @@ class Display:
         if picture is not None:
             from .sheet import compact
 
-            png = compact(picture)
+            png = compact(picture.light)
         body = static(identity_of(to_json(payload)), words, picture)
         return cls(payload, body, png, words, view.title or view.text or "An answer")
 

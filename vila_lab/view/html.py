@@ -13,33 +13,40 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import MissingExtra
 from .payload import AnswerView, clean, encode, label, percent, to_json
-from .pictures import WEBP_METHOD
+from .pictures import WEBP_METHOD, Twofold
 
-STATIC_QUALITY = 62  # WebP quality of the static picture; its text is still crisp
+LIGHT_QUALITY, DARK_QUALITY = 45, 25  # WebP quality of the static pictures; their text is still crisp
 HERE = Path(__file__).parent
 SOURCES = ("viewer.js", "readings.js", "bars.js", "drawing.js", "saving.js")  # of one module
-MARGINS = "document.body.style.margin = '0 auto';document.body.style.maxWidth = '1600px';"
+PAGE_STYLE = (
+    "body { margin: 0 auto; max-width: 1600px; font: 14px/1.5 system-ui, sans-serif; } "
+    "img { max-width: 100%; height: auto; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }"
+)
 
 
 def whole_page(title: str, body: str, script: str) -> str:
     """A page around what is shown without scripts, and the script.
 
-    Its policy allows exactly one script, by its hash, so that nothing in the answer could ever run.
+    Its policy allows exactly one script and one style sheet, by their hashes, so that nothing in the answer could ever run.
     """
-    script = f"{script}{MARGINS}\n"
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(PAGE_STYLE)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(clean(' '.join(title.split())))}</title>\n</head>\n<body>\n"
+        f"<title>{escape(clean(' '.join(title.split())))}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
         f'{body}\n<script type="module">{script}</script>\n</body>\n</html>\n'
     )
+
+
+def _hash(text: str) -> str:
+    """As a page's policy names what it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def plain(view: AnswerView) -> str:
@@ -75,17 +82,21 @@ def call(function: str, identity: str, payload: str) -> str:
     )
 
 
-def static(identity: str, words: str, picture: Image.Image | None) -> str:
+def static(identity: str, words: str, picture: Twofold | None) -> str:
     """What stands where scripts are stripped: a div with the picture of the same state, or the words alone."""
     words = escape(words, quote=True)
     if picture is None:
         return f'<div id="{identity}" class="vila-view"><pre>{words}</pre></div>'
-    source = encode(picture, "WEBP", quality=STATIC_QUALITY, method=WEBP_METHOD)
+    light = encode(picture.light, "WEBP", quality=LIGHT_QUALITY, method=WEBP_METHOD)
+    dark = encode(picture.dark, "WEBP", quality=DARK_QUALITY, method=WEBP_METHOD)
     alt = words.replace("\n", "&#10;")
-    return f'<div id="{identity}" class="vila-view"><img alt="{alt}" src="{source}" width="{picture.width}"></div>'
+    return (
+        f'<div id="{identity}" class="vila-view"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img alt="{alt}" src="{light}" width="{picture.light.width}"></picture></div>'
+    )
 
 
-def overview_picture(view: AnswerView) -> Image.Image | None:
+def overview_picture(view: AnswerView) -> Twofold | None:
     """The overview as pixels; None without matplotlib."""
     from .sheet import render
 

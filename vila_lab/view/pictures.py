@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from .levels import in_base64
 
@@ -24,6 +25,7 @@ WEBP_METHOD = 2  # of 6; 4 takes twice the time for 3 % fewer bytes
 LARGE, TINY = 2048, 8  # pixels of the longest side from which, and up to which, the display's size is worth a note
 GAP = 24  # pixels between pictures that stand one below the other
 SLIMMEST = 24  # a picture that is longer for its breadth is drawn as if it were this long
+DAY, NIGHT = (255, 255, 255), (18, 18, 18)  # the grounds of light and of dark pages
 
 
 def encode_pictures(images: Sequence[Image.Image]) -> list[str]:
@@ -89,10 +91,40 @@ def size_notes(images: Sequence[Image.Image]) -> list[str]:
     return notes
 
 
-def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one below the other, on white."""
+@dataclass(frozen=True, eq=False)
+class Twofold:
+    """The same picture for light surroundings and for dark ones."""
+
+    light: Image.Image
+    dark: Image.Image
+
+
+def darkened(picture: Image.Image, kept: Sequence[tuple[int, int, int, int]]) -> Image.Image:
+    """A drawing of dark ink on white as light ink on a dark ground; its colours, and the boxes in ``kept``, stay.
+
+    >>> dark = darkened(Image.new("RGB", (2, 2), "white"), [(0, 0, 1, 1)])
+    >>> dark.getpixel((0, 0)), dark.getpixel((1, 1))
+    ((255, 255, 255), (18, 18, 18))
+    """
+    low, high = NIGHT[0], 232  # of the ground, and of ink
+    inverted = picture.point([round(low + (255 - level) * (high - low) / 228) for level in range(256)] * 3)
+    red, green, blue = picture.split()
+    strongest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    colourful = ImageChops.subtract(strongest, ImageChops.darker(ImageChops.darker(red, green), blue))
+    dark = Image.composite(picture, inverted, colourful.point([min(255, 4 * level) for level in range(256)]))
+    for box in kept:
+        dark.paste(picture.crop(box), box[:2])
+    return dark
+
+
+def stacked(pictures: Sequence[Twofold]) -> Twofold:
+    """Pictures one below the other."""
+    return Twofold(_stacked([each.light for each in pictures], DAY), _stacked([each.dark for each in pictures], NIGHT))
+
+
+def _stacked(pictures: Sequence[Image.Image], ground: tuple[int, int, int]) -> Image.Image:
     size = max(each.width for each in pictures), sum(each.height for each in pictures) + GAP * (len(pictures) - 1)
-    sheet = Image.new("RGB", size, "white")
+    sheet = Image.new("RGB", size, ground)
     top = 0
     for each in pictures:
         sheet.paste(each, (0, top))

@@ -14,7 +14,8 @@ from .lettering import drawable, lettering, longest, slanted, token_label, wrapp
 from .levels import peak
 from .overlay import GREY, cell_colours, paint
 from .payload import AnswerView, label, percent
-from .style import INK, SOFT_INK, column_colours, ink_on, new_figure, picture_colour
+from .pictures import Twofold, darkened
+from .style import INK, SOFT_INK, column_look, ink_on, new_figure, picture_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,19 +52,29 @@ def overview(view: AnswerView) -> Figure:
     return sheet.figure
 
 
-def render(view: AnswerView) -> Image.Image:
+def render(view: AnswerView) -> Twofold:
     """The overview as pixels, RGB."""
     figure = overview(view)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)  # its methods are not annotated
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    light = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return Twofold(light, darkened(light, _pictures_in(figure)))
+
+
+def _pictures_in(figure: Figure) -> list[tuple[int, int, int, int]]:
+    """Where pictures, scales and the pictures' numbers stand, in pixels: left, top, right, bottom."""
+    badges = [patch for patch in (text.get_bbox_patch() for text in figure.texts) if patch]
+    boxes = [ax.get_window_extent() for ax in figure.axes if ax.images]
+    boxes += [patch.get_window_extent().padded(-2) for patch in badges]  # not their round corners
+    high = figure.bbox.height
+    return [(round(box.x0), round(high - box.y1), round(box.x1), round(high - box.y0)) for box in boxes]
 
 
 def png(view: AnswerView) -> bytes:
     """The overview as a compact PNG without metadata."""
-    return compact(render(view))
+    return compact(render(view).light)
 
 
 def compact(picture: Image.Image) -> bytes:
@@ -107,6 +118,14 @@ class _Sheet:
         """Axes whose upper left corner is at (left, top), counted from the sheet's upper left corner."""
         box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box)
+
+    def key(self, left: float, look: dict[str, Any]) -> None:
+        """A small box, as parts of a bar look, in front of a line of text."""
+        from matplotlib.patches import Rectangle
+
+        corner = (left / self.width, 1 - (self.top + 0.125) / self.height)
+        box = Rectangle(corner, 0.15 / self.width, 0.12 / self.height, transform=self.figure.transFigure, **look)
+        self.figure.add_artist(box)
 
     def text(self, left: float, top: float, text: str, **style: Any) -> float:
         """Write one line of text; returns where it ends."""
@@ -171,12 +190,12 @@ def _ledgers(sheet: _Sheet, view: AnswerView, starts: range, row_height: float) 
         ledger(view, sheet.axes(sheet.margin + 0.45, sheet.top, width, 1.05), start=start, stop=stop, places=per_row)
         sheet.skip(row_height)
     left = sheet.margin
-    for k, (column, colour) in enumerate(zip(view.columns, column_colours(view.columns), strict=True)):
+    for k, column in enumerate(view.columns):
         if left > sheet.width - 1.25:
             left, sheet.top = sheet.margin, sheet.top + 0.18
-        sheet.text(left, sheet.top, "\N{BLACK SQUARE}", fontsize=10, color=colour)
+        sheet.key(left, column_look(view.columns, k))
         text = f"{label(column)} {percent(view.total_ledger[k])}"
-        left = sheet.text(left + 0.16, sheet.top, text, fontsize=8.6, color=SOFT_INK) + 0.22
+        left = sheet.text(left + 0.19, sheet.top, text, fontsize=8.6, color=SOFT_INK) + 0.19
     sheet.skip(0.32)
 
 

@@ -6,7 +6,7 @@ matplotlib is imported when a figure is drawn, never its pyplot: no figure is re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The same colours as the browser's viewer: Okabe-Ito and a wine red for pictures, greys for the rest.
 PICTURE_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#882255")
+HATCHES = ("///", "\\\\\\", "...", "xxx", "++", "--", "|||", "oo")  # a part of a bar is told by its texture too
 REST_COLOURS = ("#7a7b7e", "#abacae", "#dddddf")
 REST_LINES = ("#4d4f54", "#85878b", "#a9abae")  # the last of the greys would not show as a line
 BLUE_RED = ("#3d9bff", "#7ab8ff", "#b8d8ff", "#f7f7f7", "#ffc9b8", "#ff9a7a", "#ff5f3c")  # signed: zero in the middle
@@ -40,6 +41,19 @@ def column_colours(columns: Sequence[str]) -> list[str]:
     pictures = sum(name.startswith("image_") for name in columns)
     rest = [REST_COLOURS[min(k, len(REST_COLOURS) - 1)] for k in range(len(columns) - pictures)]
     return [*map(picture_colour, range(pictures)), *rest]
+
+
+def column_look(columns: Sequence[str], k: int) -> dict[str, Any]:
+    """How a part of a bar is filled: pictures have a colour and a texture each, the rest plain greys.
+
+    >>> column_look(["image_1", "prompt"], 1)
+    {'facecolor': '#7a7b7e', 'linewidth': 0}
+    """
+    look: dict[str, Any] = {"facecolor": column_colours(columns)[k], "linewidth": 0}
+    if not columns[k].startswith("image_"):
+        return look
+    ink = 0.0 if ink_on(picture_colour(k)) == "black" else 1.0
+    return look | {"hatch": HATCHES[(k + k // len(HATCHES)) % len(HATCHES)], "edgecolor": (ink, ink, ink, 0.45)}
 
 
 def ink_on(colour: str | tuple[float, float, float, float]) -> str:
