@@ -12,7 +12,7 @@ TORCHVISION := torchvision==0.28.0 num2words==0.5.14 docopt==0.6.2
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints browser axe demo lab gallery test lint types versions newest probe bench bench-gpu clean
+.PHONY: help setup address constraints browser axe demo lab gallery test lint types versions newest probe bench bench-gpu clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
@@ -28,7 +28,7 @@ setup: $(READY) browser axe
 # One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[adapters,lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[adapters,completion,lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/torchvision $(TORCHVISION)
 	@touch $@
 
@@ -38,6 +38,10 @@ constraints: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	printf 'networkx\nsympy\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command "make constraints" --overrides .ci/no-torch.txt --output-file constraints.txt pyproject.toml -
+
+# A fork changes the repository's address in pyproject.toml, once; this writes it wherever else it stands.
+address:
+	$(PYTHON) .ci/address.py
 
 browser:
 	@.ci/browser
