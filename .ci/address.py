@@ -41,7 +41,9 @@ def owner_and_name(url: str) -> str:
 def files(root: Path = ROOT) -> Iterator[Path]:
     """Every file in which an address may stand."""
     for place in PLACES:
-        yield from sorted(path for path in root.glob(place) if path.is_file() and ".ipynb_checkpoints" not in path.parts)
+        yield from sorted(
+            path for path in root.glob(place) if path.is_file() and ".ipynb_checkpoints" not in path.parts
+        )
 
 
 def write(root: Path = ROOT) -> list[Path]:

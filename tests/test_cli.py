@@ -65,3 +65,30 @@ def test_an_error_is_one_line_and_status_2(capsys, arguments, message):
 def test_help_is_quick_and_loads_no_torch(arguments):
     code = f"import sys; from vila_lab.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["vila-lab", "not"], {"notebooks"}),
+        (["vila-lab", "infer", "--json-s"], {"--json-schema"}),
+        (["vila-lab", "completion", ""], {"bash", "zsh", "tcsh"}),
+        (["vila-lab", "infer", "--media", "a.p"], {"a.png"}),
+        (["vila-lab", "notebooks", "a"], {"a_folder"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_files(tmp_path, capsys, typed, offered):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a_folder").mkdir()
+    assert main(["completion", "bash"]) == 0
+    words = " ".join(f"'{word}'" for word in typed)
+    asked = f"COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _shtab_vila_lab; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    script = capsys.readouterr().out + asked
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    assert set(done.stdout.split()) == offered
+
+
+def test_completion_without_its_package_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert 'pip install "vila-lab[completion]"' in capsys.readouterr().err

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -74,6 +77,92 @@ def test_the_readme_names_the_commands(command: str) -> None:
     target = command.removeprefix("make ")
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def address() -> ModuleType:
+    """The program that writes the repository's address."""
+    spec = importlib.util.spec_from_file_location("address", ROOT / ".ci" / "address.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_repositorys_address_is_the_same_everywhere(project: dict[str, Any], address: ModuleType) -> None:
+    """If this fails, pyproject.toml was changed: ``make address`` writes it everywhere else."""
+    there = project["project"]["urls"]["Repository"]
+    assert address.written() == there
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["repository-code"] == there
+    assert all(url.startswith(there) for url in project["project"]["urls"].values())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    badges = re.findall(
+        r"https://(?:mybinder\.org/v2/gh|colab\.research\.google\.com/github)/([\w.-]+/[\w.-]+)/", readme
+    )
+    assert set(badges) == {address.owner_and_name(there)}
+    assert len(badges) > 1
+
+
+def test_a_fork_changes_it_in_one_place(address: ModuleType, tmp_path: Path) -> None:
+    old = address.address()
+    for path in address.files():
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    papers = tmp_path / "pyproject.toml"
+    line = f'Repository = "{old}"'
+    assert papers.read_text(encoding="utf-8").count(line) == 1
+    papers.write_text(
+        papers.read_text(encoding="utf-8").replace(line, 'Repository = "https://git.example/b/c"'), encoding="utf-8"
+    )
+    changed = {str(path.relative_to(tmp_path)) for path in address.write(tmp_path)}
+    assert {"README.md", "CITATION.cff", "pyproject.toml", ".github/ISSUE_TEMPLATE/config.yml"} <= changed
+    left = [path for path in address.files(tmp_path) if address.owner_and_name(old) in path.read_text(encoding="utf-8")]
+    assert left == []
+    assert address.write(tmp_path) == []
+
+
+def test_no_address_stands_where_it_would_be_forgotten(address: ModuleType) -> None:
+    listed = subprocess.run(
+        ["git", "grep", "-l", "--fixed-strings", address.owner_and_name(address.address())],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if listed.returncode not in (0, 1):
+        pytest.skip("this is no git repository")
+    assert {ROOT / name for name in listed.stdout.splitlines()} <= set(address.files())
+
+
+def test_how_to_cite_it_is_up_to_date(project: dict[str, Any]) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
+    assert citation["version"] == project["project"]["version"]
+    assert citation["license"] == project["project"]["license"]
+    assert all(author.get("name") or author.get("family-names") for author in citation["authors"])
+
+
+def test_every_issue_form_can_be_filled_in() -> None:
+    forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
+    assert len(forms) >= 3
+    for path in forms:
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= set(form), path.name
+        fields = [each for each in form["body"] if each["type"] != "markdown"]
+        assert all(each["attributes"]["label"] for each in fields), path.name
+        assert len({each["id"] for each in fields}) == len(fields), path.name
+        assert any(each.get("validations", {}).get("required") for each in fields), path.name
+
+
+def test_binder_installs_what_the_course_needs() -> None:
+    lines = (ROOT / "binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    make = (ROOT / "Makefile").read_text(encoding="utf-8")
+    torch = re.search(r"^TORCH := (\S+)", make, flags=re.MULTILINE)
+    assert torch is not None
+    assert torch[1] in lines
+    assert any(line.startswith(".[lab") for line in lines)
+    constraints = next(line.split()[1] for line in lines if line.startswith("-c "))
+    assert (ROOT / "binder" / constraints).resolve() == ROOT / "constraints.txt"
 
 
 def test_continuous_integration_runs_what_the_readme_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import types
 from typing import Any
 
@@ -389,3 +390,10 @@ def test_the_state_of_a_model_that_is_nowhere_offloaded_is_its_own(model):
 def test_an_import_that_vanished_is_one_sentence(place):
     with pytest.raises(UpstreamChanged, match="any more, on which vila_lab stands"):
         upstream.imported(*place)
+
+
+def test_every_argument_of_a_command_line_is_found():
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    commands.add_parser("a").add_mutually_exclusive_group().add_argument("--file", metavar="FILE")
+    assert {"help", "file"} <= {action.dest for action in upstream.arguments_of(parser)}

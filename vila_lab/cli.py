@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .course import hand_out
 from .errors import MissingExtra, OptionError, VilaLabError
 from .families import OPTIONS
 from .inputs.naming import Text
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_serve_options(serve)
 
+    _add_small_commands(commands)
     for command, page in ((infer, None), (demo, "vila-lab-demo.html")):
         command.add_argument("--html", metavar="PAGE", default=page, help="write the answer as one self-contained page")
         command.add_argument("--json", action="store_true", help="print answer, tokens and ledger as JSON")
@@ -105,6 +107,24 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
         command.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
     return parser
+
+
+def _add_small_commands(commands: Any) -> None:
+    notebooks = commands.add_parser("notebooks", help="copy the course, notebooks and demo pictures, into a folder")
+    notebooks.add_argument(
+        "folder", nargs="?", default="vila-lab-course", metavar="FOLDER", help="default: %(default)s"
+    )
+    notebooks.add_argument("--force", action="store_true", help="replace files there that were changed")
+    notebooks.set_defaults(run=_notebooks)
+    doctor = commands.add_parser("doctor", help="say what works on this machine, and what to do about the rest")
+    doctor.set_defaults(run=_doctor)
+    completion = commands.add_parser(
+        "completion",
+        help="write what a shell needs to complete these commands",
+        description='For bash: eval "$(vila-lab completion bash)", in this shell or for good in ~/.bashrc.',
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="whose language to write")
+    completion.set_defaults(run=_completion)
 
 
 def _add_serve_options(serve: argparse.ArgumentParser) -> None:
@@ -194,6 +214,36 @@ def _demo(options: argparse.Namespace) -> int:
     status = _show(answer, options)
     _say(f"the embedded model answered in {time.perf_counter() - started:.1f} s; open the page in a browser")
     return status
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    found = hand_out(options.folder, force=options.force)
+    there = len(found.written) + len(found.unchanged)
+    _say(f"{there} files are in {Path(options.folder).expanduser()}, {len(found.written)} of them new")
+    if found.kept:
+        names = ", ".join(path.name for path in found.kept)
+        _say(f"kept as they are, because they were changed: {names}; --force replaces them")
+    _say(f"to open them: jupyter lab {options.folder}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    is_fault = False
+    for check in doctor.CHECKS:
+        findings = doctor.examined(check)
+        is_fault |= any(each.is_fault for each in findings)
+        sys.stdout.write(doctor.report(findings) + "\n")
+        sys.stdout.flush()
+    return int(is_fault)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from .completion import script
+
+    sys.stdout.write(script(_parser(), options.shell) + "\n")
+    return 0
 
 
 def _serve(options: argparse.Namespace) -> int:

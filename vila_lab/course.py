@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import FileAccessError
-from .inputs.sources import reason
 from .tiny import demo_images
-from .writing import write_file
+from .writing import make_folder, write_file
 
 __all__ = ["HandedOut", "hand_out", "notebooks"]
 
@@ -75,7 +73,7 @@ def hand_out(folder: str | Path, *, force: bool = False) -> HandedOut:
         elif target.exists() and not force:
             kept.append(target)
         else:
-            _make(target.parent)
+            make_folder(target.parent)
             written.append(write_file(target, content))
     return HandedOut(tuple(written), tuple(kept), tuple(unchanged))
 
@@ -95,10 +93,3 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes() if path.is_file() else None
     except OSError:
         return None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileAccessError(f"the folder {str(folder)!r} cannot be made ({reason(error)}); name another one") from error

@@ -1,4 +1,4 @@
-"""Every name of transformers, torch and peft that is private or changes between versions. Knows nothing of vila_lab.
+"""Every name of transformers, torch, peft and argparse that is private or changes between versions. Knows nothing of vila_lab.
 
 A minor version of transformers renamed the keyword of the cache and an edit then silently did nothing. So these names are
 read and written here and nowhere else, caches are told by their type, and a name that is gone raises one sentence: there
@@ -7,10 +7,11 @@ are no defaults that would let a result be wrong instead.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +34,7 @@ from .versions import installed, remedy
 __all__ = [
     "CACHE",
     "CACHE_NAMES",
+    "arguments_of",
     "attention_function",
     "attention_name",
     "best_resolution",
@@ -422,3 +424,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
+
+
+# -- the command line ----------------------------------------------------------------------------------------------------
+
+
+def arguments_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Every argument of a parser, and of the commands below it."""
+    for action in read(parser, "_actions"):
+        yield action
+        if isinstance(action, read(argparse, "_SubParsersAction")):
+            for below in action.choices.values():
+                yield from arguments_of(below)

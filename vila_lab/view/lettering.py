@@ -24,6 +24,10 @@ CJK_FONTS = (
     "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "SimHei", "Droid Sans Fallback", "Arial Unicode MS",
 )  # fmt: skip
 CJK = (range(0x2E80, 0xA000), range(0xAC00, 0xD7B0), range(0xF900, 0xFB00), range(0xFE30, 0xFFF0))  # code points
+FONT_REMEDY = (
+    "install one (Debian, Ubuntu: apt install fonts-noto-cjk; Fedora: dnf install google-noto-sans-cjk-fonts; any other: the "
+    "package with Noto Sans CJK)"
+)
 COLUMNS_PER_INCH = 13.5  # of text at 9 points, with room between labels
 MEASURED = 64  # points at which text is measured: so large that no rounding shows
 TITLE_SIZE, TITLE_COLUMNS_PER_INCH = 9.5, 13.5
@@ -121,9 +125,8 @@ def _newly_installed(names: Sequence[str]) -> list[str]:
 def warn_of_missing_font() -> None:
     """Say once that Chinese cannot be drawn, and what to install."""
     warnings.warn(
-        "no installed font has Chinese, Japanese and Korean characters, so figures show boxes in their place; install "
-        "one (Debian, Ubuntu: apt install fonts-noto-cjk; Fedora: dnf install google-noto-sans-cjk-fonts; any other: the "
-        "package with Noto Sans CJK) and start Python again",
+        "no installed font has Chinese, Japanese and Korean characters, so figures show boxes in their place; "
+        f"{FONT_REMEDY} and start Python again",
         MissingFontWarning,
         stacklevel=2,
     )
