@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,21 @@ class Token:
     @property
     def probability(self) -> float:
         return float(np.exp(self.logprob))
+
+
+def sureness(texts: Sequence[str], probabilities: Sequence[float]) -> str:
+    """How probable tokens were together, and the least probable one of them, in words.
+
+    >>> sureness(["Micro", "soft"], [0.5, 0.98])
+    "probability of the answer: 0.49, least of 'Micro': 0.50"
+    """
+    least = int(np.argmin(probabilities))
+    of_one = f", least of {texts[least].strip()!r}: {_in_words(probabilities[least])}" if len(texts) > 1 else ""
+    return f"probability of the answer: {_in_words(float(np.prod(probabilities)))}{of_one}"
+
+
+def _in_words(probability: float) -> str:
+    return f"{probability:.2f}" if probability >= 0.01 else f"{probability:.1e}"
 
 
 class Spelling:

@@ -20,10 +20,8 @@ def losing(*nats: float) -> pd.Series:
     return pd.Series(nats, index=["all", *PICTURES])
 
 
-def said(effect: pd.Series, shares: list[float], *, weight: float | None = None, flags: tuple[str, ...] = ()) -> str:
-    return verdict(
-        effect, effect.max() if weight is None else weight, 0.9, table({"shapley": shares}), flags, "shapley"
-    )
+def said(effect: pd.Series, shares: list[float], *, weight: float | None = None) -> str:
+    return verdict(effect, effect.max() if weight is None else weight, 0.9, table({"shapley": shares}), (), "shapley")
 
 
 def test_a_method_that_names_another_picture_is_flagged():
@@ -58,9 +56,15 @@ def test_the_weight_decides_whether_it_rests_on_any(weight, hardly):
 
 
 def test_disagreement_comes_after_resting_on_nothing():
-    flags = ("attention puts image_1 first, shapley puts image_2 first",)
-    assert said(losing(9.0, 0.1, 8.5, 0.0), [0, 1, 0], flags=flags) == f"methods disagree: {flags[0]}"
-    assert said(losing(0.1, 0.1, 0.1, 0.0), [0, 1, 0], flags=flags).startswith("hardly rests on any picture")
+    shares = table({"attention": [0.8, 0.1, 0.1], "leave_one_out": [0, 1, 0], "shapley": [0, 1, 0]})
+    flags = disagreements(shares)
+    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 8.5, 0.9, shares, flags, "shapley")
+    assert found.startswith(
+        "methods disagree: leave_one_out and shapley put picture 2 first (painted over, it loses 8.5 nats"
+    )
+    assert "attention puts picture 1 first" in found
+    found = verdict(losing(0.1, 0.1, 0.2, 0.0), 0.2, 0.9, shares, flags, "shapley")
+    assert found.startswith("hardly rests on any picture: at most, with picture 2 painted over, it loses 0.2 nats")
 
 
 def test_what_becomes_more_probable_loses_nothing():

@@ -16,6 +16,7 @@ from ..attribution.registry import attribute, find, target_of
 from ..attribution.shapley import EXACT
 from ..engine.replay import Replay
 from ..errors import CaptureError, OptionError
+from ..tokens import sureness
 from .effect import effect
 from .verdict import disagreements, verdict
 
@@ -110,12 +111,7 @@ class Evidence:
         )
 
     def _sure(self) -> str:
-        """How sure the model was, in words."""
-        least = self.probabilities.idxmin()
-        least_of = (
-            f", least sure of {str(least)!r} ({self.probabilities.min():.2g})" if len(self.probabilities) > 1 else ""
-        )
-        return f"probability of the words: {self.probability:.2g}{least_of}"
+        return sureness(list(self.probabilities.index), self.probabilities.tolist())
 
     def _table(self) -> pd.DataFrame:
         return self.shares.round(3)

@@ -51,16 +51,17 @@ def verdict(
     >>> verdict(effect, 8.6, 0.99, shares, (), "shapley")
     'rests on picture 2: painted over, it loses 8.7 nats (6,003 times less probable); all pictures together 9.1'
     >>> print(verdict(effect / 2, 1.6, 0.35, shares, (), "shapley").replace("; ", ";\n"))
-    hardly rests on any picture: with all of them painted over it loses 4.5 nats (95 times less probable);
+    hardly rests on any picture: at most, with all of them painted over, it loses 4.5 nats (95 times less probable);
     weighed with how sure the model was (0.35) that is 1.6, below 3.0
     """
     pictures = effect.drop("all")
     if not weight >= HARDLY:
-        what = "it" if len(pictures) == 1 else "all of them"
+        most = str(effect.idxmax()) if effect.notna().any() else "all"
+        what = "it" if len(pictures) == 1 else "all of them" if most == "all" else _name(most)
         sure = f"; weighed with how sure the model was ({probability:.2g}) that is {max(weight, 0.0):.1f}, below {HARDLY:.1f}"
-        return f"hardly rests on any picture: with {what} painted over it loses {_lost(effect['all'])}{sure}"
+        return f"hardly rests on any picture: at most, with {what} painted over, it loses {_lost(effect[most])}{sure}"
     if flags:
-        return f"methods disagree: {'; '.join(flags)}"
+        return f"methods disagree: {_by_first(shares, pictures)}"
     row = shares.loc[causal] if causal in shares.index and not shares.loc[causal].isna().any() else _positive(pictures)
     first = str(row.idxmax())
     beside = [name for name in row.index if row[name] >= ALSO * row[first]]
@@ -87,6 +88,21 @@ def disagreements(shares: pd.DataFrame) -> tuple[str, ...]:
         for b in methods[k + 1 :]
         if _prefers(known.loc[a], first[a], first[b]) and _prefers(known.loc[b], first[b], first[a])
     )
+
+
+def _by_first(shares: pd.DataFrame, pictures: pd.Series) -> str:
+    """Which methods put which picture first, the picture that loses most when painted over before the others."""
+    first = shares.dropna().idxmax(axis=1)
+    named = sorted(set(first), key=lambda name: -pictures[name])
+    return "; ".join(
+        f"{_listed(list(first.index[first == name]))} put{'s' * (sum(first == name) == 1)} {_name(name)} first "
+        f"(painted over, it loses {_lost(pictures[name])})"
+        for name in named
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _prefers(row: pd.Series, one: str, other: str) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import CaptureError, PictureError, PromptError
+from ..tokens import sureness
 from .levels import CELL_BUDGET, LEVELS, MISSING, Array, fitting, has_sign, peak, quantise, squeeze
 from .pictures import encode, encode_pictures, shrink, size_notes
 from .reading import EXTRA_BUDGET, Reading, labels_of, pack_readings, short, word_levels
@@ -154,9 +155,8 @@ class AnswerView:
         """How probable the answer and the least probable of its tokens were, in words; empty where that is not known."""
         if self.probabilities is None or not len(self.probabilities) or np.isnan(self.probabilities).any():
             return ""
-        least = int(np.argmin(self.probabilities))
-        of_one = f", of {self.tokens[least].strip()!r} {self.probabilities[least]:.2g}" if len(self.tokens) > 1 else ""
-        return f"Probability of the answer: {self.probabilities.prod():.2g}{of_one}"
+        said = sureness(self.tokens, self.probabilities.tolist())
+        return said[:1].upper() + said[1:]
 
     @cached_property
     def shown(self) -> tuple[Image.Image, ...]:
