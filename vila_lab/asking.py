@@ -12,6 +12,7 @@ from .answers import Answers, answered
 from .chat import Chat
 from .engine.inputs import Inputs
 from .engine.record import Record
+from .engine.repeating import asked_again
 from .engine.replay import Replay
 from .engine.request import Request, limits_of
 from .engine.sampling import Sampling
@@ -226,6 +227,44 @@ class Asking(Interventions):
         if n > 1 and not do_sample:
             raise OptionError("n answers without sampling are n times the same one: add do_sample=True")
         return self._several([replace(request, sampling=sampling.other(number)) for number in range(n)])
+
+    @keeps_gradients
+    def ask_again(self, answer: Answer) -> Answer:
+        """Ask an answer's question again here: of another session's answer, or of one from a file.
+
+        Its conversation, pictures, options, limits, form and seed are repeated. Edits are not: an answer knows them in words only;
+        those that act here do. Notes say what could not be repeated, such as an option that this model's family does not have.
+
+        Parameters
+        ----------
+        answer
+            Of any session, or from `vila_lab.open`.
+
+        Returns
+        -------
+        Answer
+
+        Raises
+        ------
+        ContextTooLong
+            If this model's context does not hold the question.
+        OptionError
+            If it is no answer.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> answer = lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+        >>> lab.ask_again(answer).text == answer.text
+        True
+        """
+        if not isinstance(answer, Answer):
+            raise OptionError(f"ask_again takes an answer, not {answer!r}; lab.ask takes a question")
+        request, notes = asked_again(answer.record, self.name, self.options_of)
+        record = self.run(replace(request, prompt=self.shared(request.prompt)))
+        record.notes = (*record.notes, *notes)
+        return self.answer_of(record)
 
     def _several(self, requests: Sequence[Request]) -> list[Answer]:
         found = []

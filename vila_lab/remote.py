@@ -307,6 +307,8 @@ class RemoteSession(Studies):
         read = [f"picture {k}: {note}" for k, picture in pictures for note in picture.notes]
         record.notes = (*read, *record.notes)
         record.frames = tuple(picture.frame for picture in prompt.pictures)
+        if any(picture.notes for picture in prompt.pictures):
+            record.asked["pictures"] = [list(picture.notes) for picture in prompt.pictures]
         self._known(record, str(told["answer"]))
         record.kept.source = partial(_tape, self._connection, str(told["answer"]), record.images)
         return record

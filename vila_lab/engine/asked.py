@@ -17,6 +17,7 @@ from .guide import Script
 from .proof import Proof
 from .question import Question
 from .record import Record
+from .repeating import how_asked
 from .request import Request
 from .reuse import Reuse
 from .said import said_in
@@ -117,6 +118,7 @@ class Asked:
             head_sets=self._engine.head_sets,
             choices=self.choices,
             frames=[picture.frame for picture in self.request.prompt.pictures],
+            asked=how_asked(self.request, self._sampling),
         )
 
     def _notes(self, saying: Saying) -> list[str]:

@@ -75,6 +75,8 @@ class Record:
         (layer, head) pairs by the name that ``heads=`` may give.
     frames : tuple of Frame or None
         For every picture, which frame of a video it is.
+    asked : dict
+        What was asked beside the prompt and the edits; see `vila_lab.engine.repeating`.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Record:
         history: Sequence[Said] = (),
         choices: Mapping[str, float] | None = None,
         frames: Sequence[Frame | None] = (),
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
         self.text = text
         self.tokens = tuple(tokens)
@@ -112,6 +115,7 @@ class Record:
         self.edits = tuple(edits)
         self.options = {} if options is None else dict(options)
         self.head_sets = {} if head_sets is None else head_sets
+        self.asked = dict(asked or {})
         self._layer_means = layer_means
 
     def __repr__(self) -> str:
@@ -157,9 +161,12 @@ class Record:
     def prompt(self) -> Prompt:
         """The prompt, ready to be asked again."""
 
+        told = self.asked.get("pictures", ())
+        notes = [tuple(told[k]) if k < len(told) else () for k in range(len(self.images))]
+
         def shown(parts: Sequence[str | int]) -> tuple[str | Picture, ...]:
             return tuple(
-                Picture(self.images[part], f"picture {part + 1} of an answer", frame=self.frames[part])
+                Picture(self.images[part], f"picture {part + 1} of an answer", notes[part], self.frames[part])
                 if isinstance(part, int)
                 else part
                 for part in parts

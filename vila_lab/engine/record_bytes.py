@@ -49,7 +49,8 @@ def packed(
         "history": [asdict(said) for said in record.history],
         "choices": record.choices,
         "frames": [frame and asdict(frame) for frame in record.frames],
-        "notes": [*record.notes, *_left_out(record.images, images)],
+        "notes": [*record.notes, *(f"picture {k}: {note}" for k, note in _left_out(record.images, images))],
+        "asked": _asked(record, images),
         "written_sizes": None if originals else [image.size for image in images],
         "model": record.model,
         "edits": record.edits,
@@ -71,11 +72,25 @@ def as_seen(record: Record) -> list[Image.Image]:
     return found
 
 
-def _left_out(originals: Sequence[Image.Image], written: Sequence[Image.Image]) -> list[str]:
-    """A note for each picture whose original is not in the file."""
+def _asked(record: Record, images: Sequence[Image.Image]) -> dict[str, Any]:
+    """How it was asked, with pictures as they are written."""
+    missing = dict(_left_out(record.images, images))
+    if not missing:
+        return record.asked
+    told = [
+        [*picture.notes, *([missing[k]] if k in missing else [])] for k, picture in enumerate(record.prompt.pictures, 1)
+    ]
+    return {**record.asked, "pictures": told}
+
+
+def _left_out(originals: Sequence[Image.Image], written: Sequence[Image.Image]) -> list[tuple[int, str]]:
+    """For each picture whose original is not in the file its number, from 1, and a note."""
     return [
-        f"picture {k}: saved without its original of {old.width} × {old.height} pixels, as fine as the model saw it: "
-        f"{new.width} × {new.height}"
+        (
+            k,
+            f"saved without its original of {old.width} × {old.height} pixels, as fine as the model saw it: "
+            f"{new.width} × {new.height}",
+        )
         for k, (old, new) in enumerate(zip(originals, written, strict=True), 1)
         if new.size != old.size
     ]
@@ -108,6 +123,7 @@ def unpacked(
         "model": str_of(header["model"]),
         "norms": _checked(arrays["norms"], (None,), "norms"),
         "tape": tape,
+        "asked": _told(header.get("asked") or {}, len(images)),
         "edits": [str_of(edit) for edit in header.get("edits", ())],
         "options": {str_of(name): value for name, value in (header.get("options") or {}).items()},
         "head_sets": {
@@ -136,6 +152,14 @@ def _part(part: Any, pictures: int) -> str | int:
     if isinstance(part, str) or (type(part) is int and 0 <= part < pictures):
         return part
     raise ValueError(f"the prompt has a part {part!r}")
+
+
+def _told(asked: Mapping[str, Any], pictures: int) -> dict[str, Any]:
+    """How it was asked; files of before do not say."""
+    notes = [[str_of(note) for note in listed] for listed in asked.get("pictures", ())]
+    if len(notes) not in (0, pictures):
+        raise ValueError(f"it has notes on {len(notes)} of {pictures} pictures")
+    return {str_of(name): value for name, value in asked.items()} | ({"pictures": notes} if notes else {})
 
 
 def _frames(entries: Sequence[Mapping[str, Any] | None], pictures: int) -> list[Frame | None]:
