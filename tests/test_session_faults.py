@@ -127,8 +127,12 @@ def test_a_hundred_interrupts_change_nothing_and_leave_nothing(lab, pictures):
         work()
         lasts[name] = time.perf_counter() - start
     hooks = hooks_in(lab.model)
-    rng, came = random.Random(0), 0
-    for seed in range(SEEDS):
+    rng, came, seed = random.Random(0), 0, -1
+    while (
+        seed < SEEDS or came < SEEDS / 2
+    ):  # a machine that grew quicker since the durations were taken answers before some come
+        seed += 1
+        assert seed < 5 * SEEDS, f"{came} interrupts came"
         name = list(works)[seed % len(works)]
         after = rng.uniform(0, lasts[name])
         came += interrupted(works[name], after)
@@ -142,7 +146,6 @@ def test_a_hundred_interrupts_change_nothing_and_leave_nothing(lab, pictures):
         assert torch.is_grad_enabled(), where
         assert lab.engine.reuse.nbytes == sum(kept.nbytes for kept in lab.engine.reuse), where
         same(lab.ask(parts), expected)
-    assert came > SEEDS / 2
 
 
 @pytest.mark.parametrize(
