@@ -1,0 +1,43 @@
+"""The methods in their own words, and how often each was right. Knows `vila_lab.methods` and the committed results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import vila_lab
+from benchmarks.attribution import printed
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "attribution.json"
+
+
+class Methods(SphinxDirective):
+    """A heading and a few lines for each method there is."""
+
+    def run(self) -> list[nodes.Node]:
+        told = [
+            f"## `{name}`\n\n{row.measures}\n\n"
+            f"- **Scores:** {'signed' if row.signed else 'unsigned'}{', takes a contrast' if row.contrast else ''}\n"
+            f"- **Cost:** {row.cost}\n- **Source:** {row.source}\n"
+            for name, row in vila_lab.methods().iterrows()
+        ]
+        return self.parse_text_to_nodes("\n".join(told), allow_section_headings=True)
+
+
+class Measured(SphinxDirective):
+    """The table of the results file, as its benchmark prints it."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(RESULTS))
+        return self.parse_text_to_nodes(printed(json.loads(RESULTS.read_text(encoding="utf-8"))))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("methods", Methods)
+    app.add_directive("measured", Measured)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
