@@ -25,7 +25,6 @@ extensions = [
     "truth",
 ]
 nitpicky = True
-suppress_warnings = ["config.cache"]
 
 # The notebooks are shown as they were committed: each is executed and compared by the tests.
 nb_execution_mode = "off"

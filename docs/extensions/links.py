@@ -31,7 +31,7 @@ def on_site(text: str, home: Path, page: Path) -> str:
         if target.is_relative_to(ROOT / "notebooks"):
             target = SITE / target.relative_to(ROOT)
         if not target.is_relative_to(SITE):
-            return f"{REPOSITORY}/blob/main/{target.relative_to(ROOT).as_posix()}{place}"
+            return f"{REPOSITORY}/blob/HEAD/{target.relative_to(ROOT).as_posix()}{place}"
         return Path(os.path.relpath(target, page.parent)).as_posix() + place
 
     return LINK.sub(moved, text)

@@ -11,7 +11,10 @@ from sphinx.util.docutils import SphinxDirective
 
 import vila_lab
 
-QUESTION = "Image 1 is Google, famous for its search engine. Image 2 is Microsoft, famous for its operating system. Image 3 is Apple, famous for the iPhone and the Mac. Image 4 is"
+QUESTION = (
+    "Image 1 is Google, famous for its search engine. Image 2 is Microsoft, famous for its operating system. "
+    "Image 3 is Apple, famous for the iPhone and the Mac. Image 4 is"
+)
 PICTURES = ("g.png", "m.png", "a.png", "n.png")
 PAGE = "live.html"
 

@@ -13,6 +13,8 @@ from sphinx.util.nodes import make_refnode
 
 LISTED = re.compile(r"^(\w+)(?: :.*)?$")  # the first line of an attribute in a class's docstring
 
+ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(.*?)\]\]")
+
 
 def _is_a_name(word: str) -> bool:
     """Whether it can only be a name of ours; "picture" and "text" are words of every sentence."""
@@ -62,8 +64,17 @@ def leave_properties_to_themselves(app: Sphinx, what: str, name: str, it: Any, o
     lines[:] = kept
 
 
+def shorten_arrays(
+    app: Sphinx, what: str, name: str, it: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """numpy's alias is spelt out when an annotation is evaluated."""
+    short, back = (part and ARRAY.sub(r"NDArray[\1]", part) for part in (signature, returned))
+    return short, back
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("missing-reference", link)
     app.connect("doctree-read", take_words_as_words)
     app.connect("autodoc-process-docstring", leave_properties_to_themselves, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", shorten_arrays)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -21,7 +21,7 @@ class Methods(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         told = [
-            f"## `{name}`\n\n{row.measures}\n\n"
+            f"### `{name}`\n\n{row.measures}\n\n"
             f"- **Scores:** {'signed' if row.signed else 'unsigned'}{', takes a contrast' if row.contrast else ''}\n"
             f"- **Cost:** {row.cost}\n- **Source:** {row.source}\n"
             for name, row in vila_lab.methods().iterrows()
@@ -34,7 +34,11 @@ class Measured(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(RESULTS))
-        return self.parse_text_to_nodes(printed(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        told = self.parse_text_to_nodes(printed(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        for node in told:
+            for table in node.findall(nodes.table):
+                table["classes"].append("numbers")
+        return told
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
