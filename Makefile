@@ -12,12 +12,13 @@ TORCHVISION := torchvision==0.28.0 num2words==0.5.14 docopt==0.6.2
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup address constraints browser axe demo lab gallery test lint types versions newest probe bench bench-gpu clean
+.PHONY: help setup address constraints browser axe demo lab gallery docs test lint types versions newest probe bench bench-gpu clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make gallery draw every figure from the embedded model"
+	@echo "make docs    build the site of documentation into build/docs"
 	@echo "make test    formatting, types, unit tests, doctests, notebooks, browser tests"
 	@echo "make versions  install and test the lowest and the newest allowed versions"
 	@echo "make bench   measure what the README states; make bench-gpu what a CUDA device makes of it"
@@ -28,7 +29,7 @@ setup: $(READY) browser axe
 # One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[adapters,completion,lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[adapters,completion,docs,lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/torchvision $(TORCHVISION)
 	@touch $@
 
@@ -62,6 +63,11 @@ lab: $(READY)
 gallery: $(READY)
 	$(BIN)/python -m vila_lab.gallery gallery
 	$(BIN)/python -m vila_lab.gallery docs first_look patching frames
+
+# Static files, for any host or none: they open from the folder too. tests/docs builds and checks a copy of its own.
+docs: $(READY)
+	TQDM_DISABLE=1 PYTHONPATH=. $(BIN)/python -m sphinx -W -n -E --keep-going -q docs build/docs
+	@echo "build/docs/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -34,7 +34,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
-maximum_signature_line_length = 88
 napoleon_google_docstring = False
 napoleon_use_ivar = False
 napoleon_use_rtype = False

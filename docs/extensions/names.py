@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
@@ -11,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
-LISTED = re.compile(r"^(\w+)(?: :.*)?$")  # the first line of an attribute in a class's docstring
+LISTED = re.compile(r"^(\w+(?:, \w+)*)(?: :.*)?$")  # the first line of attributes in a class's docstring
 
 ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(.*?)\]\]")
 
@@ -50,18 +53,42 @@ def take_words_as_words(app: Sphinx, page: nodes.document) -> None:
             del node["refspecific"]
 
 
-def leave_properties_to_themselves(app: Sphinx, what: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
-    """An attribute that is a property has an entry of its own, and is left out of its class's list."""
-    if what != "class":
-        return
-    kept, leaves_out = [], False
-    for line in lines:
-        if line and not line[0].isspace():
-            listed = LISTED.match(line)
-            leaves_out = listed is not None and isinstance(getattr(it, listed[1], None), property)
-        if not leaves_out:
-            kept.append(line)
-    lines[:] = kept
+def listed(docstring: list[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """The lines of a docstring, each attribute of its list with the names it is for; () with all other lines."""
+    names: tuple[str, ...] = ()
+    within, block = False, list[str]()
+    for line, below in zip(docstring, [*docstring[1:], ""], strict=True):
+        head = LISTED.match(line)
+        if head or (line and not line[0].isspace()):
+            yield names, block
+            block = []
+            within = line == "Attributes" or (within and not below.startswith("---"))
+            names = tuple(head[1].split(", ")) if head and within and not line.startswith(("Attributes", "-")) else ()
+        block.append(line)
+    yield names, block
+
+
+def list_attributes(app: Sphinx, what: str, name: str, it: Any, options: Any, lines: list[str]) -> None:
+    """Each attribute gets an entry: of several in one line each, and a property only its own, in its class's words if it has none."""
+    if what == "class":
+        kept = []
+        for names, (head, *body) in filter(lambda found: found[1], listed(lines)):
+            fields = [each for each in names if not isinstance(getattr(it, each, None), property)]
+            for each in fields if names else [head]:
+                kept += [each + head[len(", ".join(names)) :] if names else head, *body]
+        lines[:] = kept
+    if what == "property" and not lines:
+        owner = vars(sys.modules[it.fget.__module__])[it.fget.__qualname__.partition(".")[0]]
+        told = dict(
+            (each, body) for names, body in listed((inspect.getdoc(owner) or "").splitlines()) for each in names
+        )
+        last = name.rpartition(".")[2]
+        lines[:] = inspect.cleandoc("\n".join(["", *told[last][1:]])).splitlines() + [""] if last in told else []
+
+
+def keep_properties(app: Sphinx, what: str, name: str, it: Any, skip: bool, options: Any) -> bool | None:
+    """Also those that only their class has words for."""
+    return False if isinstance(it, property) and not name.startswith("_") else None
 
 
 def shorten_arrays(
@@ -75,6 +102,7 @@ def shorten_arrays(
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("missing-reference", link)
     app.connect("doctree-read", take_words_as_words)
-    app.connect("autodoc-process-docstring", leave_properties_to_themselves, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", list_attributes, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", keep_properties)
     app.connect("autodoc-process-signature", shorten_arrays)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
