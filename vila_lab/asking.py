@@ -297,8 +297,7 @@ class Asking(Interventions):
 
         Parameters
         ----------
-        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background,
-        options
+        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background, options
             As in `ask`.
 
         Returns
@@ -347,8 +346,7 @@ class Asking(Interventions):
         errors
             "raise": the first question that cannot be answered ends it, before any is answered where that is seen at once.
             "keep": its error stands in its place, and the others are answered; a Ctrl-C keeps what there is until then.
-        max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background,
-        options
+        max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background, options
             As in `ask`, for every question.
 
         Returns

@@ -83,7 +83,8 @@ def list_attributes(app: Sphinx, what: str, name: str, it: Any, options: Any, li
             (each, body) for names, body in listed((inspect.getdoc(owner) or "").splitlines()) for each in names
         )
         last = name.rpartition(".")[2]
-        lines[:] = inspect.cleandoc("\n".join(["", *told[last][1:]])).splitlines() + [""] if last in told else []
+        body = told[last][1:] if last in told else []
+        lines[:] = [*inspect.cleandoc("\n".join(["", *body])).splitlines(), ""]
 
 
 def keep_properties(app: Sphinx, what: str, name: str, it: Any, skip: bool, options: Any) -> bool | None:
