@@ -154,7 +154,7 @@ class AnswerView:
     def sureness(self) -> str:
         """How probable the answer and the least probable of its tokens were, in words; empty where that is not known."""
         if self.probabilities is None or not len(self.probabilities) or np.isnan(self.probabilities).any():
-            return ""
+            return ""  # a model that edits have broken has none
         said = sureness(self.tokens, self.probabilities.tolist())
         return said[:1].upper() + said[1:]
 
@@ -300,7 +300,7 @@ def pack(view: AnswerView, budget: int = EXTRA_BUDGET) -> dict[str, Any]:
         "honesty": clean(view.honesty),
         "notes": [clean(note) for note in notes],
         "edits": [clean(edit) for edit in view.edits],
-        "probabilities": None if view.probabilities is None else _shares(view.probabilities),
+        "probabilities": _probabilities(view.probabilities),
         "verdict": clean(view.verdict),
         "readings": others,
     }  # fmt: skip
@@ -359,6 +359,10 @@ def label(column: str) -> str:
     ('picture 2', 'sink')
     """
     return f"picture {column.removeprefix('image_')}" if column.startswith("image_") else column
+
+
+def _probabilities(row: Array | None) -> list[float] | None:
+    return None if row is None or np.isnan(row).any() else [short(each) for each in row]
 
 
 def _shares(row: Array) -> list[float] | None:
