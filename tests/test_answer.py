@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -165,3 +167,10 @@ def test_text_of_tokens_that_hold_parts_of_characters():
     texts = [spelling.add(each) for each in ids]
     assert "".join(texts) == "猫 and 😀!"
     assert texts[:3] == ["", "", "猫"]
+
+
+def test_tokens_print_legibly(answer):
+    shown = repr(answer.tokens)
+    assert all(f"Token({token.text!r}, " in shown and f"position {token.position}" in shown for token in answer.tokens)
+    assert not re.search(r"\d\.\d{4}|alternatives", shown)
+    assert len(shown) < 100 * len(answer.tokens)

@@ -16,7 +16,7 @@ class Alternative:
     logprob: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Token:
     """A generated token.
 
@@ -35,6 +35,11 @@ class Token:
         The five most probable tokens at this place, as (text, id, logprob), best first.
     stop
         Whether it ended the answer.
+
+    Examples
+    --------
+    >>> Token(" cat", 812, -0.105360515, 41), Token("", 2, -0.5, 42, stop=True)
+    (Token(' cat', 90 %, id 812, position 41), Token('', 60.7 %, id 2, position 42, ends the answer))
     """
 
     text: str
@@ -44,8 +49,13 @@ class Token:
     alternatives: tuple[tuple[str, int, float], ...] = ()
     stop: bool = False
 
+    def __repr__(self) -> str:
+        end = ", ends the answer" if self.stop else ""
+        return f"Token({self.text!r}, {100 * self.probability:.3g} %, id {self.id}, position {self.position}{end})"
+
     @property
     def probability(self) -> float:
+        """The model's own probability of it, from 0 to 1."""
         return float(np.exp(self.logprob))
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+from html import unescape
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -32,6 +37,18 @@ def test_the_registry_describes_every_method():
         about = find(name).METHOD
         assert about.name == name
         assert about.sentence.endswith(".")
+
+
+def test_the_table_of_methods_prints_whole_and_is_a_table():
+    table = vila_lab.methods()
+    for shown in (repr(table), table._repr_html_()):
+        words = " ".join(unescape(shown).split())
+        assert all(sentence in words for sentence in table["measures"])
+        assert not re.search(r"\.\.\.|…", words)
+    assert max(map(len, repr(table).splitlines())) <= 100
+    again = pickle.loads(pickle.dumps(table))
+    assert again.equals(table)
+    assert type(again) is type(table[["cost"]]) is pd.DataFrame
 
 
 def test_a_row_per_token_and_a_column_per_picture(two, method):

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import vila_lab
+from tests.inside import left_title
 from vila_lab import gallery
 from vila_lab.errors import OptionError
 from vila_lab.view import plots
@@ -63,7 +64,7 @@ def test_an_unknown_option_lists_those_there_are(answer):
         ("layers", {"token": 99}, "there is no token 99"),
         ("leakage", {"layer": 77}, "there is no layer 77; there are: 0, 1"),
         ("curves", {"methods": []}, "methods= is empty"),
-        ("patching", {}, "needs scan="),
+        ("patching", {}, r"needs scan=: lab.patch_scan\(answer, other\) makes one"),
         ("patching", {"scan": xr.DataArray(np.zeros((2, 2)), dims=("layer", "head"))}, "but .* are needed"),
     ],
 )
@@ -180,3 +181,21 @@ def test_a_heatmap_that_was_computed_is_not_computed_again(lab):
     assert answer.attributions == kept
     answer.plot("heatmap", token=1, method="leave_one_out")
     assert len(answer.attributions) == 2
+
+
+@pytest.mark.parametrize("kind", ["heatmap", "ledger", "frames", "layers", "heads", "grid", "words", "flow"])
+@pytest.mark.parametrize(
+    "text", ["What is the difference between image 1 and image 2? ", "图像1是谷歌,以其搜索引擎闻名。图像2是"]
+)
+def test_titles_wrap_inside_the_figure_and_keep_what_they_must_say(lab, demo, kind, text):
+    answer = lab.ask([demo / "g.png", demo / "m.png", text * 3], max_new_tokens=60)
+    ax = answer.plot(kind)
+    figure = ax.get_figure(root=True)
+    figure.canvas.draw()
+    title, room = left_title(ax).get_window_extent(), figure.bbox
+    assert room.x0 <= title.x0
+    assert title.x1 <= room.x1
+    assert room.y0 <= title.y0
+    assert title.y1 <= room.y1 + 1
+    said = " ".join(left_title(ax).get_text().split())
+    assert kind in ("ledger", "flow") or "not why it answered" in said

@@ -60,13 +60,17 @@ def find(name: str) -> Any:
 def methods() -> pd.DataFrame:
     """Every method: what it measures, whether it is signed, what it costs, whether it takes a contrast, where it is from.
 
+    The table prints whole, in a notebook and in a terminal, whatever pandas' settings are.
+
     >>> bool(methods().loc["leave_one_out", "signed"])
     True
     """
     import pandas as pd
 
+    from .printed import printed_table
+
     found: list[Method] = [find(name).METHOD for name in NAMES]
-    return pd.DataFrame(
+    return printed_table()(
         {
             "measures": [method.sentence for method in found],
             "signed": [method.signed for method in found],

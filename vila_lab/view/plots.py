@@ -33,6 +33,7 @@ Run: TypeAlias = "Callable[..., Any]"
 
 NOT_A_CAUSE = "attention says where the model read, not why it answered"
 METHODS = ("attention", "leave_one_out")  # of the deletion curves: what is read, beside what matters
+MOST_SAID = 60  # characters of the answer in a title, so that what it must say besides is not cut
 MOST_LINES = 6  # of single tokens beside the whole answer
 SPECIAL = ("template", "separator")  # kinds of positions that go by their kind's name
 
@@ -206,7 +207,7 @@ def leakage(record: Record, run: Run, ax: Axes | None, layer: int | None = None,
     if causal:
         found = run("causal_leakage")  # (reader, source)
         names = _names(found)
-        title = f"what {record.text.strip()!r} loses where one picture may not read of another"
+        title = f"what {_what(record, None)} loses where one picture may not read of another"
         values = found.transpose("reader", "source").to_numpy()
         return tables.leakage_matrix(values, names, ax, unit="log-probability lost", title=title)
     found = run("leakage")  # (layer, reader, source)
@@ -228,7 +229,7 @@ def flow(record: Record, run: Run, ax: Axes | None) -> Axes:
     """What cutting image -> question, image -> answer and question -> answer does, layer by layer: `Answer.flow`."""
     table = run("flow").table
     effects = {str(edge): table[edge].to_numpy(dtype=np.float64) for edge in table.columns}
-    title = f"what cutting an edge does to {record.text.strip()!r}"
+    title = f"what cutting an edge does to {_what(record, None)}"
     return lines.flow_by_layer(effects, [int(layer) for layer in table.index], ax, title=title)
 
 
@@ -255,14 +256,17 @@ def curves(
         ax,
         baselines=blind,
         unit="probability of the answer,\nmean over its tokens",
-        title=f"{first.target!r}, deleted tokens: {first.baseline} (area under each curve in the legend)",
+        title=f"{cut(first.target, MOST_SAID)!r}, deleted tokens: {first.baseline} (area under each curve in the legend)",
     )
 
 
 def patching(record: Record, run: Run, ax: Axes | None, scan: xr.DataArray | None = None) -> Axes:
     """A patch scan of this answer: recovered logit difference, dims (layer, position)."""
     if scan is None:
-        raise OptionError("the patching figure needs scan=, an xarray.DataArray with dims (layer, position)")
+        raise OptionError(
+            "the patching figure needs scan=: lab.patch_scan(answer, other) makes one, other being an answer to the same "
+            "question about other pictures; it is an xarray.DataArray with dims (layer, position)"
+        )
     if set(scan.dims) != {"layer", "position"}:
         raise OptionError(f"scan= has dims {tuple(scan.dims)}, but (layer, position) are needed")
     values = scan.transpose("layer", "position").to_numpy()
@@ -309,7 +313,7 @@ def logit_lens(
         chance[at],
         ax,
         vmax=peak([chance[group] for group in groups]),
-        unit=f"probability of {found.target!r} at the patch, one scale for all pictures",
+        unit=f"probability of {cut(found.target, 20)!r} at the patch, one scale for all pictures",
     )
     where = f"the word each patch of picture {chosen + 1} says after layer {int(word.coords['layer'])}"
     write_title(drawn, f"{where}; what a patch says is not yet what the answer used")
@@ -327,7 +331,7 @@ def agreement(record: Record, run: Run, ax: Axes | None, token: Any = None) -> A
         list(shares.columns),
         tau.to_numpy(),
         ax,
-        title=f"evidence for {found.target!r}",
+        title=f"evidence for {cut(found.target, MOST_SAID)!r}",
     )
 
 
@@ -405,9 +409,8 @@ def _picture_shares(record: Record, token: WhichTokens) -> NDArray[np.float64]:
 
 
 def _what(record: Record, token: WhichTokens) -> str:
-    if token is None:
-        return repr(record.text.strip())
-    return repr("".join(record.tokens[number].text for number in record.numbers_of(token)).strip())
+    said = record.text if token is None else "".join(record.tokens[k].text for k in record.numbers_of(token))
+    return repr(cut(" ".join(said.split()), MOST_SAID))
 
 
 def _amount(total: float, method: str) -> str:
