@@ -450,6 +450,9 @@ class Answer(RecordedAnswer):
     ) -> Any:
         """The live widget: the reader's token, region, layer and head as traits; any head and method computed when asked for.
 
+        A method that takes long is computed beside the notebook, tells how far it is, and can be cancelled in the widget. The
+        traits are those of `vila_lab.view.explorer.explore`.
+
         Parameters
         ----------
         sync
@@ -458,7 +461,7 @@ class Answer(RecordedAnswer):
             More methods to show from the start, as names in `vila_lab.methods` or results of `attribute`; what was attributed so
             far is shown anyway.
         cards, boxes
-            See `vila_lab.view.explorer.explore`.
+            Results of `metric_card`, and where things are known to be; see `vila_lab.view.view_of`.
 
         Raises
         ------
@@ -473,15 +476,14 @@ class Answer(RecordedAnswer):
         >>> widget.selected_token = 0
         """
         lab = None if self._lab is None else self._lab()
-        return explore(
-            self.record,
-            sync=sync,
-            attributions=self.attributed(attributions),
-            cards=cards,
-            boxes=boxes,
-            verdict=self._verdict,
-            attribute=None if lab is None or self.edits else self.attribute,
-        )
+        if cards or boxes:
+            found = self.attributed(attributions)
+            view = view_of(self.record, attributions=found, cards=cards, boxes=boxes, verdict=self._verdict)
+            display = Display.of(view)
+        else:
+            display = self.display(attributions)
+        attribute = None if lab is None or self.edits else self.attribute
+        return explore(self.record, display, sync=sync, attribute=attribute)
 
     def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
         """Write the answer as one self-contained page that works offline.

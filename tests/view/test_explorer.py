@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import queue
+import re
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import vila_lab
 from tests.inside import script_of
 from vila_lab.errors import MissingExtra, OptionError
 from vila_lab.view import explorer
+from vila_lab.view.computing import Computing
 from vila_lab.view.html import viewer_source
 
 pytest.importorskip("anywidget", reason="anywidget is not installed")
@@ -92,7 +101,9 @@ def test_the_widget_is_the_same_viewer(answers):
     widget = answers[0].explore()
     assert script_of(widget).startswith(viewer_source())
     assert "export default" in script_of(widget)
-    assert widget.payload["live"] == {"layers": 6, "heads": answers[0].attention(layer=0).sizes["head"]}
+    live = widget.payload["live"]
+    assert (live["layers"], live["heads"]) == (6, answers[0].attention(layer=0).sizes["head"])
+    assert set(live["methods"]) == set(vila_lab.methods().index) - {"attention"}
 
 
 def test_without_anywidget_the_message_holds_the_pip_line(answers, monkeypatch):
@@ -103,3 +114,163 @@ def test_without_anywidget_the_message_holds_the_pip_line(answers, monkeypatch):
             answers[0].explore()
     finally:
         explorer.widget_class.cache_clear()
+
+
+# ---- a method that is not there yet ----
+
+
+@pytest.fixture
+def fresh():
+    folder = vila_lab.demo_images()
+    return vila_lab.load().ask([folder / "g.png", folder / "m.png", "What is in image 2?"])
+
+
+@pytest.fixture
+def heard(fresh):
+    """An explorer, and a queue of what it tells the browser."""
+    widget, told = fresh.explore(), queue.Queue()
+    widget.send = told.put
+    yield widget, told
+    widget.close()
+
+
+def last(told: queue.Queue) -> dict:
+    """What ends an errand."""
+    while "progress" in (message := told.get(timeout=60)):
+        pass
+    return message
+
+
+def test_a_method_is_computed_when_the_browser_asks_and_stays_with_the_answer(fresh, heard):
+    widget, told = heard
+    widget.answer_browser(widget, {"id": "a", "method": "leave_one_out"}, [])
+    message = last(told)
+    assert (message["id"], message["reading"]["name"]) == ("a", "leave_one_out")
+    (found,) = fresh.attributions
+    assert fresh.attribute("leave_one_out") is found
+    assert widget.payload["readings"][-1]["name"] == "leave_one_out"
+    assert f"{found.cost.forwards} forwards" in message["reading"]["method"]
+
+
+def test_methods_that_are_there_from_the_start_are_asked_for_by_name(fresh):
+    widget = fresh.explore(attributions=["leave_one_out"])
+    assert "leave_one_out" in {one["name"] for one in widget.payload["readings"]}
+
+
+def test_progress_is_told_while_it_is_computed(heard):
+    widget, told = heard
+    widget.answer_browser(widget, {"id": "a", "method": "occlusion"}, [])
+    first = told.get(timeout=60)
+    assert first["id"] == "a"
+    done, total, what = first["progress"]
+    assert 0 <= done < total
+    assert what
+
+
+def test_a_method_is_given_up_within_a_pass_and_the_model_is_free(fresh, heard, monkeypatch):
+    widget, told = heard
+    family, passes, begun = vila_lab.load().family, [], threading.Event()
+    plain = family.decode_copies
+
+    def slow(*given, **options):
+        passes.append(1)
+        begun.set()
+        time.sleep(0.1)
+        return plain(*given, **options)
+
+    monkeypatch.setattr(family, "decode_copies", slow)
+    widget.answer_browser(widget, {"id": "a", "method": "occlusion"}, [])
+    assert begun.wait(30)
+    widget.answer_browser(widget, {"cancel": "a"}, [])
+    assert np.isfinite(fresh.attribute("leave_one_out", 0).values).all()  # waits for its turn
+    count = len(passes)
+    time.sleep(0.5)
+    assert len(passes) == count
+    assert [found.method for found in fresh.attributions] == ["leave_one_out"]
+    assert not fresh.replay.lock.locked()
+    assert all("progress" in message for message in list(told.queue))
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [("magic", "unknown method 'magic'"), ("leave_one_out", "no picture, so there is none")]
+)
+def test_what_goes_wrong_is_said_in_the_widget(method, words):
+    answer, told = vila_lab.load().ask("What is a cat?", max_new_tokens=2), queue.Queue()
+    widget = answer.explore()
+    widget.send = told.put
+    widget.answer_browser(widget, {"id": "a", "method": method}, [])
+    assert words in last(told)["error"]
+
+
+def test_a_fault_of_ours_is_said_in_the_widget_too():
+    heard: queue.Queue = queue.Queue()
+    Computing(lambda: 1 / 0, lambda *told: None, lambda *ended: heard.put(ended))
+    assert heard.get(timeout=10) == (None, "ZeroDivisionError: division by zero")
+
+
+def test_without_a_model_no_method_is_offered(fresh, tmp_path):
+    again = vila_lab.open(fresh.save(tmp_path / "a.vila"))
+    assert again.explore().payload["live"]["methods"] == []
+
+
+# ---- what stays when the kernel is gone ----
+
+
+def payload_of(html: str) -> dict:
+    return json.loads(re.search(r"^const payload = (.*);$", html, re.M)[1])
+
+
+def test_its_cell_is_html_and_a_picture_and_no_widget(answers):
+    widget = answers[0].explore()
+    bundle, _ = widget._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
+    assert "Microsoft" in bundle["text/plain"]
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).width > 600
+    assert '<img alt="' in bundle["text/html"].partition("<script")[0]
+    assert payload_of(bundle["text/html"])["explorer"]["key"] == widget.key
+    assert payload_of(bundle["text/html"])["tokens"] == widget.payload["tokens"]
+
+
+def test_its_cell_shows_the_present_state(answers):
+    widget = answers[0].explore()
+    first = widget._repr_mimebundle_()[0]
+    widget.selected_token, widget.layer, widget.head = 1, 2, 1
+    now = widget._repr_mimebundle_()[0]
+    chosen = payload_of(now["text/html"])["explorer"]
+    assert (chosen["tokens"], chosen["layer"], chosen["head"]) == ([1], 2, 1)
+    assert payload_of(now["text/html"])["readings"][-1]["heads"] == "head 1"
+    assert "layer 2 of 0 to 5, head 1 only" in now["text/plain"]
+    assert now["image/png"] != first["image/png"]
+
+
+@pytest.mark.parametrize("place", ["colab", "vscode"])
+def test_where_only_views_are_live_there_is_one_beside_the_html(answers, monkeypatch, place):
+    if place == "colab":
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+        monkeypatch.setattr("anywidget.widget.in_colab", lambda: False)
+    else:
+        monkeypatch.setenv("VSCODE_PID", "1")
+    bundle, _ = answers[0].explore()._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "text/html", "image/png"} <= set(bundle)
+
+
+def test_its_repr_is_short_and_stable(answers):
+    assert repr(answers[0].explore()) == repr(answers[0].explore()) == "Explorer('What is in image 2?')"
+
+
+@pytest.mark.slow
+def test_an_executed_notebook_holds_it_and_its_page_is_not_blank(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
+    client = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    source = (
+        "import vila_lab\nanswer = vila_lab.load().ask([vila_lab.demo_images() / 'g.png', 'What is in image 1?'])\n"
+        "widget = answer.explore()\nwidget.layer = 3\nwidget"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    client.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    (output,) = notebook.cells[0].outputs
+    assert set(output.data) == {"text/html", "image/png", "text/plain"}
+    page = nbconvert.HTMLExporter(template_name="basic").from_notebook_node(notebook)[0]
+    assert "widget-view+json" not in page
+    assert '<img alt="' in page

@@ -67,6 +67,13 @@ class Display:
         """The text/html of a notebook cell: one div with its static picture and the script that revives it."""
         return f'{self.body}\n<script type="module">{self._script()}</script>'
 
+    def fragment_of(self, payload: dict[str, Any], function: str, more: str) -> str:
+        """`fragment`, brought to life by a host of its own and from another payload; ``more`` is the host's source."""
+        text = to_json(payload)
+        identity, script = live(function, text, more)
+        body = self.body.replace(identity_of(to_json(self.payload)), identity, 1)
+        return f'{body}\n<script type="module">{script}</script>'
+
     def page_text(self) -> str:
         """A whole page that works offline: everything inside, and a policy that forbids every request."""
         return whole_page(self.title, self.body, self._script())

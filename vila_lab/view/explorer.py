@@ -5,53 +5,61 @@ anywidget is imported when a widget is made and not before: everything else work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..attribution.registry import NAMES
 from ..engine.record import Record
-from ..errors import MissingExtra, OptionError, VilaLabError
-from ..pointing import WhichPicture, first_token, picture_index
+from ..engine.replay import NO_MODEL
+from ..errors import CaptureError, MissingExtra, OptionError, VilaLabError
+from ..pointing import first_token, picture_index
+from .computing import Computing
+from .display import Display
 from .html import viewer_source, viewer_style
-from .live import live_payload, live_reading
+from .live import live_part, live_reading, live_scores, view_at
 
 if TYPE_CHECKING:
     from ..attribution import Attribution
-    from ..evidence import MetricCard
 
-WIDGET = Path(__file__).with_name("widget.js")
+WIDGET, CELLS = (Path(__file__).with_name(name) for name in ("widget.js", "explored.js"))
 CHOICES = ("selected_token", "compared_token", "selected_region", "layer", "head")
 
 
 def explore(
     record: Record,
+    display: Display,
     *,
     sync: Any = None,
-    attributions: Sequence[Attribution] = (),
-    cards: Sequence[MetricCard] = (),
-    boxes: Mapping[WhichPicture, Any] | None = None,
-    verdict: str = "",
     attribute: Callable[[str], Attribution] | None = None,
 ) -> Any:
-    """The answer as a live widget, which computes any layer and head when the reader asks for it.
+    """The answer as a live widget, which computes any layer, head and method when the reader asks for it.
+
+    A cell shows it as html with a picture of its present state, never as a widget: that would be an error message in a notebook
+    that is opened again, and nothing on a page. While its kernel is there, the html is the widget's view.
 
     Parameters
     ----------
     record
         The answer to explore.
+    display
+        What there is to show of it from the start.
     sync
         Another explorer, or several: a choice in one is made in all of them, as far as it is there.
-    attributions, cards, boxes
-        More to show: results of `Answer.attribute` and `Answer.metric_card`, and where things are known to be
-        (see `vila_lab.view.view_of`).
+    attribute
+        From a method's name to its result, called in a thread of its own; None where there is no model to ask.
 
     Returns
     -------
     anywidget.AnyWidget
         With the traits ``selected_token``, ``compared_token`` (counted from 0, or a word of the answer; None for all together),
-        ``selected_region`` ([picture, x0, y0, x1, y1] in pixels of the original, the picture counted from 0 or by name; None for none), ``layer`` and ``head``
-        (None for the mean): read them, set them, ``observe`` them, or link them with ``ipywidgets.jslink``.
+        ``selected_region`` ([picture, x0, y0, x1, y1] in pixels of the original, the picture counted from 0 or by name; None for
+        none), ``layer`` and ``head`` (None for the mean): read them, set them, ``observe`` them, or link them with
+        ``ipywidgets.jslink``.
 
     Raises
     ------
@@ -65,7 +73,7 @@ def explore(
     for other in others:
         if not isinstance(other, kind):
             raise OptionError(f"sync must be what explore() returned, or a list of these, not {type(other).__name__}")
-    widget = kind(record, attributions=attributions, cards=cards, boxes=boxes, verdict=verdict)
+    widget = kind(record, display, attribute)
     for other in others:
         link(widget, other)
     return widget
@@ -105,7 +113,8 @@ def widget_class() -> Any:
     class Explorer(anywidget.AnyWidget):
         """An answer in the viewer; see `explore`."""
 
-        _esm = viewer_source() + WIDGET.read_text(encoding="utf-8")
+        _esm = "\n".join([viewer_source(), CELLS.read_text(encoding="utf-8"), WIDGET.read_text(encoding="utf-8")])
+        key = traitlets.Unicode().tag(sync=True)
         css = traitlets.Unicode(viewer_style()).tag(sync=True)
         payload = traitlets.Dict().tag(sync=True)
         selected_token = TokenChoice(None, allow_none=True).tag(sync=True)
@@ -114,17 +123,40 @@ def widget_class() -> Any:
         layer = traitlets.Int(None, allow_none=True).tag(sync=True)
         head = traitlets.Int(None, allow_none=True).tag(sync=True)
 
-        def __init__(self, record: Record, **shown: Any) -> None:
-            payload = live_payload(record, **shown)
-            self._record = record
+        def __init__(self, record: Record, display: Display, attribute: Callable[[str], Attribution] | None) -> None:
+            self._record, self._display, self._attribute = record, display, attribute
+            self._computing: dict[str, Computing] = {}
+            live = live_part(record)
             self._counts = {
-                "selected_token": len(payload["tokens"]),
-                "compared_token": len(payload["tokens"]),
-                "layer": payload["live"]["layers"],
-                "head": payload["live"]["heads"],
+                "selected_token": len(display.payload["tokens"]),
+                "compared_token": len(display.payload["tokens"]),
+                "layer": live["layers"],
+                "head": live["heads"],
             }
-            super().__init__(payload=payload)
+            live["methods"] = [] if attribute is None else [name for name in NAMES if name != display.payload["name"]]
+            super().__init__(payload=display.payload | {"live": live}, key=secrets.token_hex(8))
             self.on_msg(self.answer_browser)
+
+        def __repr__(self) -> str:
+            return f"Explorer({self._display.payload['title']!r})"
+
+        def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            view = super()._repr_mimebundle_(**options) if shows_views_alone() else None
+            return self._present() | (view[0] if view else {}), {}
+
+        def _present(self) -> dict[str, str]:
+            """The state as html and a picture, which stay when the kernel is gone."""
+            shown, payload = self._display, {name: part for name, part in self.payload.items() if name != "live"}
+            if (self.layer, self.head) != (None, None):
+                shown = Display.of(view_at(self._record, self.layer, self.head))
+                reading = live_reading(self._record, self.layer, self.head, False)
+                payload["readings"] = [*payload["readings"], reading]
+            tokens = [each for each in (self.compared_token, self.selected_token) if each is not None]
+            region = self.selected_region and {"picture": self.selected_region[0], "box": self.selected_region[1:]}
+            chosen = {"tokens": tokens, "region": region, "layer": self.layer, "head": self.head}
+            payload["explorer"] = {"key": self.key, **chosen}
+            html = shown.fragment_of(payload, "mountExplored", CELLS.read_text(encoding="utf-8"))
+            return shown.mimebundle() | {"text/html": html}
 
         @traitlets.default("selected_region")
         def _no_region(self) -> None:
@@ -156,7 +188,20 @@ def widget_class() -> Any:
             raise OptionError(f"there is no {name} {value}: this answer has {self._counts[name]}, counted from 0")
 
         def answer_browser(self, _: Any, content: dict[str, Any], __: Any) -> None:
-            """The browser wants a reading that the payload does not hold."""
+            """The browser wants a reading that the payload does not hold, or does not want one any more."""
+            if "cancel" in content:
+                self._give_up(content["cancel"])
+            elif "method" in content:
+                self._compute(content["id"], content["method"])
+            else:
+                self._read(content)
+
+        def close(self) -> None:
+            for name in list(self._computing):
+                self._give_up(name)
+            super().close()
+
+        def _read(self, content: dict[str, Any]) -> None:
             try:
                 reading = live_reading(self._record, content["layer"], content["head"], bool(content["sinks"]))
             except VilaLabError as error:  # released, or no such head: said in the widget, not in a log
@@ -164,4 +209,34 @@ def widget_class() -> Any:
                 return
             self.send({"id": content["id"], "reading": reading})
 
+        def _compute(self, name: str, method: str) -> None:
+            """In a thread, for a kernel that computes hears nothing else: neither that it shall stop."""
+
+            def work() -> dict[str, Any]:
+                if self._attribute is None:
+                    raise CaptureError(NO_MODEL)
+                return live_scores(self._record, self._attribute(method))
+
+            def ended(reading: Any, error: str) -> None:
+                self._computing.pop(name, None)
+                if reading is not None:
+                    self.payload = {**self.payload, "readings": [*self.payload["readings"], reading]}
+                self.send({"id": name, "error": error} if reading is None else {"id": name, "reading": reading})
+
+            def told(*progress: Any) -> None:
+                self.send({"id": name, "progress": progress})
+
+            self._computing[name] = Computing(work, told, ended)
+
+        def _give_up(self, name: str) -> None:
+            computing = self._computing.pop(name, None)
+            if computing is not None:
+                computing.give_up()
+
     return Explorer
+
+
+def shows_views_alone() -> bool:
+    """Whether this is Colab or VS Code, where a widget is there only once a view of it is displayed; in JupyterLab and Notebook it is
+    there at once."""
+    return "google.colab" in sys.modules or "VSCODE_PID" in os.environ

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ..engine.record import Record
-from .of_answer import reading_of, view_of
-from .payload import pack
+from .of_answer import reading_of, scores_of, view_of
+from .payload import AnswerView, pack
 from .reading import pack_reading
+
+if TYPE_CHECKING:
+    from ..attribution import Attribution
 
 READING_BUDGET = 400_000  # base64 characters of one reading
 
@@ -20,8 +24,13 @@ def live_payload(record: Record, **shown: Any) -> dict[str, Any]:
     shown
         As in `vila_lab.view.view_of`.
     """
+    return {**pack(view_of(record, **shown)), "live": live_part(record)}
+
+
+def live_part(record: Record) -> dict[str, Any]:
+    """What of an answer can be asked for beside the payload."""
     layers, heads = size_of(record)
-    return {**pack(view_of(record, **shown)), "live": {"layers": layers, "heads": heads}}
+    return {"layers": layers, "heads": heads}
 
 
 def live_reading(record: Record, layer: int | None, head: int | None, sinks: bool) -> dict[str, Any]:
@@ -33,6 +42,25 @@ def live_reading(record: Record, layer: int | None, head: int | None, sinks: boo
         If there is no such layer or head, or it was released.
     """
     return pack_reading(reading_of(record, layer, head, sinks), READING_BUDGET)
+
+
+def live_scores(record: Record, found: Attribution) -> dict[str, Any]:
+    """An attribution as `live_payload` has those it holds."""
+    (reading,) = scores_of(record, [found])
+    return pack_reading(reading, READING_BUDGET)
+
+
+def view_at(record: Record, layer: int | None, head: int | None) -> AnswerView:
+    """The view of an answer as one layer and head read it; None for the mean of all."""
+    reading = reading_of(record, layer, head)
+    return replace(
+        view_of(record, layers=False),
+        heatmaps=reading.heatmaps,
+        total=reading.total,
+        ledger=reading.numbers,
+        word_shares=reading.words,
+        method=reading.method,
+    )
 
 
 def size_of(record: Record) -> tuple[int, int]:

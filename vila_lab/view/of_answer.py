@@ -108,6 +108,11 @@ def fits(record: Record, found: Attribution) -> bool:
     return prompts[0] == prompts[1]
 
 
+def scores_of(record: Record, attributions: Sequence[Attribution]) -> list[Reading]:
+    """Attributions as readings; see `view_of`."""
+    return _Reader(record).attributions(attributions)
+
+
 class _Reader:
     """Turns weights and scores over positions into readings: what is common to all readings of one answer."""
 

@@ -12,7 +12,8 @@ const CHOSEN = ["name", "layer", "heads", "sinks"]; // what tells one reading fr
 /**
  * Draw a payload (see payload.py) into an element, in place of what it holds; returns `{ select(index), set(change), destroy() }`.
  * `onSelect(index)` hears which token is pinned, -1 for all together; `onChange({ tokens, region, layer, head })` hears
- * every choice; `request({ layer, head, sinks })` computes a reading that the payload does not hold.
+ * every choice; `request({ layer, head, sinks } or { method }, { signal, tell })` computes a reading that the payload does not
+ * hold, tells how far it is, `tell(done, total, what)`, and gives up when the signal says so.
  */
 export async function mount(host, payload, { css = "", onSelect, onChange, request } = {}) {
   const readings = [payload, ...(payload.readings ?? [])];
@@ -72,22 +73,28 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
     tell();
   };
 
-  let ticket = 0;
-  /** Switch to another method, layer, heads or sinks; what is not there falls back to what is. */
+  let errand = null;
+  /** Switch to another method, layer, heads or sinks; what is not there is computed, or falls back to what is. */
   const choose = async (change, quiet = false) => {
+    errand?.abort();
+    for (const key of CHOSEN) state[key] = lens[key]; // whatever was under way is not what is drawn
     Object.assign(state, change);
-    const mine = ++ticket;
+    const mine = (errand = new AbortController());
     let found = match(readings, state);
-    if (!found && request && state.name === payload.name) {
-      pictures.say("Computing …");
-      const answered = await request({ layer: state.layer, head: headOf(state), sinks: state.sinks });
-      if (mine !== ticket) return;
-      pictures.say(answered.error ?? "");
+    const isNew = !readings.some(({ name }) => name === state.name);
+    if (!found && request && (isNew || state.name === payload.name)) {
+      const wanted = isNew ? { method: state.name } : { layer: state.layer, head: headOf(state), sinks: state.sinks };
+      const say = (how) => pickers.say(`Computing ${isNew ? `${state.name} ` : ""}… ${how}`, () => mine.abort());
+      say("");
+      const progress = (done, total, what) => say(`${done} of ${total} ${what}`);
+      const answered = await request(wanted, { signal: mine.signal, tell: progress });
+      if (mine !== errand) return;
+      pickers.say(answered.error ?? "");
       if (answered.reading) readings.push((found = answered.reading));
     }
-    found ??= match(readings, { ...state, heads: "", sinks: false }) ?? readings.find(({ name }) => name === state.name);
+    found ??= match(readings, { ...state, heads: "", sinks: false }) ?? readings.find(({ name }) => name === state.name) ?? match(readings, lens);
     const opened = await openReading(payload, found);
-    if (mine !== ticket) return;
+    if (mine !== errand) return;
     lens = opened;
     for (const key of CHOSEN) state[key] = found[key];
     refresh();
@@ -137,7 +144,7 @@ export async function mount(host, payload, { css = "", onSelect, onChange, reque
       return choose({ name: payload.name, layer: layer === undefined ? state.layer : layer, heads }, true);
     }
   };
-  return { select, set, destroy: () => { pickers.stop(); root.replaceChildren(); } };
+  return { select, set, destroy: () => { errand?.abort(); pickers.stop(); root.replaceChildren(); } };
 }
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -265,7 +272,8 @@ function readingPart(payload) {
 
 /** Which method, layer, heads; whether sinks count. Only where there is a choice. */
 function pickersPart(payload, readings, state, live, choose) {
-  const names = [...new Set(readings.map(({ name }) => name))];
+  const there = (name) => readings.some((one) => one.name === name);
+  const names = [...new Set([...readings.map(({ name }) => name), ...(live?.methods ?? [])])];
   const node = element("div", { className: "controls" });
   const method = picker("Method", names.map((name) => [name, name]), (name) => choose({ name, layer: null, heads: "", sinks: false }));
   const layers = () => (live && state.name === payload.name ? [...Array(live.layers).keys()]
@@ -295,11 +303,24 @@ function pickersPart(payload, readings, state, live, choose) {
   const heads = picker("Heads", [["", "mean of all heads"], ...[...sets, ...single].map((name) => [name, name])], (name) =>
     choose({ heads: name, layer: sets.includes(name) ? null : state.layer, sinks: false }));
   const sinks = checkbox("Count sinks in", () => choose({ sinks: sinks.input.checked, ...(live ? {} : { layer: null, heads: "" }) }));
-  node.append(method.node, layer, heads.node, sinks.node);
+  const news = element("output");
+  const cancel = element("button", { type: "button" }, "Cancel");
+  const busy = element("div", {}, news, cancel);
+  let onCancel = null;
+  cancel.addEventListener("click", () => onCancel?.());
+  const say = (text, stopIt = null) => {
+    onCancel = stopIt;
+    news.textContent = text;
+    visibly(busy, text);
+    visibly(cancel, stopIt);
+  };
+  say("");
+  node.append(method.node, layer, heads.node, sinks.node, busy);
   node.addEventListener("keydown", (event) => event.stopPropagation());
   const show = () => {
     const all = layers();
     const own = state.name === payload.name;
+    for (const option of method.select.options) option.textContent = option.value + (there(option.value) ? "" : " (compute)");
     method.select.value = state.name;
     slide.input.max = all.length;
     slide.input.value = state.layer === null ? 0 : all.indexOf(state.layer) + 1;
@@ -311,7 +332,7 @@ function pickersPart(payload, readings, state, live, choose) {
     useful.forEach((on, k) => visibly(node.children[k], on));
     visibly(node, useful.includes(true));
   };
-  return { node, show, stop };
+  return { node, show, stop, say };
 }
 
 /** The pictures under their cells, and how cells are drawn. */
@@ -319,7 +340,7 @@ function picturesPart(payload, pickers, onRegion) {
   const { images, tokens } = payload;
   if (!images.length) {
     const none = element("p", { className: "empty" }, "No pictures were part of this question: no heatmap.");
-    return { node: element("div", {}, pickers, none), show() {}, say() {} };
+    return { node: element("div", {}, pickers, none), show() {} };
   }
   const readout = element("output");
   const where = element("p", { className: "where", dir: "auto" });
@@ -413,7 +434,7 @@ function picturesPart(payload, pickers, onRegion) {
   };
   overlay.input.dispatchEvent(new Event("input"));
   const node = section(images.length > 1 ? "Pictures" : "Picture", pickers, gallery, where, scale);
-  return { node: assign(node, { className: "right" }), show, gallery, say: (text) => { readout.textContent = text; } };
+  return { node: assign(node, { className: "right" }), show, gallery };
 }
 
 /** A picture with its cells and its marks; a second one stands beside it when two tokens are compared. */
