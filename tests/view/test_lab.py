@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -206,6 +207,74 @@ def test_the_widget_tells_python_what_was_chosen(in_lab):
     sheet.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell'); }")
     view.locator("footer", has_text="layer 0 of 0 to 5, mean over its heads").wait_for(timeout=20_000)
     assert "Token 2 of" in view.locator(".read-head b").inner_text()
+
+
+SLOW = (
+    "import time\nfrom vila_lab.families.base import Family\nfamily = vila_lab.load().family\nplain = family.decode_copies\n"
+    "family.decode_copies = lambda *given, **options: (time.sleep(0.4), plain(*given, **options))[1]"
+)
+
+
+def test_a_method_is_computed_from_the_picker_with_progress_and_can_be_cancelled(in_lab):
+    sheet = in_lab(
+        notebook([SCRATCH[0].rpartition("\n")[0] + "\n" + SLOW, SCRATCH[0].rpartition("\n")[2]]), "compute.ipynb"
+    )
+    view = sheet.locator(".jp-OutputArea-output .view")
+    view.wait_for(timeout=120_000)
+    picker = view.get_by_label("Method")
+    assert "occlusion (compute)" in picker.locator("option").all_inner_texts()
+    picker.select_option("occlusion")
+    news = view.locator("output", has_text="Computing occlusion … ")
+    news.get_by_text(re.compile(r"\d+ of \d+ ")).wait_for(timeout=30_000)
+    shoot(sheet, "lab_computing")
+    view.get_by_role("button", name="Cancel").click()
+    view.locator("output", has_text="Computing").wait_for(state="detached", timeout=5_000)
+    assert picker.input_value() == "attention"
+    picker.select_option("leave_one_out")
+    view.locator("footer", has_text="leave_one_out, log-probability").wait_for(timeout=60_000)
+    assert "leave_one_out" in picker.locator("option").all_inner_texts()
+    shoot(sheet, "lab_computed")
+    sheet.evaluate("() => jupyterapp.commands.execute('notebook:insert-cell-below')")
+    cell = sheet.locator(".jp-CodeCell").last
+    cell.locator(".cm-content").fill("print([found.method for found in answer.attributions])")
+    sheet.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell'); }")
+    sheet.locator(".jp-OutputArea-output", has_text="['leave_one_out']").wait_for(timeout=20_000)
+
+
+def test_the_widget_lives_again_after_a_reload_and_stays_a_view_without_its_kernel(in_lab, lab):
+    sheet = in_lab(notebook(SCRATCH[:1]), "explored.ipynb")
+    view = sheet.locator(".jp-OutputArea-output .view")
+    view.wait_for(timeout=120_000)
+    view.get_by_label("Heads").select_option("head 2")
+    view.locator("footer", has_text="head 2 only").wait_for(timeout=20_000)
+    sheet.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    sheet.wait_for_timeout(1500)
+    saved = (lab[1] / "explored.ipynb").read_text(encoding="utf-8")
+    assert "widget-view+json" not in saved
+    assert "image/png" in saved
+    sheet.reload()
+    sheet.wait_for_selector(".jp-Notebook")
+    view.locator("footer", has_text="head 2 only").wait_for(timeout=60_000)  # what the model knows, not what was saved
+    sheet.close()
+
+    again = in_lab(saved, "explored_again.ipynb", run=False)
+    revived = again.locator(".jp-OutputArea-output .view")
+    revived.wait_for(timeout=60_000)
+    revived.locator(".chip").first.click()
+    assert "Token 1 of" in revived.locator(".read-head b").inner_text()
+    revived.get_by_label("Layer", exact=True).fill("2")
+    revived.locator("footer", has_text="layer 1 of 0 to 5").wait_for(timeout=10_000)
+    assert again.get_by_text("Error displaying widget").count() == 0
+    shoot(again, "lab_explore_reopened")
+    again.close()
+
+    strange = saved.replace('"id": "c0"', '"id": "c1"', 1)  # not trusted: scripts are stripped, the picture stays
+    assert strange != saved
+    sheet = in_lab(strange, "explored_strange.ipynb", run=False)
+    picture = sheet.locator(".jp-OutputArea-output img")
+    picture.wait_for(timeout=30_000)
+    assert picture.bounding_box()["height"] > 100
+    shoot(sheet, "lab_explore_untrusted")
 
 
 def test_a_stream_grows_in_its_cell_and_becomes_the_viewer(in_lab, lab):
