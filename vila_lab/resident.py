@@ -86,7 +86,7 @@ def load(
     else:
         folder = Path(source).expanduser()
         place = folder if folder.exists() else source
-        name = str(source)
+        name = str(source) if revision is None else f"{source}@{revision}"
     if device is None and device_map is None:
         device = "cuda" if source is not None and torch.cuda.is_available() else "cpu"
     if dtype is None:

@@ -170,7 +170,7 @@ def test_pointing_at_a_cell_tells_its_number(make_view, open_page):
     sheet = open_page(view)
     box = sheet.locator("canvas").bounding_box()
     sheet.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.75 * box["height"])
-    text = sheet.locator("output").inner_text()
+    text = sheet.locator(".scale output").inner_text()
     assert text.startswith("Picture 1, row 2, column 4: about ")
     assert float(text.rpartition(" ")[2]) == pytest.approx(view.total[0][1, 3], abs=view.total[0].max() / 254)
 

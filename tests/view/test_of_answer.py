@@ -189,3 +189,9 @@ def test_a_word_with_more_tokens_than_the_answer_is_shown(afresh):
     assert len(afresh.attributions[0].token_map) > len(afresh.token_map)
     assert len(names_of(afresh)) == 1
     assert "much longer word" in afresh._repr_mimebundle_()["text/html"]
+
+
+def test_the_view_names_the_model(answer, monkeypatch):
+    assert view_of(answer.record).model == "embedded"
+    monkeypatch.setattr(answer.record, "model", "C:\\models\\NVILA-8B")
+    assert view_of(answer.record).model == "NVILA-8B"

@@ -194,3 +194,14 @@ def test_repr_is_short_and_stable(make_view):
     assert (
         repr(make_view(2, "words")) == "AnswerView('The red circle is in picture two, the sq', 14 tokens, 2 pictures)"
     )
+
+
+def test_the_payload_names_the_model_and_says_what_a_sink_is(make_view):
+    packed = pack(replace(make_view(1), model="NVILA-8B"))
+    assert packed["model"] == "NVILA-8B"
+    assert packed["sink_note"].startswith("positions that are looked at whatever they hold")
+    plain = make_view(1)
+    bare = replace(
+        plain, columns=plain.columns[:-1], ledger=plain.ledger[:, :-1] / plain.ledger[:, :-1].sum(1, keepdims=True)
+    )
+    assert pack(bare)["sink_note"] == ""

@@ -249,7 +249,7 @@ def test_a_region_can_be_selected_with_the_keys(make_view, open_page):
     for key in ("ArrowDown", "ArrowRight", "Shift+ArrowRight", "Shift+ArrowDown"):
         sheet.keyboard.press(key)
     assert sheet.locator(".where").inner_text().startswith("Region of picture 1, pixels 40, 40, 120, 120: ")
-    assert sheet.locator("output").inner_text().startswith("Picture 1, row 3, column 3: about ")
+    assert sheet.locator(".scale output").inner_text().startswith("Picture 1, row 3, column 3: about ")
     expected = view.total[0][1:3, 1:3].sum()
     shown = float(sheet.locator(".where").inner_text().partition("all tokens ")[2].partition(" %")[0]) / 100
     assert shown == pytest.approx(expected, abs=0.002)

@@ -87,6 +87,7 @@ def view_of(
         edits=record.edits,
         probabilities=np.array([record.tokens[k].probability for k in reader.said]),
         verdict=verdict,
+        model=short_name(record.model),
     )
 
 
@@ -99,6 +100,15 @@ def reading_of(record: Record, layer: int | None = None, head: int | None = None
     else:
         values = record.attention(layer=layer, head=head).to_numpy().mean((1, 2))
     return reader.attention(np.asarray(values), layer=layer, head=head, sinks=sinks)
+
+
+def short_name(model: str) -> str:
+    """A model's name without its folder or its owner.
+
+    >>> short_name("Efficient-Large-Model/NVILA-8B@v2"), short_name("embedded"), short_name("/models/mine/")
+    ('NVILA-8B@v2', 'embedded', 'mine')
+    """
+    return re.split(r"[/\\]", re.sub(r"[/\\]+$", "", model))[-1] or model
 
 
 def fits(record: Record, found: Attribution) -> bool:

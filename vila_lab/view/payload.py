@@ -43,6 +43,11 @@ __all__ = [
 ROW_TOLERANCE = 5e-3  # a ledger row summed in half precision misses 1 by less than this
 WORD_BUDGET = 60_000  # base64 characters for what every token read of the question's words
 
+SINK_NOTE = (
+    "positions that are looked at whatever they hold, the first one and those whose state is far larger than the others'; "
+    "what goes there says nothing about a picture."
+)
+
 Box: TypeAlias = "tuple[float, float, float, float]"
 
 
@@ -90,6 +95,8 @@ class AnswerView:
         Of each token under the model, 0 to 1, before any temperature; None where they are not known.
     verdict
         What the answer rests on, in one line, where that was asked (`Answer.evidence`); may be empty.
+    model
+        Name of the model that answered; may be empty.
 
     Raises
     ------
@@ -125,6 +132,7 @@ class AnswerView:
     edits: tuple[str, ...] = ()
     probabilities: Array | None = None
     verdict: str = ""
+    model: str = ""
 
     def __post_init__(self) -> None:
         for name in ("prompt_parts", "tokens", "images", "columns", "notes", "readings", "words", "edits"):
@@ -302,6 +310,8 @@ def pack(view: AnswerView, budget: int = EXTRA_BUDGET) -> dict[str, Any]:
         "edits": [clean(edit) for edit in view.edits],
         "probabilities": _probabilities(view.probabilities),
         "verdict": clean(view.verdict),
+        "model": clean(view.model),
+        "sink_note": SINK_NOTE if "sink" in view.columns else "",
         "readings": others,
     }  # fmt: skip
 

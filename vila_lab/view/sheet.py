@@ -227,7 +227,13 @@ def _flow(view: AnswerView) -> list[list[tuple[int, float, float]]]:
 
 def _footer(view: AnswerView) -> list[str]:
     said = [f"This answer {view.verdict}."] if view.verdict else []
-    lines = [*said, view.sureness, f"Drawn: {view.method}", view.honesty, *view.all_notes]
+    lines = [
+        *said,
+        view.sureness,
+        f"Drawn: {view.method}{f', of {view.model}' if view.model else ''}",
+        view.honesty,
+        *view.all_notes,
+    ]
     if len(view.tokens) > ROW_TOKENS * MAX_ROWS:
         lines.append(f"The bars show the first {ROW_TOKENS * MAX_ROWS} of {len(view.tokens)} tokens.")
     if any(token_label(token, k) == f"#{k + 1}" for k, token in enumerate(view.tokens)):
