@@ -215,7 +215,8 @@ class RemoteSession(Studies):
         return dict(options)
 
     def run(self, request: Request) -> Record:
-        return self._run(request, self._body(request))
+        with progress(None, "", "answering"):
+            return self._run(request, self._body(request))
 
     def _run(self, request: Request, body: dict[str, Any]) -> Record:
         reply = json.loads(self._connection.post("/v1/chat/completions", table=body))

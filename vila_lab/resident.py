@@ -17,8 +17,10 @@ from .engine.reuse import CACHE_BYTES
 from .errors import OptionError
 from .families.loading import load_family
 from .options import check_range, check_types
+from .progress import progress
 from .session import CAPTURE_BUDGET, Session
 from .tiny import MOST_PICTURES, heads_file, weights_folder
+from .upstream import loading_heard
 from .versions import warn_if_unverified
 
 EMBEDDED = "embedded"
@@ -97,16 +99,18 @@ def load(
     )
     with _lock:
         if key not in _sessions or not _sessions[key].is_loaded:
-            family = load_family(
-                place,
-                device=device,
-                dtype=dtype,
-                device_map=device_map,
-                quantization=quantization,
-                attn_implementation=attn_implementation,
-                revision=revision,
-                adapter=adapter,
-            )
+            named = "the embedded model" if source is None else name
+            with progress(None, "tensors", f"loading {named}") as count, loading_heard(count.listener()):
+                family = load_family(
+                    place,
+                    device=device,
+                    dtype=dtype,
+                    device_map=device_map,
+                    quantization=quantization,
+                    attn_implementation=attn_implementation,
+                    revision=revision,
+                    adapter=adapter,
+                )
             _sessions[key] = Session(family, name)
             if source is None:
                 family.trained_pictures = MOST_PICTURES

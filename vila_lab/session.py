@@ -29,6 +29,7 @@ from .errors import CaptureError, OptionError, VilaLabError
 from .experiments import experiment
 from .families.base import Family
 from .hooks.sites import layer_table
+from .progress import progress
 from .prompt import Prompt
 from .studies import Studies
 
@@ -231,7 +232,8 @@ class Session(Studies):
         ('layer', 'reader', 'source')
         """
         self.replay(record)  # which says first why it cannot be
-        found = self.engine.with_room(lambda: experiment(self.replay(record), name, **options))
+        with progress(None, "", name.replace("_", " ")):
+            found = self.engine.with_room(lambda: experiment(self.replay(record), name, **options))
         self._keep_budget()
         return found
 

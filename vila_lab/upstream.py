@@ -12,6 +12,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -63,6 +64,7 @@ __all__ = [
     "keeps_keys",
     "layer_of",
     "leaves_softcap_out",
+    "loading_heard",
     "logits_processors",
     "made_cache",
     "offloaded_state",
@@ -119,6 +121,7 @@ compilable_check = imported("transformers.utils.import_utils", "torch_compilable
 render_jinja_template = imported("transformers.utils.chat_template_utils", "render_jinja_template")
 best_resolution = imported("transformers.image_processing_utils", "select_best_resolution")
 tiled_canvas = imported("transformers.models.got_ocr2.image_processing_pil_got_ocr2", "get_optimal_tiled_canvas")
+set_tqdm_hook = imported("transformers.utils.logging", "set_tqdm_hook")
 has_torchvision = imported("transformers.utils.import_utils", "is_torchvision_available")
 has_flash_attention = imported("transformers.utils.import_utils", "is_flash_attn_2_available")
 
@@ -424,6 +427,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
+
+
+# -- progress ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def loading_heard(kind: type[Any]) -> Iterator[None]:
+    """transformers makes its bars of this kind of tqdm, and no bar of its own."""
+    before = set_tqdm_hook(lambda _, args, kwargs: kind(*args, **kwargs))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ..errors import ContextTooLong, OptionError, OutOfMemory, VilaLabError
 from ..families.base import Family, Prepared
 from ..hooks.call import is_acted_on
 from ..interrupts import check_finished, keeps_gradients
+from ..progress import progress
 from ..tokens import Token
 from ..upstream import foreign_hooks, is_out_of_memory, keeps_everything, state_of
 from .answering import Answering
@@ -105,9 +106,11 @@ class Engine:
 
     def answer(self, request: Request) -> Record:
         """`run` to its end, the model held throughout: nobody else's tokens come between, and hooks are put in once."""
-        answering = Answering(self, request)
-        answering.rest()
-        return answering.record()
+        with progress(None, "tokens", "answering") as count:
+            answering = Answering(self, request)
+            count.follow(lambda: len(answering.tokens))
+            answering.rest()
+            return answering.record()
 
     def run_many(
         self, requests: Sequence[Request], batch_size: int | None = None, told: Told | None = None

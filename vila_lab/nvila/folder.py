@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vila_lab.errors import CheckpointError, CheckpointNotFound
+from vila_lab.progress import progress
 from vila_lab.nvila.limits import LARGEST_JSON, check_plain_file, check_plain_files, inside
 from vila_lab.writing import make_folder, write_file
 
@@ -134,7 +135,9 @@ def _snapshot(repo_id: str, revision: str | None, weights: bool) -> Path:
 
     patterns = [*CONFIG_FILES, *(WEIGHT_FILES if weights else ())]
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+        with progress(None, "files", f"fetching {repo_id}") as count:
+            heard = count.listener()
+            return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, tqdm_class=heard))
     except RevisionNotFoundError as error:
         raise CheckpointNotFound(f"{repo_id} has no revision {revision!r} on the hub; name one that it has.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
