@@ -23,6 +23,7 @@ from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError
 from .evidence import Evidence, MetricCard
 from .pointing import WhichPicture, WhichTokens
+from .progress import progress
 from .recorded import RecordedAnswer
 from .view import Display, view_of
 from .view.explorer import explore
@@ -398,9 +399,11 @@ class Answer(RecordedAnswer):
 
     # ---- showing -------------------------------------------------------------------------------------------------
 
+    @progress(None, "", "drawing")
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return self.display().mimebundle()
 
+    @progress(None, "", "drawing")
     def display(self, attributions: Sequence[str | Attribution] = ()) -> Display:
         """What a cell and a page show of the answer now, with what was attributed so far; drawn once until that changes.
 
@@ -422,6 +425,7 @@ class Answer(RecordedAnswer):
             self._shown = state, Display.of(view_of(self.record, attributions=found, verdict=self._verdict))
         return self._shown[1]
 
+    @progress(None, "", "drawing")
     def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw a figure: heatmap, ledger, frames, layers, heads, grid, words, leakage, flow, curves, patching, logit_lens or
         agreement.
@@ -440,6 +444,7 @@ class Answer(RecordedAnswer):
         """
         return plot(self.record, self.known_or_run, kind, ax, **options)
 
+    @progress(None, "", "drawing")
     def explore(
         self,
         *,
@@ -485,6 +490,7 @@ class Answer(RecordedAnswer):
         attribute = None if lab is None or self.edits else self.attribute
         return explore(self.record, display, sync=sync, attribute=attribute)
 
+    @progress(None, "", "drawing")
     def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
         """Write the answer as one self-contained page that works offline.
 
@@ -505,6 +511,7 @@ class Answer(RecordedAnswer):
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
+    @progress(None, "", "saving")
     def save(self, path: str | Path, *, originals: bool = True) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back.
 
@@ -525,6 +532,7 @@ class Answer(RecordedAnswer):
         return write_file(path, lambda: self.record.to_bytes(originals=originals))
 
 
+@progress(None, "", "opening")
 def open_answer(path: str | Path) -> Answer:
     """Read an answer that `Answer.save` wrote; no model is needed to look at it.
 

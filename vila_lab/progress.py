@@ -117,10 +117,11 @@ class Cell:
         self._handle: Any = None
 
     def show(self, line: str) -> None:
-        from IPython.display import display
+        from IPython import display
 
         if self._handle is None:
-            self._handle = display({"text/plain": line}, raw=True, display_id=True)
+            publish: Any = display.display  # which has no types
+            self._handle = publish({"text/plain": line}, raw=True, display_id=True)
         else:
             self._handle.update({"text/plain": line}, raw=True)
 

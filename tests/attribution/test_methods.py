@@ -232,16 +232,6 @@ def test_a_bar_appears_only_for_what_takes_long(two, capsys, monkeypatch, bars):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(1.9, False), (2.1, True)])
-def test_long_is_two_seconds(capsys, monkeypatch, bars, seconds, shown):
-    now = [100.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    with progress.progress(2, "variants") as bar:
-        now[0] += seconds
-        bar.update()
-        assert ("1/2" in capsys.readouterr().err) == shown
-
-
 @pytest.mark.parametrize("method", [name for name in NAMES if find(name).METHOD.cost != "1 forward"])
 def test_what_can_take_long_has_a_bar(two, method, capsys, monkeypatch, bars):
     """Whatever runs the model more than once, or back through it once per token."""

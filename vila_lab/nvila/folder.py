@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vila_lab.errors import CheckpointError, CheckpointNotFound
-from vila_lab.progress import progress
 from vila_lab.nvila.limits import LARGEST_JSON, check_plain_file, check_plain_files, inside
+from vila_lab.progress import progress
 from vila_lab.writing import make_folder, write_file
 
 MODEL_TYPES = ("llava_llama", "vila", "nvila", "nvila_lite")
