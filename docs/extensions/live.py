@@ -25,7 +25,7 @@ class LiveAnswer(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         folder = vila_lab.demo_images()
         answer = vila_lab.load().ask([*(folder / name for name in PICTURES), QUESTION])
-        answer.attribute("leave_one_out")
+        answer.heatmap(method="leave_one_out")  # offered beside attention
         answer.to_html(Path(self.env.app.outdir) / PAGE)
         return [nodes.raw("", answer._repr_mimebundle_()["text/html"], format="html")]
 

@@ -205,6 +205,13 @@ def test_answers_are_alive(open_page: Any, name: str) -> None:
 
 
 @pytest.mark.browser
+def test_the_first_answer_has_the_causal_check_beside_it(open_page: Any) -> None:
+    sheet = open_page("index")
+    sheet.get_by_label("Method").select_option("leave_one_out")
+    assert "leave_one_out" in sheet.locator(".vila-view footer").inner_text()
+
+
+@pytest.mark.browser
 def test_an_answer_follows_the_sites_own_switch(open_page: Any) -> None:
     sheet = open_page("index")
     sheet.locator(".vila-view .view").wait_for()
