@@ -53,6 +53,15 @@ def test_a_question_is_asked_again_as_it_was(lab, demo, tmp_path):
         assert again.token_map.same_positions(answer.token_map)
 
 
+def test_numbers_of_numpy_are_kept_as_numbers(lab, tmp_path):
+    answer = lab.ask(
+        "Hello", max_new_tokens=np.int64(2), do_sample=np.bool_(True), temperature=np.float32(0.5), logprobs=np.int8(2)
+    )
+    opened = vila_lab.open(answer.save(tmp_path / "a.vila"))
+    assert opened.record.asked == answer.record.asked
+    assert lab.ask_again(opened).tokens == answer.tokens
+
+
 def test_choices_are_asked_again(lab, demo):
     answer = lab.ask([demo / "g.png", QUESTION], response_format=["Google.", "Apple."])
     assert lab.ask_again(answer).choices == pytest.approx(answer.choices)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .attribution import Attribution
 from .attribution.computed import Computed, call_of, frozen
+from .attribution.registry import MethodName
 from .attribution.vision import VisionAttention
 from .edits.flow import Flow
 from .engine.inputs import Inputs
@@ -22,12 +23,13 @@ from .engine.record_bytes import KEY
 from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError
 from .evidence import Evidence, MetricCard
+from .options import given, spelled
 from .pointing import WhichPicture, WhichTokens
 from .progress import progress
 from .recorded import RecordedAnswer
 from .view import Display, view_of
 from .view.explorer import explore
-from .view.plots import plot
+from .view.plots import KindName, plot
 from .wire import reading
 from .writing import write_file
 
@@ -85,8 +87,9 @@ class Answer(RecordedAnswer):
 
     # ---- attribution ---------------------------------------------------------------------------------------------
 
+    @spelled
     def heatmap(
-        self, image: WhichPicture = 0, token: WhichTokens = None, method: str = "attention"
+        self, image: WhichPicture = 0, token: WhichTokens = None, method: MethodName | str = "attention"
     ) -> NDArray[np.float64]:
         """How much a token has to do with which place of a picture.
 
@@ -111,7 +114,31 @@ class Answer(RecordedAnswer):
             return self.attribute(method, token).heatmap(image)
         return self.record.heatmap(image, token)
 
-    def attribute(self, method: str, token: Any = None, contrast: str | None = None, **options: Any) -> Attribution:
+    @spelled
+    def attribute(
+        self,
+        method: MethodName | str,
+        token: WhichTokens = None,
+        contrast: str | None = None,
+        *,
+        at: int | None = None,
+        score: str | None = None,
+        baseline: Any = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        on: str | None = None,
+        readers: str | None = None,
+        layers: Sequence[int] | None = None,
+        heads: str | Sequence[tuple[int, int]] | None = None,
+        sinks: bool | None = None,
+        interference: bool | None = None,
+        image: WhichPicture | None = None,
+        by: str | None = None,
+        cells: tuple[int, int] | None = None,
+        boxes: Sequence[Sequence[float]] | None = None,
+        phrases: Sequence[str] | None = None,
+    ) -> Attribution:
         """How much every position, and so every picture and place, contributed to what was said.
 
         The same call again gives the same result, without computing it again, as long as the model's weights are the same;
@@ -126,9 +153,38 @@ class Answer(RecordedAnswer):
             the model did not say is scored in the answer's place with ``at=k``: from token k on.
         contrast
             Why the target rather than this word: its score in the same place is taken away.
-        options
-            ``at``; ``score`` ("logprob", or "logodds", which keeps a gradient where the model is certain); and the
-            method's own, such as ``baseline``.
+        at
+            The answer's token from which a word stands that the model did not say.
+        score
+            "logprob", or "logodds", which keeps a gradient where the model is certain.
+        baseline
+            What takes the place of what is left out, of leave_one_out, shapley and occlusion: "remove", "mean", "grey", "blur" or a
+            picture; of integrated_gradients where its path begins.
+        samples, seed
+            Of shapley: orders that are drawn, and by which generator; by default exact for up to 8 pictures.
+        steps
+            Of integrated_gradients: points on the path.
+        on
+            Of integrated_gradients: "embeddings" or "pixels"; of input_x_gradient only the first.
+        readers
+            Of grad_x_attention: "all" rows, or those that chose the "answer".
+        layers, heads
+            Of attention and attention_value: some layers, counted from 0, or heads, as (layer, head) pairs or a set's name; of
+            logit_lens the layers.
+        sinks
+            Of attention and rollout: count attention sinks in.
+        interference
+            Of activation_map: take away what the words before explain.
+        image
+            Of occlusion: one picture alone, counted from 0, or by name.
+        by
+            Of occlusion: "cells" or "tiles"; of phrases: "clause" or "word".
+        cells
+            Of occlusion: (rows, columns) of its grid.
+        boxes
+            Of occlusion: places to cover instead, (x0, y0, x1, y1) each, in pixels of the original picture.
+        phrases
+            Of phrases: those to leave out.
 
         Returns
         -------
@@ -149,6 +205,29 @@ class Answer(RecordedAnswer):
         >>> answer.attribute("leave_one_out", token=0).per_image().shape  # a row for the token, a column per picture
         (1, 2)
         """
+        options = given(
+            at=at,
+            score=score,
+            baseline=baseline,
+            samples=samples,
+            seed=seed,
+            steps=steps,
+            on=on,
+            readers=readers,
+            layers=layers,
+            heads=heads,
+            sinks=sinks,
+            interference=interference,
+            image=image,
+            by=by,
+            cells=cells,
+            boxes=boxes,
+            phrases=phrases,
+        )
+        return self._kept(method, token, contrast, **options)
+
+    def _kept(self, method: str, token: WhichTokens = None, contrast: str | None = None, **options: Any) -> Attribution:
+        """The result of this call, from when it was computed."""
         call = call_of(method, self._target(token), contrast, options)
         state = self._state()
         known = self._computed.get(call, state)
@@ -252,6 +331,7 @@ class Answer(RecordedAnswer):
 
     # ---- what edits tell -----------------------------------------------------------------------------------------
 
+    @spelled
     def leakage(self, causal: bool = False) -> xr.DataArray:
         """How much the tokens of one picture read from another: attention mass by layer, or its causal twin.
 
@@ -268,22 +348,51 @@ class Answer(RecordedAnswer):
         found: xr.DataArray = self.experiment("causal_leakage" if causal else "leakage")
         return found
 
-    def flow(self, token: Any = None, **options: Any) -> Flow:
+    @spelled
+    def flow(
+        self,
+        token: WhichTokens = None,
+        *,
+        edges: str | Sequence[str] | None = None,
+        width: int | None = None,
+        stride: int | None = None,
+    ) -> Flow:
         """In which layers does what the pictures show reach the question, and the answer? By cutting edges, band by band.
 
         Parameters
         ----------
-        token, options
-            See `vila_lab.edits.flow.flow`.
+        token
+            As in `attribute`: None for the whole answer.
+        edges
+            Edges as in `Session.knockout`; by default from the pictures to the prompt and to the answer, and from the prompt to the
+            answer.
+        width
+            Layers in a band; by default a sixth of the decoder's.
+        stride
+            Layers from one band to the next; by default 1.
+
+        Raises
+        ------
+        OptionError
+            If an edge does not exist, or width or stride is no number of layers.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.flow("Google", stride=3)
+        Flow('Google', 3 edges, 2 bands of 1 layers)
         """
+        options = given(edges=edges, width=width, stride=stride)
         found: Flow = self.experiment("flow", token=token, **options)
         return found
 
+    @spelled
     def evidence(
         self,
         token: WhichTokens = None,
         *,
-        methods: Sequence[str] | None = None,
+        methods: Sequence[MethodName | str] | None = None,
         at: int | None = None,
         samples: int | None = None,
     ) -> Evidence:
@@ -317,17 +426,80 @@ class Answer(RecordedAnswer):
             self._verdict = found.verdict
         return found
 
-    def metric_card(self, method: str, token: Any = None, *, boxes: Any = None, **options: Any) -> MetricCard:
+    @spelled
+    def metric_card(
+        self,
+        method: MethodName | str,
+        token: WhichTokens = None,
+        *,
+        boxes: Mapping[WhichPicture, Any] | None = None,
+        baseline: Any = None,
+        seed: int | None = None,
+        at: int | None = None,
+        score: str | None = None,
+        samples: int | None = None,
+        steps: int | None = None,
+        on: str | None = None,
+        readers: str | None = None,
+        layers: Sequence[int] | None = None,
+        heads: str | Sequence[tuple[int, int]] | None = None,
+        sinks: bool | None = None,
+        interference: bool | None = None,
+        image: WhichPicture | None = None,
+        by: str | None = None,
+        cells: tuple[int, int] | None = None,
+    ) -> MetricCard:
         """How good a method's map is here, beside a flat map, a random map and a model with shuffled weights.
 
         Parameters
         ----------
-        method, token, boxes, options
-            See `vila_lab.evidence.metric_card`.
+        method, token
+            As in `attribute`; phrases has no map.
+        boxes
+            Where the answer's things are, {picture: (x0, y0, x1, y1) or a list of these} in original pixels, pictures counted from 0 or
+            by name. Without boxes there is no pointing and no energy in box.
+        baseline
+            What takes a deleted token's place: "remove" (by default), "mean", "grey" or "blur". It is the metric's; the method's own
+            stays at its default.
+        seed
+            Of the random map, the shuffled weights, and the order of equal scores.
+        at, score, samples, steps, on, readers, layers, heads, sinks, interference, image, by, cells
+            The method's, as in `attribute`.
+
+        Raises
+        ------
+        OptionError
+            If a name, a token, a box or an option is unknown.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.metric_card("attention", "Google").table.index.tolist()
+        ['attention', 'flat map', 'random map', 'random weights']
         """
-        found: MetricCard = self.experiment("metric_card", method=method, token=token, boxes=boxes, **options)
+        options = given(
+            boxes=boxes,
+            baseline=baseline,
+            seed=seed,
+            at=at,
+            score=score,
+            samples=samples,
+            steps=steps,
+            on=on,
+            readers=readers,
+            layers=layers,
+            heads=heads,
+            sinks=sinks,
+            interference=interference,
+            image=image,
+            by=by,
+            cells=cells,
+        )
+        found: MetricCard = self.experiment("metric_card", method=method, token=token, **options)
         return found
 
+    @spelled
     def vision_attention(
         self, image: WhichPicture = 0, *, layer: int = -1, head: int | None = None, at: Any = None
     ) -> VisionAttention:
@@ -351,7 +523,7 @@ class Answer(RecordedAnswer):
     def known_or_run(self, name: str, **options: Any) -> Any:
         """`experiment`; an attribution that was computed is given again, see `attribute`."""
         if name == "attribute" and isinstance(options.get("method"), str):
-            return self.attribute(**options)
+            return self._kept(**options)
         return self.experiment(name, **options)
 
     # ---- memory --------------------------------------------------------------------------------------------------
@@ -425,25 +597,77 @@ class Answer(RecordedAnswer):
             self._shown = state, Display.of(view_of(self.record, attributions=found, verdict=self._verdict))
         return self._shown[1]
 
+    @spelled
     @progress(None, "", "drawing")
-    def plot(self, kind: str, ax: Axes | None = None, **options: Any) -> Axes:
+    def plot(
+        self,
+        kind: KindName | str,
+        ax: Axes | None = None,
+        *,
+        image: WhichPicture | None = None,
+        token: WhichTokens = None,
+        method: MethodName | str | None = None,
+        methods: Sequence[MethodName | str] | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+        outline: Sequence[tuple[int, int]] | None = None,
+        causal: bool | None = None,
+        baseline: Any = None,
+        scan: xr.DataArray | None = None,
+    ) -> Axes:
         """Draw a figure: heatmap, ledger, frames, layers, heads, grid, words, leakage, flow, curves, patching, logit_lens or
         agreement.
 
         Parameters
         ----------
-        kind, options
-            See `vila_lab.view.plots`: the options are the keywords of the kind's function there.
+        kind
+            What is drawn; each is a function of `vila_lab.view.plots`, and takes those of the options that it has there.
         ax
             matplotlib axes to draw on; None makes a figure of its own (``.figure``), which a notebook shows.
+        image
+            Of heatmap, heads and logit_lens: the picture, counted from 0, or by name; by default the one that counts most.
+        token
+            A token, several, or a word, as in `heatmap`; by default the whole answer.
+        method, methods
+            Of heatmap and frames a name in `vila_lab.methods`; of curves several.
+        layer, head
+            Of leakage, logit_lens and words: one alone, counted from 0.
+        outline
+            Of heads and grid: (layer, head) pairs to frame.
+        causal
+            Of leakage: what the answer loses, instead of attention.
+        baseline
+            Of curves: what takes a deleted token's place.
+        scan
+            Of patching: what `Session.patch_scan` gave.
 
         Raises
         ------
         OptionError
-            If the kind or an option is unknown.
+            If the kind is unknown, or does not take an option.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.plot("heatmap", image="image_1", token="Google").get_title(loc="left").partition(":")[0]
+        "attention of 'Google' in picture 1"
         """
+        options = given(
+            image=image,
+            token=token,
+            method=method,
+            methods=methods,
+            layer=layer,
+            head=head,
+            outline=outline,
+            causal=causal,
+            baseline=baseline,
+            scan=scan,
+        )
         return plot(self.record, self.known_or_run, kind, ax, **options)
 
+    @spelled
     @progress(None, "", "drawing")
     def explore(
         self,
@@ -490,6 +714,7 @@ class Answer(RecordedAnswer):
         attribute = None if lab is None or self.edits else self.attribute
         return explore(self.record, display, sync=sync, attribute=attribute)
 
+    @spelled
     @progress(None, "", "drawing")
     def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
         """Write the answer as one self-contained page that works offline.
@@ -511,6 +736,7 @@ class Answer(RecordedAnswer):
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
+    @spelled
     @progress(None, "", "saving")
     def save(self, path: str | Path, *, originals: bool = True) -> Path:
         """Write everything to one file: safetensors with a JSON header, no pickle. `vila_lab.open` reads it back.

@@ -17,6 +17,7 @@ from .engine.lock import ModelLock
 from .engine.record import Record
 from .engine.record_bytes import packed
 from .errors import CaptureError, OptionError, PromptError
+from .names_offered import offer
 from .picture import Colour, HowRead
 from .prompt import Prompt, Turn
 from .stream import Stream
@@ -258,6 +259,7 @@ def open_saved(path: str | Path) -> Answer | Chat:
     SavedFileNotFound, FileAccessError
         If there is no such file, or it cannot be read.
     """
+    offer()
     return _open_chat(path) if key_of(path, (KEY,)) else open_answer(path)
 
 

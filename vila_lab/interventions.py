@@ -16,6 +16,7 @@ from .edits.handle import Handle
 from .edits.looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
 from .edits.program import Program
 from .errors import OptionError
+from .options import spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,7 @@ class Interventions:
 
     # ---- looking -------------------------------------------------------------------------------------------------
 
+    @spelled
     def on_attention(
         self,
         fn: Callable[[AttentionEvent], Any],
@@ -130,6 +132,7 @@ class Interventions:
         given: Any = columns if isinstance(columns, str) else tuple(columns)
         return self._hook(AttentionHook(fn, where, as_rows(rows), given, self._words(where, heads)))
 
+    @spelled
     def on_hidden(
         self,
         fn: Callable[[HiddenEvent], Any],
@@ -153,6 +156,7 @@ class Interventions:
 
     # ---- changing ------------------------------------------------------------------------------------------------
 
+    @spelled
     def knockout(self, edge: str, layers: at.Layers = None, heads: at.Heads = None) -> Handle:
         """Close attention edges between named parts of the prompt and the answer.
 
@@ -192,6 +196,7 @@ class Interventions:
         """
         return self._edit("knockout", edge=edge, layers=layers, heads=heads)
 
+    @spelled
     def steer(
         self,
         source: str,
@@ -216,6 +221,7 @@ class Interventions:
         """
         return self._edit("steer", source=source, strength=strength, reader=reader, layers=layers, heads=heads)
 
+    @spelled
     def scale_heads(
         self, heads: at.Heads, factor: float, *, layers: at.Layers = None, rows: str | Sequence[int] = "all"
     ) -> Handle:
@@ -232,6 +238,7 @@ class Interventions:
         """
         return self._edit("scale_heads", heads=heads, factor=factor, layers=layers, rows=rows)
 
+    @spelled
     def ablate_heads(
         self,
         heads: at.Heads,
@@ -251,6 +258,7 @@ class Interventions:
         """
         return self._edit("ablate_heads", heads=heads, mode=mode, layers=layers, rows=rows)
 
+    @spelled
     def patch(
         self,
         from_answer: Answer,

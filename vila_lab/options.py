@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from .errors import OptionError
 
-__all__ = ["check_range", "check_types", "check_whole", "nearest"]
+__all__ = ["check_range", "check_types", "check_whole", "given", "nearest", "spelled"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("a whole number", lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool)),
@@ -113,6 +117,46 @@ def nearest(name: Any, known: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+
+
+def spelled(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose misspelt options are answered with the nearest of its own, instead of Python's remark.
+
+    Raises
+    ------
+    OptionError
+        When it is called with an option that it does not have.
+
+    Examples
+    --------
+    >>> @spelled
+    ... def draw(width: int = 1) -> None: ...
+    >>> draw(widht=3)
+    Traceback (most recent call last):
+        ...
+    vila_lab.errors.OptionError: draw has no option 'widht' (did you mean 'width'?); it has width
+    """
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise OptionError(
+                    f"{function.__name__} has no option {name!r}{nearest(name, known)}; it has {', '.join(known)}"
+                )
+        return function(*args, **kwargs)
+
+    return call
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: None leaves one at its default.
+
+    >>> given(steps=None, seed=0)
+    {'seed': 0}
+    """
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _is_number(value: Any) -> bool:

@@ -16,6 +16,7 @@ import torch
 from .engine.reuse import CACHE_BYTES
 from .errors import OptionError
 from .families.loading import load_family
+from .names_offered import offer
 from .options import check_range, check_types
 from .progress import progress
 from .session import CAPTURE_BUDGET, Session
@@ -69,6 +70,7 @@ def load(
     >>> vila_lab.load() is vila_lab.load()
     True
     """
+    offer()
     check_types(
         load,
         {"quantization": quantization, "attn_implementation": attn_implementation, "revision": revision}

@@ -14,6 +14,7 @@ from .engine.record import Record
 from .errors import OptionError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
 from .evidence.order import ORDERS
+from .options import given, spelled
 from .pointing import WhichPicture
 from .prompt import Prompt
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 class Studies(Asking):
     """What a session finds out by asking more than once."""
 
+    @spelled
     def rank_heads(
         self, dataset: Sequence[Sample], kind: str = "routing", *, top: int = 3, seed: int = 0
     ) -> HeadRanking:
@@ -46,6 +48,7 @@ class Studies(Asking):
         self.head_sets[kind] = ranking.heads
         return ranking
 
+    @spelled
     def order_test(
         self,
         prompt: Any,
@@ -68,22 +71,48 @@ class Studies(Asking):
         asked = Prompt.of(prompt, images=images)
         return order_test(self, asked, orders=orders, twins=twins, max_new_tokens=max_new_tokens, seed=seed)
 
-    def patch_scan(self, answer: Answer, from_answer: Answer, **options: Any) -> xr.DataArray:
+    @spelled
+    def patch_scan(
+        self,
+        answer: Answer,
+        from_answer: Answer,
+        *,
+        token: int | str | None = None,
+        positions: str | Sequence[Any] | None = None,
+        layers: int | Sequence[int] | None = None,
+        state: str | None = None,
+        batch: int | None = None,
+    ) -> xr.DataArray:
         """Where does what tells two answers apart lie? Patch every layer and position, one at a time.
 
         Parameters
         ----------
-        answer, from_answer, options
-            See `vila_lab.edits.scan.patch_scan`.
+        answer
+            Whose run is patched.
+        from_answer
+            Where the vectors come from: an answer of this model to a prompt of the same shape.
+        token
+            The answer's token that is scored, or a word of it (its first token); by default the first at which the two differ.
+        positions
+            The places, one or several, each a group of the prompt ("image_2", a quoted phrase) or a position; by default every picture,
+            and every other position by itself.
+        layers
+            One layer, several, or None for all.
+        state
+            "residual" (by default), "attention" or "mlp".
+        batch
+            Runs that go through the model together; by default 8.
 
         Returns
         -------
         xarray.DataArray
             Recovered logit difference, dims (layer, position).
         """
+        options = given(token=token, positions=positions, layers=layers, state=state, batch=batch)
         found: xr.DataArray = self.experiment(answer.record, "patch_scan", from_record=from_answer.record, **options)
         return found
 
+    @spelled
     def redirect(
         self,
         answer: Answer,

@@ -51,8 +51,8 @@ def test_an_unknown_kind_lists_those_there_are(answer):
 
 
 def test_an_unknown_option_lists_those_there_are(answer):
-    with pytest.raises(OptionError, match=r"the layers figure has no option 'colour'; it has token, ax"):
-        answer.plot("layers", colour="red")
+    with pytest.raises(OptionError, match=r"the layers figure has no option 'scan'; it has token, ax"):
+        answer.plot("layers", scan=3)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,7 @@ from .result import Attribution, Cost
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = (
+MethodName: TypeAlias = Literal[
     "attention",
     "attention_value",
     "rollout",
@@ -38,7 +38,8 @@ NAMES = (
     "phrases",
     "logit_lens",
     "activation_map",
-)
+]
+NAMES: tuple[str, ...] = get_args(MethodName)
 
 
 LONGEST_OPTION = 60  # characters of an option's value in words

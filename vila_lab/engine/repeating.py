@@ -22,26 +22,30 @@ def how_asked(request: Request, sampling: Sampling) -> dict[str, Any]:
     >>> how_asked(Request(Prompt.of("Hello"), max_new_tokens=3), Sampling())
     {'max_new_tokens': 3}
     """
+    notes = [list(picture.notes) for picture in request.prompt.pictures]
     found = {
         "sampling": _unusual(sampling),
         "options": _unusual(request.options),
-        "max_new_tokens": request.max_new_tokens,
-        "stop": list(request.stop),
-        "logprobs": None if request.logprobs == Request.logprobs else request.logprobs,
+        "max_new_tokens": _plain(request.max_new_tokens),
+        "stop": list(request.stop) or None,
+        "logprobs": None if request.logprobs == Request.logprobs else _plain(request.logprobs),
         "form": None if request.form is None else asdict(request.form),
-        "pictures": [list(picture.notes) for picture in request.prompt.pictures],
+        "pictures": notes if any(notes) else None,
     }
-    return {
-        name: value
-        for name, value in found.items()
-        if value not in (None, {}, []) and value != [[]] * len(request.prompt.pictures)
-    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _unusual(options: Any) -> dict[str, Any]:
-    if not is_dataclass(options):
-        return dict(options or {})
-    return {each.name: value for each in fields(options) if (value := getattr(options, each.name)) != each.default}
+def _unusual(options: Any) -> dict[str, Any] | None:
+    """The options that are not at their defaults; None where all are."""
+    if is_dataclass(options):
+        usual = {each.name: each.default for each in fields(options)}
+        options = {name: value for name, value in vars(options).items() if value != usual[name]}
+    return {name: _plain(value) for name, value in (options or {}).items()} or None
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own, which a file can hold."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def asked_again(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,21 @@ if TYPE_CHECKING:
     from ..tokenmap import TokenMap
 
 Run: TypeAlias = "Callable[..., Any]"
+KindName: TypeAlias = Literal[
+    "heatmap",
+    "ledger",
+    "frames",
+    "layers",
+    "heads",
+    "grid",
+    "words",
+    "leakage",
+    "flow",
+    "curves",
+    "patching",
+    "logit_lens",
+    "agreement",
+]
 
 NOT_A_CAUSE = "attention says where the model read, not why it answered"
 METHODS = ("attention", "leave_one_out")  # of the deletion curves: what is read, beside what matters
