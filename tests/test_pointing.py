@@ -9,7 +9,6 @@ from vila_lab import NoEffect, Token
 from vila_lab.errors import OptionError
 from vila_lab.options import nearest
 from vila_lab.pointing import first_token, picture_index, token_numbers, tokens_of_word
-from vila_lab.view.explorer import explore
 
 TEXTS = (" Micro", "soft", " and", "", "é", " Microsoft", "")
 SAID = [Token(text, 7, -0.1, 9, stop=k == 6) for k, text in enumerate(TEXTS)]
@@ -133,7 +132,7 @@ def test_experiments_take_names_and_words(lab, answer, demo):
 
 
 def test_the_widgets_choices_take_words_and_names(answer):
-    widget = explore(answer.record)
+    widget = answer.explore()
     widget.selected_token = "Microsoft"
     widget.selected_region = ["image_2", 0, 0, 9, 9]
     assert (widget.selected_token, widget.selected_region[0]) == (0, 1)
