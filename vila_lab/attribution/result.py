@@ -238,6 +238,11 @@ class Attribution:
         figure.suptitle(f"{self.method} ({self.unit}, {self.sign}{baseline})", fontsize=9)
         return figure
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from ..view.scored import mimebundle
+
+        return mimebundle(self)
+
     def _row(self, token: WhichTokens) -> NDArray[np.float64]:
         """The scores of some tokens together, or the total."""
         rows = self.values[self._said() if token is None else self._rows_of(token)]
