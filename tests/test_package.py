@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -152,6 +153,21 @@ def test_every_issue_form_can_be_filled_in() -> None:
         assert all(each["attributes"]["label"] for each in fields), path.name
         assert len({each["id"] for each in fields}) == len(fields), path.name
         assert any(each.get("validations", {}).get("required") for each in fields), path.name
+
+
+def test_every_notebook_can_be_opened_on_colab_where_its_first_cell_installs_this(address: ModuleType) -> None:
+    """A new notebook begins as the others do: copy their cell "colab", and their line in the README."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    there = address.address()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        first = next(cell for cell in cells if cell["cell_type"] == "code")
+        source = "".join(first["source"])
+        assert '"google.colab" in sys.modules' in source, path.name
+        assert f"git+{there}" in source, path.name
+        assert {"nbval-skip", "skip-execution", "remove-cell"} <= set(first["metadata"]["tags"]), path.name
+        place = f"{address.owner_and_name(there)}/blob/HEAD/notebooks/{path.name}"
+        assert f"https://colab.research.google.com/github/{place}" in readme, path.name
 
 
 def test_binder_installs_what_the_course_needs() -> None:

@@ -21,7 +21,12 @@ PICTURES = [str(ROOT / "demo_images" / name) for name in ("g.png", "m.png")]
 
 def run(*arguments: str, cwd: Path) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=os.environ | TELLING | {"TQDM_DISABLE": "1"}, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=os.environ | TELLING | {"TQDM_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr
