@@ -95,7 +95,7 @@ class Evidence:
         return not self.flags
 
     def __repr__(self) -> str:
-        lost = ", ".join(f"{name} {value:.2f}" for name, value in self.effect.items())
+        lost = ", ".join(f"{name} {value:.2f}" for name, value in self._lost().items())
         return (
             f"Evidence for {self.target!r}: {self.verdict}\n{self._sure()}\nnats lost when painted over: {lost}\n"
             f"{self._table().to_string(na_rep='says nothing')}\nNote: {self.note}."
@@ -103,15 +103,18 @@ class Evidence:
 
     def _repr_html_(self) -> str:
         with_tau = self._table().assign(**{"tau with leave_one_out": self.tau.get("leave_one_out", np.nan)})
-        lost = self.effect.to_frame("nats lost when painted over").T
+        lost = self._lost().to_frame("nats lost when painted over").T
         return (
             f"<div><b>{escape(repr(self.target))} {escape(self.verdict)}</b><br>{escape(self._sure())}"
-            f"{lost.round(2).to_html()}{with_tau.round(2).to_html(na_rep='says nothing')}"
+            f"{lost.to_html()}{with_tau.round(2).to_html(na_rep='says nothing')}"
             f"<small>{escape(self.note)}.</small></div>"
         )
 
     def _sure(self) -> str:
         return sureness(list(self.probabilities.index), self.probabilities.tolist())
+
+    def _lost(self) -> pd.Series:
+        return self.effect.round(2) + 0.0  # no minus before a zero
 
     def _table(self) -> pd.DataFrame:
         return self.shares.round(3)
