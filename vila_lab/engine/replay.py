@@ -29,7 +29,10 @@ from .target import Target
 if TYPE_CHECKING:
     from .engine import Engine
 
-NO_MODEL = "this answer has no model any more (it was read from a file, or its session was unloaded): ask again to attribute it"
+NO_MODEL = (
+    "this answer has no model any more (it was read from a file, or its session was unloaded): "
+    "answer.bind(lab) gives it one, or ask again"
+)
 
 
 @dataclass
