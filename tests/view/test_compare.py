@@ -151,3 +151,59 @@ def test_an_unknown_method_and_scale_are_named(alike):
         vila_lab.compare(*alike, attributions=["leave_one_ot"])
     with pytest.raises(OptionError, match=r"unknown scale 'share' \(did you mean 'shared'\?\); known: own, shared"):
         vila_lab.compare(*alike, scale="share")
+
+
+def test_one_scale_for_all_answers(alike, tmp_path):
+    own = vila_lab.compare(*alike, attributions=["leave_one_out"]).payload["answers"]
+    shared = vila_lab.compare(*alike, attributions=["leave_one_out"], scale="shared")
+    packed = [one["payload"] for one in shared.payload["answers"]]
+    assert "top" not in own[0]["payload"]
+    for readings in zip(*([payload, *payload["readings"]] for payload in packed), strict=True):
+        assert {one["name"] for one in readings} == {readings[0]["name"]}
+        assert [one["top"] for one in readings] == [max(one["scale"] for one in readings)] * 2
+        assert [one["totalTop"] for one in readings] == [max(one["totalScale"] for one in readings)] * 2
+    assert [view.top for view in shared.views] == [
+        max(total.max() for view in shared.views for total in view.total)
+    ] * 2
+
+
+@pytest.mark.browser
+def test_on_a_shared_scale_the_same_colour_is_the_same_number(make_view, open_page, tmp_path):
+    strong = make_view(1, ("a", " cat"))
+    weak = replace(strong, heatmaps=[heat / 4 for heat in strong.heatmaps], total=[total / 4 for total in strong.total])
+    for scale, is_same in (("own", True), ("shared", False)):
+        both = Comparison(("A", "B"), (strong, weak), ((0,), (0,)), scale=scale)
+        sheet = open_page(both.page_text(), wait="section:nth-child(2) .chip", width=1400)
+        pixels = [
+            sheet.locator(".columns > section")
+            .nth(k)
+            .locator("canvas")
+            .evaluate(
+                "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].join()"
+            )
+            for k in range(2)
+        ]
+        assert (pixels[0] == pixels[1]) == is_same
+        words = sheet.locator(".scale", has_text="one scale for all answers")
+        assert words.count() == (0 if scale == "own" else 2)
+
+
+PARTS = ("h3", ".edits", ".answer", ".read", ".controls", ".pictures", ".scale", "footer")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1000, 1500, 2000])
+def test_columns_stay_aligned_whatever_their_answers_hold(make_view, with_layers, open_page, width):
+    short = with_layers(make_view(2, ("a",), title="Short?"))
+    long = replace(make_view(4, "many", title="A much longer question, " * 12), edits=("image 1 → answer cut",))
+    sheet = open_page(
+        Comparison(("A", "B"), (short, long), ((0, 1), (0, 1, 2, 3))).page_text(),
+        wait="section:nth-child(2) .chip",
+        width=width,
+    )
+    parts = [sheet.locator(".columns > section").nth(k) for k in range(2)]
+    for name in PARTS:
+        tops = [part.locator(name).first.bounding_box()["y"] for part in parts if part.locator(name).first.is_visible()]
+        assert max(tops) - min(tops) < 1, name
+    assert parts[0].locator(".answer").bounding_box()["y"] > parts[1].locator(".edits").bounding_box()["y"]
+    assert sheet.evaluate("document.documentElement.scrollWidth") <= width

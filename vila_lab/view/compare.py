@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import difflib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +19,7 @@ from ..options import nearest
 from ..picture import digest_of
 from ..writing import write_file
 from .html import live, overview_picture, plain, static, viewer_source, whole_page
+from .levels import peak
 from .of_answer import fits, view_of
 from .payload import AnswerView, clean, pack, to_json
 from .pictures import Twofold, stacked
@@ -145,7 +148,8 @@ class Comparison:
         self.labels = tuple(labels)
         self._more = more
         self.scale = scale
-        self.views = tuple(views)
+        top = max((peak(view.total) for view in views), default=0.0)
+        self.views = tuple(replace(view, top=top) for view in views) if scale == "shared" else tuple(views)
         self.pictures = tuple(tuple(ones) for ones in pictures)
         self._same, self._changed = _aligned([view.tokens for view in views])
         self.notes = tuple(_notes(self.views, self.pictures, self._changed))
@@ -193,17 +197,31 @@ class Comparison:
     @property
     def payload(self) -> dict[str, Any]:
         """What the host in a browser draws."""
-        answers = []
+        answers: list[dict[str, Any]] = []
         rows = zip(self.labels, self.views, self._same, self._changed, self.pictures, strict=True)
         for label, view, same, changed, pictures in rows:
             payload = pack(view, EXTRA_BUDGET // len(self.views)) | {"changed": sorted(changed)}
             answers.append({"label": clean(label), "payload": payload, "same": same, "pictures": list(pictures)})
+        if self.scale == "shared":
+            _share_scales([one["payload"] for one in answers])
         return {"answers": answers, "notes": [clean(note) for note in self.notes]}
 
     def _static(self) -> Twofold | None:
         """The answers' pictures one below the other; None without matplotlib."""
         found = [picture for picture in map(overview_picture, self.views) if picture is not None]
         return stacked(found) if found else None
+
+
+def _share_scales(payloads: Sequence[dict[str, Any]]) -> None:
+    """Let the colours of the same reading end at the same number in all answers."""
+    alike: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for payload in payloads:
+        for reading in (payload, *payload["readings"]):
+            alike[tuple(reading[name] for name in ("name", "layer", "heads", "sinks"))].append(reading)
+    for readings in alike.values():
+        tops = {new: max(each[own] for each in readings) for own, new in (("scale", "top"), ("totalScale", "totalTop"))}
+        for reading in readings:
+            reading.update(tops)
 
 
 @cache

@@ -97,6 +97,8 @@ class AnswerView:
         What the answer rests on, in one line, where that was asked (`Answer.evidence`); may be empty.
     model
         Name of the model that answered; may be empty.
+    top
+        Where the colour scale of all tokens together ends, where other answers share it; None for this answer's own.
 
     Raises
     ------
@@ -133,6 +135,7 @@ class AnswerView:
     probabilities: Array | None = None
     verdict: str = ""
     model: str = ""
+    top: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt_parts", "tokens", "images", "columns", "notes", "readings", "words", "edits"):

@@ -36,6 +36,9 @@ async function unpack(payload, reading) {
     ...reading,
     grid: (k) => grids[k],
     scale: (index) => (index === ALL ? totalScale : scale),
+    /** Where the colours end: for all tokens of this answer, or of all answers that share a scale. */
+    top: (index) => (index === ALL ? reading.totalTop ?? totalScale : reading.top ?? scale),
+    isShared: "top" in reading,
     /** Numbers of a picture's cells, each rounded to a level. */
     field(index, k) {
       const from = index === ALL ? totals[k] : starts[k] + index * sizes[k];

@@ -140,7 +140,7 @@ class _Sheet:
 
 
 def _pictures(sheet: _Sheet, view: AnswerView, lines: Sequence[Sequence[tuple[int, float, float]]]) -> None:
-    top_value, shares = peak(view.total), view.total_ledger
+    top_value, shares = view.top or peak(view.total), view.total_ledger
     for line in lines:
         left = sheet.margin
         for k, width, height in line:
@@ -174,7 +174,8 @@ def _pictures(sheet: _Sheet, view: AnswerView, lines: Sequence[Sequence[tuple[in
         extent=(0, 1, 0, 1),
     )
     bar.set_axis_off()
-    text = f"{top_value:.3g} per cell, all answer tokens together, one scale for all pictures"
+    whose = "answers" if view.top else "pictures"
+    text = f"{top_value:.3g} per cell, all answer tokens together, one scale for all {whose}"
     sheet.text(left + 1.58, sheet.top, text, fontsize=8.6, color=SOFT_INK)
     sheet.skip(0.45)
 

@@ -401,8 +401,8 @@ function picturesPart(payload, pickers, onRegion) {
     now = { lens, shown, region, difference };
     const fields = images.map((_, k) => shown.map((index) => lens.field(index, k))).map((pair) => (difference ? [minus(...pair)] : pair));
     const reach = fields.map((ones) => Math.max(...ones.map(peak)));
-    const whole = lens.scale(shown.at(-1));
-    const shared = difference ? Math.max(...reach) : same.input.checked ? whole : Math.max(...reach, whole / BRIGHTEST);
+    const whole = lens.top(shown.at(-1));
+    const shared = difference ? Math.max(...reach) : same.input.checked || lens.isShared ? whole : Math.max(...reach, whole / BRIGHTEST);
     const tops = reach.map((top) => (own ? top : shared));
     const rows = shown.map((index) => lens.numbers(index));
     cards.forEach((card, k) => {
@@ -426,7 +426,9 @@ function picturesPart(payload, pickers, onRegion) {
     ramp.firstChild.setAttribute("fill", `url(#${signed ? "signed" : "unsigned"})`);
     ends.low.textContent = !signed ? "0" : own ? "least" : number(-shared);
     ends.high.textContent = own ? "most" : number(shared);
-    ends.words.textContent = `per cell${lens.unit ? `, ${lens.unit}` : ""}${images.length > 1 ? (own ? ", a scale per picture" : ", one scale for all pictures") : ""}`;
+    const whose = own ? ", a scale per picture" : lens.isShared ? ", one scale for all answers" : images.length > 1 ? ", one scale for all pictures" : "";
+    ends.words.textContent = `per cell${lens.unit ? `, ${lens.unit}` : ""}${whose}`;
+    visibly(same.node, !lens.isShared);
     visibly(where, region);
     if (region) where.textContent = regionWords(payload, lens, region);
     visibly(mode.node, two);
