@@ -1,17 +1,68 @@
-"""Options stand in the signatures of public methods, as where they are used."""
+"""What `help` shows: every public name says what it is, with an example, and options stand in signatures, as where they are used."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from vila_lab import Answer, Session
+import vila_lab
+from vila_lab import Answer, Attribution, Chat, Prompt, Session, Text, Token, TokenMap, Video
 from vila_lab.attribution.registry import NAMES, find
 from vila_lab.errors import OptionError
 from vila_lab.experiments import EXPERIMENTS
 from vila_lab.view.plots import KINDS
+
+CLASSES = (Answer, Attribution, Chat, Prompt, Session, Text, Token, TokenMap, Video)
+BUILT_IN = (str, tuple, object, Exception)
+SEAM = frozenset(
+    f"Session.{name}"
+    for name in [
+        "adopt",
+        "answer_of",
+        "begin",
+        "inputs",
+        "layer_table",
+        "options_of",
+        "replay",
+        "run",
+        "run_many",
+        "shared",
+    ]
+)
+"""What answers and servers ask of a session; readers have `bind`, `ask` and the tables instead."""
+
+
+def public() -> Iterator[tuple[str, Any, bool]]:
+    """Every public name, what it is, and whether it can be called."""
+    for name in vila_lab.__all__:
+        thing = getattr(vila_lab, name)
+        if name not in ("__version__", "families") and not (inspect.isclass(thing) and issubclass(thing, Exception)):
+            yield name, thing, True
+    for kind in CLASSES:
+        for name, member in inspect.getmembers(kind):
+            is_own = not any(name in vars(each) for each in kind.__mro__ if each in BUILT_IN)
+            is_data = not callable(member) and not isinstance(member, property) and not hasattr(member, "func")
+            if not name.startswith("_") and is_own and not is_data:
+                yield f"{kind.__name__}.{name}", member, callable(member)
+
+
+PUBLIC = {name: (thing, is_called) for name, thing, is_called in public()}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_says_what_it_is(name):
+    assert inspect.getdoc(PUBLIC[name][0])
+
+
+@pytest.mark.parametrize("name", [name for name, (_, is_called) in PUBLIC.items() if is_called and name not in SEAM])
+def test_every_public_method_has_an_example(name):
+    assert ">>>" in (inspect.getdoc(PUBLIC[name][0]) or "")
+
+
+# -- one source of truth -------------------------------------------------------------------------------------------
 
 
 def named(function: Any, skipped: int = 1) -> set[str]:

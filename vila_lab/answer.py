@@ -45,6 +45,13 @@ class Answer(RecordedAnswer):
 
     Made by `Session.ask`; not meant to be constructed by hand. It pickles; the copy has no model until `bind` gives it one.
     What it says by itself (text, tokens, pictures, attention, ledger) is in `vila_lab.recorded.RecordedAnswer`.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    >>> answer, answer.ledger().columns.tolist()
+    (Answer('Google.', 3 tokens, 1 pictures), ['image_1', 'prompt', 'answer', 'sink'])
     """
 
     def __init__(self, record: Record, lab: Lab | None = None) -> None:
@@ -109,6 +116,13 @@ class Answer(RecordedAnswer):
         (rows, cols) array
             Over the ORIGINAL picture's geometry, whatever the tiling; it sums to the picture's share in `ledger`, or to
             its score in `Attribution.per_image`.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.heatmap("image_1", "Google").shape, answer.heatmap(0, method="leave_one_out").shape
+        ((6, 6), (6, 6))
         """
         if method != "attention":
             return self.attribute(method, token).heatmap(image)
@@ -344,6 +358,14 @@ class Answer(RecordedAnswer):
         -------
         xarray.DataArray
             Dims (layer, reader, source); without layer for the causal twin.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> lab.ask(question).leakage().dims
+        ('layer', 'reader', 'source')
         """
         found: xr.DataArray = self.experiment("causal_leakage" if causal else "leakage")
         return found
@@ -521,7 +543,15 @@ class Answer(RecordedAnswer):
         return found
 
     def known_or_run(self, name: str, **options: Any) -> Any:
-        """`experiment`; an attribution that was computed is given again, see `attribute`."""
+        """`experiment`; an attribution that was computed is given again, see `attribute`.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.known_or_run("attribute", method="rollout") is answer.attribute("rollout")
+        True
+        """
         if name == "attribute" and isinstance(options.get("method"), str):
             return self._kept(**options)
         return self.experiment(name, **options)
@@ -556,11 +586,29 @@ class Answer(RecordedAnswer):
         return self.record.kept.looked_at
 
     def offload(self) -> None:
-        """Move queries and keys to the host's memory; everything still works."""
+        """Move queries and keys to the host's memory; everything still works.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.offload()
+        >>> answer.device_bytes
+        0
+        """
         self.record.kept.offload()
 
     def release(self) -> None:
-        """Let go of queries and keys, and of the display. The text, the tokens, the pictures and what was computed stay."""
+        """Let go of queries and keys, and of the display. The text, the tokens, the pictures and what was computed stay.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.release()
+        >>> answer.text
+        'Google.'
+        """
         self._shown = None
         self._holding().inputs.release()
         self.record.kept.release()

@@ -309,6 +309,15 @@ class Asking(Interventions):
         ------
         VilaLabError
             As `ask`, before anything is computed.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> stream = lab.stream(question)
+        >>> [token.text for token in stream][0], stream.answer.text
+        ('Microsoft', 'Microsoft.')
         """
         sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
         limits = limits_of(max_new_tokens, stop, logprobs, response_format)
@@ -358,6 +367,14 @@ class Asking(Interventions):
         ------
         VilaLabError
             As `ask`; the message begins "question 3 of 100".
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> [answer.text for answer in lab.ask_many([question, "Hello"], max_new_tokens=3)][0]
+        'Microsoft.'
         """
         check_types(Asking.ask_many, {"batch_size": batch_size, "errors": errors})
         if isinstance(batch_size, str) and batch_size != "auto":
@@ -393,6 +410,15 @@ class Asking(Interventions):
         ------
         OptionError
             If the tiling is unknown.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> chat = lab.chat()
+        >>> chat.ask(question).text, chat.ask("What is in image 1?").text
+        ('Microsoft.', 'Google.')
         """
         if tiling not in TILINGS:
             raise OptionError(

@@ -109,6 +109,14 @@ class Chat:
         ------
         VilaLabError
             As `Session.ask`; the chat is then as before.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> chat = vila_lab.load().chat()
+        >>> answer = chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.text, len(chat.answers)
+        ('Google.', 1)
         """
         with self._turn:
             asked = self._next(prompt, images, HowRead(apply_exif, background))
@@ -131,6 +139,15 @@ class Chat:
         ----------
         prompt, images, apply_exif, background, options
             As in `ask`.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> chat = vila_lab.load().chat()
+        >>> for token in chat.stream([vila_lab.demo_images() / "g.png", "What is in image 1?"]):
+        ...     said = token.text
+        >>> chat.answers[0].text
+        'Google.'
         """
         asked = self._next(prompt, images, HowRead(apply_exif, background))
         before = len(self.answers)
@@ -145,7 +162,17 @@ class Chat:
         return self._asked().stream(asked, **self._reading(asked), **options).then(add)
 
     def fork(self) -> Chat:
-        """Another chat that has the same past."""
+        """Another chat that has the same past.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> chat = vila_lab.load().chat()
+        >>> answer = chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> other = chat.fork()
+        >>> other.ask("What is in image 1?").token_map.n_turns, len(chat.answers)
+        (2, 1)
+        """
         return Chat(self._lab, self.system, first_reading=self._first_reading, answers=self.answers)
 
     def undo(self) -> Answer:
@@ -155,6 +182,14 @@ class Chat:
         ------
         OptionError
             If nothing was asked yet.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> chat = vila_lab.load().chat()
+        >>> answer = chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> chat.undo().text, len(chat.answers)
+        ('Google.', 0)
         """
         with self._turn:
             if not self.answers:
@@ -168,6 +203,16 @@ class Chat:
         ------
         OptionError
             If another model gave an answer.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> chat = vila_lab.load().chat()
+        >>> answer = chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     opened = vila_lab.open(chat.save(f"{folder}/chat.vila"))
+        >>> opened.bind(vila_lab.load()).ask("What is in image 1?").token_map.n_turns
+        2
         """
         answers = [lab.adopt(answer.record) for answer in self.answers]
         return Chat(lab, self.system, first_reading=self._first_reading, answers=answers)
@@ -210,11 +255,31 @@ class Chat:
         return mimebundle(self._views(), self.system)
 
     def to_html(self, path: str | Path) -> Path:
-        """Write the conversation as one self-contained page that works offline."""
+        """Write the conversation as one self-contained page that works offline.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> chat = vila_lab.load().chat()
+        >>> answer = chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     chat.to_html(f"{folder}/chat.html").stat().st_size > 10_000
+        True
+        """
         return write_file(path, lambda: page_text(self._views(), self.system))
 
     def save(self, path: str | Path) -> Path:
-        """Write the whole conversation to one file, as `Answer.save` writes an answer; `vila_lab.open` reads it back."""
+        """Write the whole conversation to one file, as `Answer.save` writes an answer; `vila_lab.open` reads it back.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> chat = vila_lab.load().chat()
+        >>> answer = chat.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vila_lab.open(chat.save(f"{folder}/chat.vila"))
+        Chat(1 turns, 1 pictures)
+        """
         return write_file(path, lambda: to_bytes(KEY, *self._packed()))
 
     def _packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -258,6 +323,14 @@ def open_saved(path: str | Path) -> Answer | Chat:
         If the file is neither, is damaged, or was made by a newer version. Fields that are not known are passed over.
     SavedFileNotFound, FileAccessError
         If there is no such file, or it cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile, vila_lab
+    >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vila_lab.open(answer.save(f"{folder}/answer.vila")).text
+    'Google.'
     """
     offer()
     return _open_chat(path) if key_of(path, (KEY,)) else open_answer(path)

@@ -83,7 +83,17 @@ class Interventions:
         return tuple(self._program)
 
     def clear_edits(self) -> None:
-        """Remove the hooks and edits that act here; those of other threads stay."""
+        """Remove the hooks and edits that act here; those of other threads stay.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab = vila_lab.load()
+        >>> handle = lab.knockout("image_1 -> answer")
+        >>> lab.clear_edits()
+        >>> lab.edits, handle
+        ((), Handle(knock-out of image_1 -> answer in all layers and heads, removed))
+        """
         self._program.clear()
 
     # ---- looking -------------------------------------------------------------------------------------------------
@@ -149,6 +159,17 @@ class Interventions:
             One layer, several, or None for all.
         positions
             "answer" (the rows that choose its tokens), "all", a group of the prompt, or positions.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> shapes = []
+        >>> with lab.on_hidden(lambda event: shapes.append(tuple(event.vectors.shape)), layers=3):
+        ...     answer = lab.ask(question, max_new_tokens=2)
+        >>> len(shapes)
+        2
         """
         if not callable(fn):
             raise OptionError(f"a hook is a function of one event, not {fn!r}")
@@ -218,6 +239,15 @@ class Interventions:
             As in `knockout`.
         layers, heads
             As in `knockout`; by default the session's routing heads where they are known, else all.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> with lab.steer("image_1", 4.0, layers=[4, 5]):
+        ...     lab.ask(question).edits
+        ('steering by +4 of image_1 -> answer in all heads of layers 4, 5',)
         """
         return self._edit("steer", source=source, strength=strength, reader=reader, layers=layers, heads=heads)
 
@@ -235,6 +265,15 @@ class Interventions:
             1 is the one factor that may change nothing.
         rows
             "all", "answer", another group, or positions.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> with lab.scale_heads([(4, 0)], 0.5):
+        ...     lab.ask(question).edits
+        ('scaling by 0.5 of head 0 of layer 4',)
         """
         return self._edit("scale_heads", heads=heads, factor=factor, layers=layers, rows=rows)
 
@@ -255,6 +294,15 @@ class Interventions:
             As in `scale_heads`.
         mode
             "zero" or "mean" (the unedited mean of the same prompt, one more forward).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> with lab.ablate_heads("routing"):
+        ...     lab.ask(question).edits
+        ('ablation (zero) of the routing heads',)
         """
         return self._edit("ablate_heads", heads=heads, mode=mode, layers=layers, rows=rows)
 
@@ -284,6 +332,16 @@ class Interventions:
         ------
         OptionError
             If the shapes differ (when asked), or the answer is another session's.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> other = lab.ask([folder / "g.png", folder / "a.png", "What is in image 2?"])
+        >>> with lab.patch(other, "image_2", layers=0):
+        ...     lab.ask(question).text
+        'Apple.'
         """
         return self._edit("patch", from_answer=from_answer, positions=positions, layers=layers, state=state)
 

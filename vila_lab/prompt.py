@@ -56,6 +56,13 @@ class Prompt:
         What was said before it, in a conversation.
     goes_on : bool
         Whether another question is to come, so that all of this prompt is worth keeping.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prompt = Prompt.of(["Which is ", np.zeros((2, 2), np.uint8), " red?"])
+    >>> prompt.text, len(prompt.pictures)
+    ('Which is  red?', 1)
     """
 
     parts: tuple[str | Picture, ...]
@@ -74,6 +81,7 @@ class Prompt:
 
     @property
     def images(self) -> list[Image.Image]:
+        """The pictures of the conversation, as PIL images."""
         return [picture.image for picture in self.pictures]
 
     @property
@@ -82,7 +90,16 @@ class Prompt:
         return "".join(part for part in self.parts if isinstance(part, str))
 
     def with_pictures(self, pictures: Callable[[int, Picture], Picture]) -> Prompt:
-        """The same words with other pictures: each is given with its number, from 0."""
+        """The same words with other pictures: each is given with its number, from 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> prompt = Prompt.of([np.zeros((2, 2), np.uint8), "What colour?"])
+        >>> white = Picture.of(np.full((2, 2), 255, np.uint8))
+        >>> prompt.with_pictures(lambda number, picture: white).images[0].getpixel((0, 0))
+        (255, 255, 255)
+        """
         count = iter(range(len(self.pictures)))
 
         def changed(parts: Sequence[str | Picture]) -> tuple[str | Picture, ...]:

@@ -49,38 +49,47 @@ class RecordedAnswer:
 
     @property
     def text(self) -> str:
+        """What the model said."""
         return self.record.text
 
     @property
     def tokens(self) -> tuple[Token, ...]:
+        """The generated tokens, the one that ended the answer included."""
         return self.record.tokens
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
+        """The pictures, in order."""
         return self.record.images
 
     @property
     def token_map(self) -> TokenMap:
+        """What every position of prompt and answer is."""
         return self.record.token_map
 
     @property
     def parts(self) -> tuple[str | int, ...]:
+        """The prompt as it was asked: texts, and the index of a picture where it stood."""
         return self.record.parts
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """What a reader must know, such as a first frame taken or an answer cut at its limit."""
         return self.record.notes
 
     @property
     def choices(self) -> dict[str, float]:
+        """Where the answer was one of some choices, how probable each was among them."""
         return self.record.choices
 
     @property
     def model(self) -> str:
+        """Name of the model that answered."""
         return self.record.model
 
     @property
     def edits(self) -> tuple[str, ...]:
+        """The edits under which it was given, in words."""
         return self.record.edits
 
     @property
@@ -101,15 +110,38 @@ class RecordedAnswer:
         xarray.DataArray
             float32, dims (token, layer, head, position). Row k belongs to ``tokens[k]``; it was computed at the
             position before that token, so the columns from the token on are 0.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.attention(layer=-1).sizes["head"]
+        4
         """
         return self.record.attention(layer, head)
 
     def layer_means(self) -> NDArray[np.float32]:
-        """Attention averaged over the heads of each layer, kept once computed.  # (tokens, layers, T)"""
+        """Attention averaged over the heads of each layer, kept once computed.  # (tokens, layers, T)
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.layer_means().shape[:2]  # tokens and layers
+        (3, 6)
+        """
         return self.record.layer_means()
 
     def mean_attention(self) -> NDArray[np.float32]:
-        """Attention averaged over all layers and heads.  # (tokens, T)"""
+        """Attention averaged over all layers and heads.  # (tokens, T)
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.mean_attention().shape == (3, len(answer.token_map))
+        True
+        """
         return self.record.mean_attention()
 
     @property
@@ -137,10 +169,25 @@ class RecordedAnswer:
             Columns ``image_1`` to ``image_n`` (visual tokens of each picture), ``prompt`` (all other positions of the
             prompt), ``answer`` (tokens generated before), ``sink`` (see `sinks`); the index holds the tokens' numbers
             and texts.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.ledger().sum(axis=1).round(3).tolist()
+        [1.0, 1.0, 1.0]
         """
         return self.record.ledger()
 
     def rows_of(self, word: str | None = None) -> list[int]:
         """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was
-        not said."""
+        not said.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.rows_of("Google"), answer.rows_of("Apple")
+        ([0], [])
+        """
         return self.record.rows_of(word)

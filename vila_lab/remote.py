@@ -78,6 +78,14 @@ def connect(url: str | None = None, token: str | None = None, *, wait: float = 0
         If nobody is there, or does not know the token.
     OptionError
         If the address is none.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> vila_lab.connect("no address")
+    Traceback (most recent call last):
+        ...
+    vila_lab.errors.OptionError: 'no address' is no address of a server; write http://host:port
     """
     address = url if url is not None else os.environ.get(URL)
     if not address:

@@ -60,6 +60,12 @@ class Session(Studies):
     head_sets : dict
         (layer, head) pairs by name; what ``heads="routing"`` means. The embedded model brings its own, `rank_heads`
         finds them for any other.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> vila_lab.load()
+    Session('embedded', 3.9 M parameters on cpu)
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Session(Studies):
 
     @property
     def family(self) -> Family:
+        """The model behind its family's seam."""
         return self.engine.family
 
     @property
@@ -123,10 +130,12 @@ class Session(Studies):
 
     @property
     def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
         return self.family.tokenizer
 
     @property
     def device(self) -> torch.device:
+        """Where the model's first weights lie."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
@@ -182,6 +191,7 @@ class Session(Studies):
 
     @property
     def shape(self) -> Shape:
+        """Layers and heads of the decoder."""
         return Shape.of(self.family, self.head_sets)
 
     def layer_table(self, tower: str) -> pd.DataFrame:
@@ -332,7 +342,16 @@ class Session(Studies):
         keep_within(holdings, self.capture_budget, self._disk)
 
     def unload(self) -> None:
-        """Let the model go: `vila_lab.load` loads it afresh, and its memory is freed once nothing else refers to it."""
+        """Let the model go: `vila_lab.load` loads it afresh, and its memory is freed once nothing else refers to it.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab = vila_lab.load(dtype="bfloat16")
+        >>> lab.unload()
+        >>> lab
+        Session('embedded', unloaded)
+        """
         self._program.clear_everywhere()
         self._engine = None
         gc.collect()

@@ -43,6 +43,19 @@ class Studies(Asking):
         Returns
         -------
         HeadRanking
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> from vila_lab.evidence import Sample
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> pictures = folder / "g.png", folder / "m.png"
+        >>> samples = [Sample(pictures, f"What is in image {k + 1}?", k) for k in (0, 1, 0, 1)]
+        >>> before = lab.head_sets["routing"]
+        >>> found = lab.rank_heads(samples, top=2)
+        >>> len(found.heads), lab.head_sets["routing"] == found.heads
+        (2, True)
+        >>> lab.head_sets["routing"] = before
         """
         ranking = rank_heads(self, dataset, kind, top=top, seed=seed)
         self.head_sets[kind] = ranking.heads
@@ -67,6 +80,14 @@ class Studies(Asking):
             As in `ask`.
         orders, twins, max_new_tokens, seed
             See `vila_lab.evidence.order_test`.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> lab.order_test(question, max_new_tokens=3).answer
+        'Microsoft.'
         """
         asked = Prompt.of(prompt, images=images)
         return order_test(self, asked, orders=orders, twins=twins, max_new_tokens=max_new_tokens, seed=seed)
@@ -107,6 +128,15 @@ class Studies(Asking):
         -------
         xarray.DataArray
             Recovered logit difference, dims (layer, position).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> other = lab.ask([folder / "g.png", folder / "a.png", "What is in image 2?"])
+        >>> lab.patch_scan(lab.ask(question), other, positions="image_2").sizes["layer"]
+        6
         """
         options = given(token=token, positions=positions, layers=layers, state=state, batch=batch)
         found: xr.DataArray = self.experiment(answer.record, "patch_scan", from_record=from_answer.record, **options)
@@ -133,6 +163,14 @@ class Studies(Asking):
             See `vila_lab.edits.redirect.redirect`.
         to_image
             The same, counted from 1: the spelling of before, for one release.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> lab.redirect(lab.ask(question), image="image_1", heads=None).image
+        0
         """
         if (image is None) == (to_image is None):
             raise OptionError("redirect needs the picture to steer to: redirect(answer, image=0) is the first")

@@ -97,7 +97,13 @@ class TokenMap:
         scale: Sequence[int],
         box: Sequence[tuple[float, float, float, float] | None],
     ) -> TokenMap:
-        """A map from plain sequences; ``box`` is None where a position covers no pixels."""
+        """A map from plain sequences; ``box`` is None where a position covers no pixels.
+
+        Examples
+        --------
+        >>> TokenMap.build(text="cat", kinds=[1], spans=[(0, 3)], sizes=[], picture=[-1], tile=[-1], scale=[-1], box=[None])
+        TokenMap(1 positions: 1 text; 0 pictures)
+        """
         nothing = (np.nan,) * 4
         return cls(
             kind=np.asarray(kinds, np.int8),
@@ -132,6 +138,7 @@ class TokenMap:
 
     @property
     def n_pictures(self) -> int:
+        """How many pictures the prompt has."""
         return len(self.sizes)
 
     @cached_property
@@ -157,7 +164,16 @@ class TokenMap:
         return len(self.replies) + 1
 
     def with_answer(self, count: int) -> TokenMap:
-        """The same map with ``count`` generated positions behind the prompt (replacing any that are there)."""
+        """The same map with ``count`` generated positions behind the prompt (replacing any that are there).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> len(tokens.with_answer(0)) == tokens.prompt_length
+        True
+        """
         prompt = self.prompt_length
 
         def extend(values: NDArray[Any], fill: float) -> NDArray[Any]:
@@ -176,7 +192,16 @@ class TokenMap:
         )
 
     def same_positions(self, other: TokenMap) -> bool:
-        """Whether both have the same kinds of positions, of the same pictures and tiles, in the same order."""
+        """Whether both have the same kinds of positions, of the same pictures and tiles, in the same order.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> tokens.same_positions(tokens.with_answer(0))
+        False
+        """
         fields = ("kind", "picture", "tile", "scale")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in fields)
 
@@ -196,6 +221,14 @@ class TokenMap:
         ------
         OptionError
             If there is no such group.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> len(tokens.positions("image_1")), len(tokens.positions("answer"))
+        (36, 3)
         """
         check_group(group)
         if group.startswith("image_"):
@@ -222,23 +255,58 @@ class TokenMap:
 
         What stands in a picture's place must stand in all of them: attention inside the tower carries the picture into its
         padding too.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> len(tokens.rows_of("image_1"))
+        36
         """
         return np.flatnonzero((self.picture == picture_index(picture, self.n_pictures)) & (self.tile >= 0))
 
     def share_block(self, some: ArrayLike, others: ArrayLike) -> bool:
-        """Whether any of some positions sees, and is seen by, any of others wherever they stand."""
+        """Whether any of some positions sees, and is seen by, any of others wherever they stand.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> tokens.share_block([0], [1])
+        False
+        """
         first, second = (self.block[np.asarray(each, np.int64)] for each in (some, others))
         return bool(np.intersect1d(first[first >= 0], second[second >= 0]).size)
 
     def indicator(self, groups: Sequence[str]) -> NDArray[np.float32]:
-        """One column per group, 1 where a position belongs to it.  # (T, groups)"""
+        """One column per group, 1 where a position belongs to it.  # (T, groups)
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> tokens.indicator(["image_1", "answer"]).sum(0).tolist()
+        [36.0, 3.0]
+        """
         table = np.zeros((len(self), len(groups)), np.float32)
         for column, group in enumerate(groups):
             table[self.positions(group), column] = 1
         return table
 
     def tokens_in(self, picture: WhichPicture, box: tuple[float, float, float, float]) -> NDArray[np.int64]:
-        """Visual tokens of a picture whose box meets this box of original pixels (touching edges do not meet)."""
+        """Visual tokens of a picture whose box meets this box of original pixels (touching edges do not meet).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> len(tokens.tokens_in("image_1", (0, 0, 10, 10)))
+        1
+        """
         number = picture_index(picture, self.n_pictures)
         x0, y0, x1, y1 = box
         if not (x0 < x1 and y0 < y1):
@@ -254,6 +322,14 @@ class TokenMap:
         """Rows and columns of the coarsest even grid on which every token's box of this picture starts and ends.
 
         Where no even grid of at most 192 cells fits (7 x 7 patches merged by two, say), the finest one is taken.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> tokens.grid("image_1")
+        (6, 6)
         """
         number = picture_index(picture, self.n_pictures)
         boxes = self._boxes(number)
@@ -279,6 +355,14 @@ class TokenMap:
         Returns
         -------
         (..., rows, columns) array over the original picture.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> tokens.heatmap(tokens.indicator(["image_1"])[:, 0], "image_1").sum().round().item()
+        36.0
         """
         number = picture_index(picture, self.n_pictures)
         rows, columns = self.grid(number) if grid is None else grid
@@ -300,7 +384,16 @@ class TokenMap:
     # ---- as a table ----------------------------------------------------------------------------------------------
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per position: kind, picture (from 1), tile, scale, box and characters."""
+        """One row per position: kind, picture (from 1), tile, scale, box and characters.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> int((tokens.to_frame().kind == "image").sum())
+        36
+        """
         import pandas as pd
 
         frame = pd.DataFrame(

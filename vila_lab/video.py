@@ -115,6 +115,12 @@ class Video:
             It is there but cannot be used: no video, damaged, without pictures, endless, too large.
         MissingExtra
             Without PyAV, for what only PyAV reads.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> [str(picture.frame)[:13] for picture in Video(vila_lab.demo_images(), 2).pictures()]
+        ['frame 1 of 10', 'frame 10 of 1']
         """
         how = HowRead(apply_exif, background)
         if isinstance(self.source, str | os.PathLike):

@@ -89,6 +89,14 @@ class Attribution:
         What a method tells beyond its scores.
     options : tuple of str
         The options that were given and are not as they would be anyway: "samples=32".
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    >>> found = answer.attribute("leave_one_out")
+    >>> found.method, found.unit, found.total().index.tolist()
+    ('leave_one_out', 'log-probability', ['image_1'])
     """
 
     method: str
@@ -124,6 +132,7 @@ class Attribution:
 
     @property
     def sign(self) -> str:
+        """ "signed" or "unsigned"."""
         return "signed" if self.signed else "unsigned"
 
     @property
@@ -149,7 +158,16 @@ class Attribution:
 
     def per_image(self) -> pd.DataFrame:
         """The scores summed over each picture's visual tokens: a row per token, columns image_1 to image_n, and prompt
-        (all other positions of the prompt) where the method covers it."""
+        (all other positions of the prompt) where the method covers it.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> found.per_image().columns.tolist()
+        ['image_1']
+        """
         groups = [f"image_{k + 1}" for k in range(self.token_map.n_pictures)]
         groups += ["prompt"] if self.covers_prompt else []
         table = self.token_map.indicator(groups).astype(np.float64)
@@ -162,26 +180,61 @@ class Attribution:
         ------
         OptionError
             If the method leaves nothing out.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> found.per_feature().columns.tolist()
+        ['image_1']
         """
         if self.feature_values is None:
             raise OptionError(f"{self.method} leaves nothing out one by one, so it has no features; see scores")
         return self._frame(self.feature_values, self.features)
 
     def standard_error(self) -> pd.DataFrame:
-        """The standard error of `per_feature`; zeros where nothing was sampled."""
+        """The standard error of `per_feature`; zeros where nothing was sampled.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> bool((found.standard_error() == 0).all(axis=None))
+        True
+        """
         table = self.per_feature()
         errors = self.feature_errors
         return self._frame(np.zeros(table.shape) if errors is None else errors, self.features)
 
     def total(self) -> pd.Series:
         """`per_image` for the whole target: added up where scores are log-probabilities, averaged where they are shares.
-        The token that ended the answer is left out."""
+        The token that ended the answer is left out.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> bool(found.total()["image_1"] > 0)  # the answer loses log-probability without it
+        True
+        """
         table = self.per_image().iloc[self._said()]
         return table.mean(skipna=False) if self.mean else table.sum(skipna=False)
 
     def shares(self) -> pd.Series:
         """Each picture's part of all that speaks for the target: `total` without what is below zero, summing to 1 over
-        the pictures; NaN where nothing speaks for it, as the method then says nothing about a picture."""
+        the pictures; NaN where nothing speaks for it, as the method then says nothing about a picture.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> found.shares().tolist()
+        [1.0]
+        """
         columns = [f"image_{k + 1}" for k in range(self.token_map.n_pictures)]
         positive = self.total()[columns].clip(lower=0)
         whole = positive.sum(skipna=False)
@@ -213,11 +266,28 @@ class Attribution:
         -------
         (rows, cols) array
             It sums to the picture's score in `per_image` (or `total`).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> found.heatmap("image_1", "Google").shape
+        (6, 6)
         """
         return self.token_map.heatmap(self._row(token), image)
 
     def plot(self, image: WhichPicture | None = None, token: WhichTokens = None) -> Figure:
-        """The pictures (or one) under their heatmaps, all on one colour scale."""
+        """The pictures (or one) under their heatmaps, all on one colour scale.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> len(found.plot().axes)
+        1
+        """
         from matplotlib.figure import Figure
 
         from ..view.overlay import heatmap_overlay
@@ -267,7 +337,17 @@ class Attribution:
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write everything to one file: safetensors with a JSON header, no pickle."""
+        """Write everything to one file: safetensors with a JSON header, no pickle.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vila_lab.Attribution.open(found.save(f"{folder}/found.vila")).method
+        'leave_one_out'
+        """
         return write_file(path, lambda: to_bytes(FILE_KEY, *self._packed()))
 
     def _packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -305,6 +385,15 @@ class Attribution:
             If the file is no saved attribution, is damaged, or was made by a newer version.
         SavedFileNotFound, FileAccessError
             If there is no such file, or it cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> found = answer.attribute("leave_one_out")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vila_lab.Attribution.open(found.save(f"{folder}/found.vila")).values.shape == found.values.shape
+        True
         """
         with reading(path, FILE_KEY, "attribution") as (header, tensors):
             return cls._of_file(header, tensors)

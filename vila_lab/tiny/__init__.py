@@ -20,7 +20,13 @@ def heads_file() -> Path:
 
 
 def demo_images() -> Path:
-    """The folder of demo pictures: four company marks and six drawn scenes, with their boxes in ``boxes.json``."""
+    """The folder of demo pictures: four company marks and six drawn scenes, with their boxes in ``boxes.json``.
+
+    Examples
+    --------
+    >>> (demo_images() / "g.png").is_file()
+    True
+    """
     package = Path(__file__).parents[1]
     inside = package / "demo_images"  # of an installed wheel; a checkout has it beside the package
     return inside if inside.is_dir() else package.parent / "demo_images"
