@@ -1,6 +1,6 @@
 """Showing an answer beside asking for it: the cell's display, a second one, the page; and saving it with large pictures.
 
-    python benchmarks/display.py                 # five minutes on one core
+    python benchmarks/display.py                 # two minutes on one core
 
 Times are CPU seconds of one process and one thread, what is compared takes turns on pictures that nobody saw before, values are
 medians, ratios are medians of the ratios of one round.
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results" / "display.json"
 AIM = 1.0  # of display over ask
 QUESTION = "What is in image 2?"
 LARGE = (8000, 6000)  # 48 megapixels
-CASES = (
+CASES: tuple[tuple[str, int, tuple[int, int] | None], ...] = (
     ("2 logos", 2, None),
     ("4 photographs of 336 × 336", 4, (336, 336)),
     ("16 photographs of 12 megapixels", 16, (4000, 3000)),
@@ -140,7 +140,7 @@ def main() -> None:
         "pillow": PIL.__version__, "load": os.getloadavg()[0], "aim": {"display over ask": AIM},
     }  # fmt: skip
     parts: dict[str, Callable[[], list[Row]]] = {
-        "display": lambda: [showing(lab, *case, options.rounds) for case in CASES],
+        "display": lambda: [showing(lab, name, count, size, options.rounds) for name, count, size in CASES],
         "files": lambda: large(lab, options.rounds),
     }
     for name, measure in parts.items():

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .bars import ledger
-from .lettering import drawable, lettering, longest, slanted, token_label, wrapped
+from .lettering import drawable, inches, lettering, longest, slanted, token_label, wrapped
 from .levels import peak
 from .overlay import GREY, cell_colours, paint
 from .payload import AnswerView, label, percent
@@ -127,11 +127,11 @@ class _Sheet:
         box = Rectangle(corner, 0.15 / self.width, 0.12 / self.height, transform=self.figure.transFigure, **look)
         self.figure.add_artist(box)
 
-    def text(self, left: float, top: float, text: str, **style: Any) -> float:
+    def text(self, left: float, top: float, text: str, *, fontsize: float, **style: Any) -> float:
         """Write one line of text; returns where it ends."""
         x, y = left / self.width, 1 - top / self.height
-        artist = self.figure.text(x, y, text, va="top", **lettering(), **style)
-        return float(artist.get_window_extent().x1 / self.figure.dpi)
+        self.figure.text(x, y, text, va="top", fontsize=fontsize, **lettering(), **style)
+        return left + inches(text, fontsize)
 
     def write(self, lines: Sequence[str], line_height: float, *, size: float, colour: str) -> None:
         for line in lines:
