@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import vila_lab
+from vila_lab.engine.memory import image_bytes
 from vila_lab.view import Display, compact, payload
 
 
@@ -33,7 +34,7 @@ def test_a_display_is_counted_and_goes_with_the_tape(answer):
     kept = answer.display().nbytes
     assert answer.nbytes - before == kept > 50_000
     answer.release()
-    assert answer.nbytes == sum(image.width * image.height * 3 for image in answer.images)
+    assert answer.nbytes == image_bytes(answer.images)
 
 
 def test_each_picture_is_shrunk_once(make_view, monkeypatch):
