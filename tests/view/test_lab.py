@@ -313,3 +313,24 @@ def test_a_chat_shows_every_answer_alive_and_grows_with_the_next(in_lab, lab):
     assert "Token" not in views.nth(0).locator(".read-head b").inner_text()
     shoot(sheet, "lab_chat")
     sheet.locator(".jp-OutputArea-output", has_text="'Google.'").wait_for(timeout=60_000)
+
+
+def test_progress_is_seen_while_it_lasts_and_leaves_no_room(in_lab):
+    slow = (
+        "import os, time\nos.environ.pop('TQDM_DISABLE', None)\nfrom vila_lab.progress import progress\n"
+        "with progress(9, 'variants') as count:\n    count.update(4)\n    time.sleep(6)\nprint('at its end')"
+    )
+    sheet = in_lab(notebook([slow, "print('below')"]), "progress.ipynb")
+    outputs = sheet.locator(".jp-OutputArea-output")
+    sheet.locator(".jp-OutputArea-output", has_text="4/9").wait_for(timeout=60_000)
+    shoot(sheet, "lab_progress")
+    outputs.filter(has_text="at its end").wait_for(timeout=60_000)
+    outputs.filter(has_text="below").wait_for(timeout=60_000)
+    shoot(sheet, "lab_progress_done")
+    assert outputs.filter(has_text="4/9").count() == 0
+    assert sheet.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    area, end = (
+        sheet.locator(".jp-OutputArea").first.bounding_box(),
+        outputs.filter(has_text="at its end").bounding_box(),
+    )
+    assert area["height"] - end["height"] < 8, "what is left of it takes room"
