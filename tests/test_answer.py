@@ -10,6 +10,7 @@ import torch
 
 import vila_lab
 from tests.conftest import CHECKPOINTS
+from vila_lab.engine.memory import image_bytes
 from vila_lab.errors import CaptureError, OptionError, PictureError
 from vila_lab.prompt import Prompt
 from vila_lab.tokens import Spelling
@@ -112,7 +113,7 @@ def test_saved_and_opened_it_answers_the_same(answer, tmp_path):
 def test_released_it_keeps_what_was_computed(answer, tmp_path):
     ledger = answer.ledger()
     answer.release()
-    assert answer.nbytes == sum(image.width * image.height * 3 for image in answer.images)  # the pictures stay
+    assert answer.nbytes == image_bytes(answer.images)  # the pictures stay
     np.testing.assert_array_equal(answer.ledger(), ledger)
     assert vila_lab.open(answer.save(tmp_path / "a.vila")).ledger().equals(ledger)
     with pytest.raises(CaptureError, match="ask again"):
