@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import CaptureError
 from ..hooks.sites import Site, find_sites
@@ -172,7 +174,18 @@ class Answering:
                 raise Stopped
 
         check()
-        with ExitStack() as stack:
-            for site in self._sites:
-                stack.callback(site.module.register_forward_pre_hook(check).remove)
-            yield
+        hooks: list[RemovableHandle] = []
+        try:
+            try:
+                for site in self._sites:
+                    hooks.append(site.module.register_forward_pre_hook(check))
+                yield
+            finally:
+                _remove(hooks)
+        finally:  # again: an interrupt may have come just before the first time
+            _remove(hooks)
+
+
+def _remove(hooks: Sequence[RemovableHandle]) -> None:
+    for hook in hooks:
+        hook.remove()
