@@ -48,7 +48,7 @@ def test_the_command_line_lists_the_options_that_the_family_takes(name):
 
 
 def test_an_option_of_no_family_is_named_with_those_there_are(lab):
-    with pytest.raises(OptionError, match=r"there is no option tiles; .* conv_mode, tile_all_images"):
+    with pytest.raises(OptionError, match=r"there is no option 'tiles' .* conv_mode, tile_all_images"):
         lab.ask("Hello", tiles=4)
 
 
