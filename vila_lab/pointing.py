@@ -1,4 +1,4 @@
-"""Pointing: which picture, and which tokens, a reader means by a number, a name or a word. Knows texts, no map and no model."""
+"""Pointing: which picture, tokens or group of positions a reader means by a number, a name or a word. Knows texts, no map and no model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__ = [
     "Said",
     "WhichPicture",
     "WhichTokens",
+    "check_group",
     "first_token",
     "picture_index",
     "token_index",
@@ -23,6 +24,9 @@ __all__ = [
 
 WhichPicture: TypeAlias = "int | str"
 WhichTokens: TypeAlias = "int | str | slice | Sequence[int] | None"
+
+GROUPS = ("images", "prompt", "text", "template", "separators", "answer", "replies", "all")
+"""Names of groups of positions, beside ``image_k`` and ``turn_k``."""
 
 
 class Said(Protocol):
@@ -174,3 +178,40 @@ def tokens_of_word(word: str, said: Sequence[Said]) -> list[int]:
             numbers += [*pending, number]
         pending, begin = [], end
     return numbers
+
+
+# -- groups of positions -------------------------------------------------------------------------------------------------
+
+
+def check_group(name: str, *more: str) -> None:
+    """Refuse what names a group of positions in no prompt; see `TokenMap.positions`.
+
+    Parameters
+    ----------
+    name
+    more
+        Further names that are known where it is used.
+
+    Raises
+    ------
+    OptionError
+
+    Examples
+    --------
+    >>> check_group("image_7")
+    >>> check_group("picture_2", "question")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    vila_lab.errors.OptionError: unknown group of positions 'picture_2' (did you mean 'image_2'?); known: image_1...
+    """
+    names = (*GROUPS, *more)
+    if re.fullmatch(r"(image|turn)_[1-9]\d*", name) or name in names:
+        return
+    if re.fullmatch(r"(image|turn)_0+", name):
+        raise OptionError(f"there is no {name}: names are counted from 1, {name.split('_')[0]}_1 is the first")
+    number = re.search(r"([1-9]\d*)\s*$", name)
+    kind = "turn" if name.startswith("turn") else "image"
+    near = f" (did you mean '{kind}_{number[1]}'?)" if number else nearest(name, names)
+    raise OptionError(
+        f"unknown group of positions {name!r}{near}; known: image_1, ..., turn_1, ..., {', '.join(names)}"
+    )

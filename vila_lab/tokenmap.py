@@ -16,17 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import OptionError, PromptError
-from .options import nearest
-from .pointing import WhichPicture, picture_index
+from .pointing import WhichPicture, check_group, picture_index
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FINEST_GRID = 192  # cells along one side of a heatmap, at most
-
-
-GROUPS = ("images", "prompt", "text", "template", "separators", "answer", "replies", "all")
-"""Names of groups of positions, beside ``image_k`` and ``turn_k``."""
 
 
 class Kind(IntEnum):
@@ -408,40 +403,6 @@ class TokenMap:
         frame[["x0", "y0", "x1", "y1"]] = self.box
         frame.index.name = "position"
         return frame
-
-
-def check_group(name: str, *more: str) -> None:
-    """Refuse what names a group of positions in no prompt; see `TokenMap.positions`.
-
-    Parameters
-    ----------
-    name
-    more
-        Further names that are known where it is used.
-
-    Raises
-    ------
-    OptionError
-
-    Examples
-    --------
-    >>> check_group("image_7")
-    >>> check_group("picture_2", "question")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    vila_lab.errors.OptionError: unknown group of positions 'picture_2' (did you mean 'image_2'?); known: image_1...
-    """
-    names = (*GROUPS, *more)
-    if re.fullmatch(r"(image|turn)_[1-9]\d*", name) or name in names:
-        return
-    if re.fullmatch(r"(image|turn)_0+", name):
-        raise OptionError(f"there is no {name}: names are counted from 1, {name.split('_')[0]}_1 is the first")
-    number = re.search(r"([1-9]\d*)\s*$", name)
-    kind = "turn" if name.startswith("turn") else "image"
-    near = f" (did you mean '{kind}_{number[1]}'?)" if number else nearest(name, names)
-    raise OptionError(
-        f"unknown group of positions {name!r}{near}; known: image_1, ..., turn_1, ..., {', '.join(names)}"
-    )
 
 
 def _even_cells(edges: NDArray[np.float64]) -> int:

@@ -16,7 +16,8 @@ import numpy as np
 from ..attribution.features import phrase_groups
 from ..errors import NoEffect, OptionError
 from ..hooks.spans import Span
-from ..tokenmap import TokenMap, check_group
+from ..pointing import check_group
+from ..tokenmap import TokenMap
 
 PART = r"""("[^"]+"|'[^']+'|“[^”]+”|[^"'“]+?)"""
 EDGE = re.compile(rf"\s*{PART}\s*(?:->|→)\s*{PART}\s*")
