@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 import vila_lab
+from benchmarks.reporting import table
 from vila_lab.answer import Answer
 from vila_lab.session import Session
 
@@ -119,13 +120,6 @@ def large(lab: Session, rounds: int) -> list[Row]:
             image.save(file, quality=90)
         rows += saving(lab.ask([*files, QUESTION], max_new_tokens=24), "noise, JPEG files", rounds)
     return rows
-
-
-def table(rows: list[Row]) -> str:
-    """Rows as a table of Markdown."""
-    names = list(rows[0])
-    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells))
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ import transformers
 from PIL import Image
 
 import vila_lab
+from benchmarks.reporting import table
 from vila_lab.session import Session
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
@@ -431,13 +432,6 @@ def soak(server: Server, count: int, clients: int = 4) -> Row:
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------------
-
-
-def table(rows: list[Row]) -> str:
-    """Rows as a table of Markdown."""
-    names = list(rows[0])
-    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells))
 
 
 class Report:

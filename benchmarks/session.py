@@ -27,6 +27,7 @@ import transformers
 from gpu import Shape, random_session
 
 import vila_lab
+from benchmarks.reporting import table
 from vila_lab.engine import generation
 from vila_lab.session import Session
 
@@ -203,13 +204,6 @@ def memory(lab: Session, asks: int) -> list[Row]:
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------------
-
-
-def table(rows: list[Row]) -> str:
-    """Rows as a table of Markdown."""
-    names = list(rows[0])
-    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells))
 
 
 def main() -> None:
