@@ -141,10 +141,10 @@ def moved(rng: Rng) -> Iterator[Asked]:
 
 
 KINDS: dict[str, Callable[[Rng], Iterator[Asked]]] = {
-    "rests on a picture": grounded,
-    "blank or noise": blanks,
-    "a picture that is not there": absent,
-    "pictures exchanged": moved,
+    "right, about a picture": grounded,
+    "to blank or noise pictures": blanks,
+    "about a picture that is not there": absent,
+    "right, pictures exchanged": moved,
 }
 
 
@@ -224,9 +224,14 @@ def aims(report: dict[str, Any]) -> list[dict[str, Any]]:
     kinds, (first, nothing, missing, _) = report["kinds"], KINDS
     given = [kind for kind in kinds if kind != missing]
     wanted = [
-        (f"{first} against {nothing}, area by weight", report["areas"][nothing]["weight"], AUC, "at least"),
         (
-            "notes on a picture that is not there",
+            f"area by weight, answers {first}, against answers {nothing}",
+            report["areas"][nothing]["weight"],
+            AUC,
+            "at least",
+        ),
+        (
+            f"notes with answers {missing}",
             kinds[missing]["notes"] / kinds[missing]["answers"],
             NOTES,
             "at least",
@@ -241,22 +246,28 @@ def aims(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def printed(report: dict[str, Any]) -> str:
     heads = {
-        "one": "one picture",
+        "one": "rests on one picture",
         "rests on several pictures": "several",
         "hardly rests on any picture": "hardly any",
-        "methods disagree": "disagree",
+        "methods disagree": "methods disagree",
     }
+    names = [
+        "answers",
+        "nats lost, all pictures",
+        "weighed with the probability",
+        *heads.values(),
+        "on the right one",
+        "notes",
+    ]
     lines = [
-        f"| answers | nats lost, all pictures | weight | {' | '.join(heads.values())} | right picture | notes |",
-        "| --- " * (len(heads) + 5) + "|",
+        f"| {' | '.join(names)} |",
+        "| --- " * len(names) + "|",
     ]
     for kind, row in report["kinds"].items():
-        share = [f"{row['verdicts'].get(head, 0) / row['answers']:.1%}" for head in heads]
-        right = "" if kind in ("blank or noise", "a picture that is not there") else f"{row['right picture'][0]:.1%}"
-        lines.append(
-            f"| {kind} | {_spread(row['effect'])} | {_spread(row['weight'])} | {' | '.join(share)} | {right} | "
-            f"{row['notes']} of {row['answers']} |"
-        )
+        shares = [_percent(row["verdicts"].get(head, 0) / row["answers"]) for head in heads]
+        right = _percent(row["right picture"][0]) if kind.startswith("right") else "-"
+        notes = f"{row['notes']} of {row['answers']}"
+        lines.append(f"| {' | '.join([kind, _spread(row['effect']), _spread(row['weight']), *shares, right, notes])} |")
     lines += [
         "",
         f"Median (5 % to 95 %). Below a weight of {report['hardly']:.2f} an answer hardly rests on any picture.",
@@ -269,6 +280,10 @@ def printed(report: dict[str, Any]) -> str:
             f"- {aim['aim']}: {aim['found']:.3f} (wanted {aim['wanted']:g}), {'reached' if aim['met'] else 'NOT reached'}"
         )
     return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _spread(quantiles: Sequence[float]) -> str:

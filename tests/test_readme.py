@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
+from benchmarks import attribution, verdict
 from vila_lab.view.lettering import FONT_REMEDY
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +74,21 @@ def test_every_block_is_one_that_is_run_but_the_one_for_a_gpu():
     (left_out,) = [block for block in BLOCKS if block.is_left_out]
     assert 'device="cuda"' in left_out.code
     assert len(pasted("python")) > 5
+
+
+@pytest.mark.parametrize(("benchmark", "columns"), [(attribution, 7), (verdict, 9)])
+def test_the_tables_are_what_was_measured(benchmark, columns):
+    """What stands below the same heads, row by row; not every column and row of the benchmark need be there."""
+    printed = benchmark.printed(json.loads(benchmark.RESULTS.read_text(encoding="utf-8")))
+    measured = [cells(line)[:columns] for line in printed.splitlines() if line.startswith("|")]
+    lines = [cells(line) for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
+    shown = list(takewhile(lambda row: row != [""], lines[lines.index(measured[0]) :]))
+    assert len(shown) > 5
+    assert [row for row in shown if row not in measured] == []
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 @pytest.mark.slow

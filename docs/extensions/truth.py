@@ -1,9 +1,9 @@
-"""The methods in their own words, and how often each was right. Knows `vila_lab.methods` and the committed results."""
+"""The methods in their own words, and what the benchmarks found. Knows `vila_lab.methods` and the committed results."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 from docutils import nodes
@@ -11,9 +11,6 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import vila_lab
-from benchmarks.attribution import printed
-
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "attribution.json"
 
 
 class Methods(SphinxDirective):
@@ -30,11 +27,14 @@ class Methods(SphinxDirective):
 
 
 class Measured(SphinxDirective):
-    """The table of the results file, as its benchmark prints it."""
+    """What a benchmark found when it was last run, as it prints it; the argument is the benchmark's name."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(RESULTS))
-        told = self.parse_text_to_nodes(printed(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        benchmark = import_module(f"benchmarks.{self.arguments[0]}")
+        self.env.note_dependency(str(benchmark.RESULTS))
+        told = self.parse_text_to_nodes(benchmark.printed(json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))))
         for node in told:
             for table in node.findall(nodes.table):
                 table["classes"].append("numbers")

@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import vila_lab
+from benchmarks import attribution, verdict
 from vila_lab.attribution.registry import NAMES
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "attribution.json"
 BUILD = ["-m", "sphinx", "-W", "-n", "-E", "-q", "--keep-going", str(ROOT / "docs")]
 SHOWN = ("index", "methods", "reference/answers", "guides/your-pictures", "notebooks/01_first_look")
 # Every rule of WCAG 2.1 A and AA; axe itself may not fetch style sheets.
@@ -156,9 +156,9 @@ def test_every_method_is_told_and_every_measurement_shown(site: Path) -> None:
     text = (site / "methods.html").read_text(encoding="utf-8")
     ids = read(site / "methods.html").ids
     assert [name for name in NAMES if name.replace("_", "-") not in ids] == []
-    assert [
-        label for label in json.loads(RESULTS.read_text(encoding="utf-8"))["methods"] if f"<p>{label}</p>" not in text
-    ] == []
+    for benchmark, rows in ((attribution, "methods"), (verdict, "kinds")):
+        measured = json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))[rows]
+        assert [label for label in measured if f"<p>{label}</p>" not in text] == []
 
 
 @pytest.fixture
