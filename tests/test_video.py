@@ -43,7 +43,7 @@ from vila_lab.prompt import Prompt
 from vila_lab.tiny import demo_images
 from vila_lab.video import Video
 from vila_lab.view import frame_shares
-from vila_lab.view.plots import clips_of
+from vila_lab.view.timeline import clips_of
 
 SIZE = (64, 48)
 QUESTION = "What happens?"

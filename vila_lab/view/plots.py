@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..engine.record import Record
 from ..errors import OptionError
 from ..options import nearest
-from ..picture import Frame
 from ..pointing import WhichPicture, WhichTokens, first_token, picture_index
 from . import bars, overlay, tables, timeline
 from . import curves as lines
@@ -367,24 +366,22 @@ def frames(record: Record, run: Run, ax: Axes | None, token: WhichTokens = None,
         found = run("attribute", method=method, token=token)
         table, total, unit = found.per_image(), found.total(), found.unit
         table = table.iloc[rows] if token is None else table
-    clips = clips_of(record.frames)
-    at = [picture for clip in clips for picture in clip]
+    shown = timeline.timing(record.frames)
+    at = shown.pictures
     names = _apart([record.tokens[row].text.strip() or "␣" for row in rows])
     few = dict(zip(names, table[columns].to_numpy()[:, at], strict=True)) if 1 < len(rows) <= MOST_LINES else {}
-    seen = [record.frames[picture] for picture in at]
-    timed = all(frame is not None and frame.seconds is not None for frame in seen)
     amount = float(total[columns].to_numpy()[at].sum())
-    what = "frames" if any(seen) else "pictures"
+    what = "frames" if shown.videos else "pictures"
     strongest = "the whole answer" if few else whole
     return timeline.frame_shares(
         {strongest: total[columns].to_numpy()[at], **few},
-        [[_time_of(record.frames[picture], picture, timed) for picture in clip] for clip in clips],
+        shown.times,
         ax,
         whole=strongest,
         numbers=at,
         images=[record.images[picture] for picture in at],
-        names=[frame.video for clip in clips if (frame := record.frames[clip[0]])],
-        across="seconds" if timed else "frame" if any(seen) else "picture",
+        names=shown.videos,
+        across=shown.unit,
         share=is_share,
         unit=unit,
         title=f"{method} of {whole} on the {what}: {_amount(amount, method)}",
@@ -430,32 +427,6 @@ def _what(record: Record, token: WhichTokens) -> str:
 
 def _amount(total: float, method: str) -> str:
     return f"{percent(total)} in all; {NOT_A_CAUSE}" if method == "attention" else f"{total:+.3g} in all"
-
-
-def clips_of(frames: Sequence[Frame | None]) -> list[list[int]]:
-    """Numbers of the pictures that are frames, video by video; of all pictures where none is.
-
-    >>> clip, other = (Frame("a.mp4", number, 9) for number in (0, 8))
-    >>> clips_of([None, clip, other, None, clip]), clips_of([None, None])
-    ([[1, 2], [4]], [[0, 1]])
-    """
-    found: list[list[int]] = []
-    last: Frame | None = None
-    for picture, frame in enumerate(frames):
-        # The same video may be shown twice, even one behind the other.
-        goes_on = frame and last and frame.video == last.video and frame.number > last.number
-        if frame and goes_on:
-            found[-1].append(picture)
-        elif frame:
-            found.append([picture])
-        last = frame
-    return found or [list(range(len(frames)))]
-
-
-def _time_of(frame: Frame | None, picture: int, timed: bool) -> float:
-    if frame is None:
-        return float(picture + 1)
-    return float(frame.number + 1) if frame.seconds is None or not timed else frame.seconds
 
 
 def _apart(names: Sequence[str]) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..errors import OptionError
+from ..picture import Frame
 from .checks import checked
 from .lettering import drawable, lettering, write_title
 from .style import INK, MARKERS, PICTURE_COLOURS, RULE, SOFT_INK, new_axes, picture_colour, ruled
@@ -26,6 +27,72 @@ LABEL = 0.42  # inches of a time
 ROOM = 0.1  # of all time, between two videos
 BEYOND_PALE = tuple(colour for colour in PICTURE_COLOURS[4:] if colour != "#f0e442")  # apart from the first pictures'
 LIGHT = ("-", "--", "-.", ":")
+
+
+class Timing(NamedTuple):
+    """Which pictures are frames, and when each is shown: what `frame_shares` takes beside the shares.
+
+    Attributes
+    ----------
+    pictures : list of int
+        Numbers of the pictures, from 0, video after video; of all pictures where none is a frame.
+    times : list of list of float
+        A list per video, in `unit`.
+    videos : list of str
+        Their names.
+    unit : str
+        "seconds", "frame" where not every time is known, "picture" where there is no video.
+    """
+
+    pictures: list[int]
+    times: list[list[float]]
+    videos: list[str]
+    unit: str
+
+
+def timing(frames: Sequence[Frame | None]) -> Timing:
+    """When each of a prompt's frames is shown; None is a picture that is no frame.
+
+    >>> timing([None, Frame("a.mp4", 0, 9, 0.0), Frame("a.mp4", 4, 9, 0.5)])
+    Timing(pictures=[1, 2], times=[[0.0, 0.5]], videos=['a.mp4'], unit='seconds')
+    >>> timing([Frame("folder", 3, 9)]).times, timing([None, None]).times
+    ([[4]], [[1, 2]])
+    """
+    clips = clips_of(frames)
+    if not clips:
+        count = len(frames)
+        return Timing(list(range(count)), [[k + 1 for k in range(count)]], [], "picture")
+    shown = [[frame for k in clip if (frame := frames[k])] for clip in clips]
+    timed = all(frame.seconds is not None for clip in shown for frame in clip)
+    return Timing(
+        [k for clip in clips for k in clip],
+        [
+            [frame.seconds if timed and frame.seconds is not None else frame.number + 1 for frame in clip]
+            for clip in shown
+        ],
+        [clip[0].video for clip in shown],
+        "seconds" if timed else "frame",
+    )
+
+
+def clips_of(frames: Sequence[Frame | None]) -> list[list[int]]:
+    """Numbers of the pictures that are frames, video by video.
+
+    >>> clip, other = (Frame("a.mp4", number, 9) for number in (0, 8))
+    >>> clips_of([None, clip, other, None, clip]), clips_of([None, None])
+    ([[1, 2], [4]], [])
+    """
+    found: list[list[int]] = []
+    last: Frame | None = None
+    for picture, frame in enumerate(frames):
+        # The same video may be shown twice, even one behind the other.
+        goes_on = frame and last and frame.video == last.video and frame.number > last.number
+        if frame and goes_on:
+            found[-1].append(picture)
+        elif frame:
+            found.append([picture])
+        last = frame
+    return found
 
 
 def frame_shares(
