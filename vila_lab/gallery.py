@@ -20,12 +20,11 @@ from .options import nearest
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
 from .video import Video
 from .view.of_answer import view_of
-from .view.sheet import compact, overview
+from .view.sheet import compact, render
 from .writing import check_place, make_folder, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from .answer import Answer
     from .session import Session
@@ -77,14 +76,14 @@ class Asked:
         return self.lab.ask(text, images=[demo_images() / name for name in names])
 
 
-def first_look(asked: Asked) -> Figure:
+def first_look(asked: Asked) -> Image.Image:
     """An answer as a whole: question, pictures with where attention went, and the ledger of every token."""
-    return overview(view_of(asked.marks.record))
+    return render(view_of(asked.marks.record)).light
 
 
-def scenes(asked: Asked) -> Figure:
+def scenes(asked: Asked) -> Image.Image:
     """The same of an English answer about two scenes in their own shapes."""
-    return overview(view_of(asked.scenes.record))
+    return render(view_of(asked.scenes.record)).light
 
 
 def heatmap(asked: Asked) -> Axes:
@@ -157,7 +156,7 @@ def agreement(asked: Asked) -> Axes:
     return asked.marks.plot("agreement")
 
 
-PICTURES: Mapping[str, Callable[[Asked], Axes | Figure]] = {
+PICTURES: Mapping[str, Callable[[Asked], Axes | Image.Image]] = {
     draw.__name__: draw
     for draw in (
         first_look, scenes, heatmap, heatmap_signed, ledger, frames, layers, heads, grid, words, leakage, flow, curves, patching, logit_lens,
@@ -197,11 +196,13 @@ def _drawn(name: str, asked: Asked) -> bytes:
     return pixels(PICTURES[name](asked))
 
 
-def pixels(drawn: Axes | Figure) -> bytes:
-    """A compact PNG of a figure, without metadata."""
+def pixels(drawn: Axes | Image.Image) -> bytes:
+    """A compact PNG of a figure or of an overview, without metadata."""
+    if isinstance(drawn, Image.Image):
+        return compact(drawn)
     buffer = io.BytesIO()
     figure = drawn.get_figure(root=True)
-    assert figure is not None  # both a figure and axes drawn by `plot` have one
+    assert figure is not None  # axes drawn by `plot` have one
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return compact(Image.open(buffer).convert("RGB"))
 

@@ -230,6 +230,7 @@ def fonts():
         lettering.font_family,
         lettering.font_files,
         lettering.known_characters,
+        lettering.typeface,
         lettering.warn_of_missing_font,
     )
     for one in found:

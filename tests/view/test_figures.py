@@ -12,8 +12,21 @@ import pytest
 from PIL import Image
 
 from vila_lab.errors import MissingExtra
-from vila_lab.view import heatmap_overlay, ledger, lettering, overlay, overview, png, sheet, style
+from vila_lab.view import canvas, heatmap_overlay, ledger, lettering, overlay, png, render, style
 from vila_lab.view.html import viewer_source, viewer_style
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The lines of text that are written on sheets."""
+    lines: list[str] = []
+    write = canvas.Canvas.text
+    monkeypatch.setattr(
+        canvas.Canvas,
+        "text",
+        lambda self, left, top, text, **how: lines.append(text) or write(self, left, top, text, **how),
+    )
+    return lines
 
 
 @pytest.mark.parametrize(
@@ -22,7 +35,7 @@ from vila_lab.view.html import viewer_source, viewer_style
 )
 def test_every_overview_renders_without_a_warning(make_view, pictures, tokens):
     picture = Image.open(io.BytesIO(png(make_view(pictures, tokens))))
-    assert picture.width == round(9.4 * sheet.DPI)
+    assert picture.width == round(9.4 * canvas.DPI)
     assert picture.info.keys() <= {"dpi"}
 
 
@@ -96,35 +109,82 @@ def test_missing_cells_are_hatched():
     assert patch.get_hatch()
 
 
-def test_pictures_of_an_overview_share_one_scale(make_view):
-    view = make_view(2, "one", shape="square")
-    view = replace(view, total=(np.full((6, 6), 0.02), np.full((6, 6), 0.01)))
-    cells = [ax.images[1].get_array() for ax in overview(view).axes if len(ax.images) == 2][:2]
-    assert cells[0][..., 3].max() == pytest.approx(2 * cells[1][..., 3].max())
+def test_pictures_of_an_overview_share_one_scale(make_view, monkeypatch):
+    """Half the number is half the opacity, whichever picture it is in."""
+    drawn = []
+    monkeypatch.setattr(canvas.Canvas, "picture", lambda self, image, place: drawn.append(np.asarray(image, float)))
+    grey = Image.new("RGB", (240, 240), (0, 0, 0))
+    view = replace(make_view(2, "one", shape="square"), images=(grey, grey))
+    render(replace(view, total=(np.full((6, 6), 0.02), np.full((6, 6), 0.01))))
+    strong, faint = drawn[:2]
+    colours = overlay.cell_colours(np.array([0.02, 0.01]), 0.02, False)
+    np.testing.assert_allclose(strong[0, 0], 255 * colours[0, :3] * colours[0, 3], atol=1)
+    np.testing.assert_allclose(faint[0, 0], 255 * colours[1, :3] * colours[1, 3], atol=1)
 
 
-def test_without_a_chinese_font_tokens_stand_as_numbers(make_view, fonts, monkeypatch):
+@pytest.mark.parametrize("signed", [False, True])
+def test_pixels_of_an_overlay_are_those_of_its_figure(signed):
+    """The sheet's own drawing beside matplotlib's, cell by cell."""
+    heat = np.linspace(-1.0 if signed else 0.0, 1.0, 12).reshape(3, 4)
+    photo = Image.new("RGB", (80, 60), (200, 120, 40))
+    ax = heatmap_overlay(photo, heat, vmax=1.0, signed=signed)
+    ax.figure.set_size_inches(0.8, 0.6)
+    ax.figure.set_dpi(100)
+    ax.figure.canvas.draw()
+    figure = np.asarray(ax.figure.canvas.buffer_rgba(), float)[5::20, 5::20, :3]
+    pixels = np.asarray(overlay.painted(photo, heat, 1.0, signed, photo.size), float)[5::20, 5::20]
+    np.testing.assert_allclose(pixels, figure, atol=2)
+
+
+@pytest.mark.parametrize("texture", style.HATCHES)
+def test_every_texture_is_seen_and_unlike_the_others(texture):
+    def drawn(texture: str) -> np.ndarray:
+        sheet = canvas.Canvas(1.0, 1.0)
+        sheet.boxes([(0, 0, 1, 1)], "#56b4e9", texture)
+        return np.asarray(sheet.finish().light, int)
+
+    lines = (drawn(texture) != drawn("")).any(-1)
+    assert 0.05 < lines.mean() < 0.5
+    assert all((drawn(other) != drawn(texture)).any(-1).mean() > 0.05 for other in style.HATCHES if other != texture)
+
+
+def test_bars_of_a_sheet_are_as_high_as_their_shares(make_view, monkeypatch):
+    parts = []
+    monkeypatch.setattr(canvas.Canvas, "boxes", lambda self, places, *look: parts.append((places, look)))
+    view = make_view(2, "words")
+    rows = view.ledger.copy()
+    rows[4] = np.nan
+    render(replace(view, ledger=rows))
+    bars = [places for places, _ in parts if len(places) == len(view.tokens) - 1]
+    assert len(bars) == len(view.columns)
+    high = np.array([[bottom - top for _, top, _, bottom in places] for places in bars]).T
+    np.testing.assert_allclose(high / 1.05, np.delete(rows, 4, 0), atol=1e-9)
+    assert any(look == (None, "////", 0.6) and len(places) == 1 for places, look in parts)  # the one not captured
+
+
+def test_without_a_chinese_font_tokens_stand_as_numbers(make_view, fonts, written, monkeypatch):
     monkeypatch.setattr(lettering, "CJK_FONTS", ())
     view = make_view(1, "chinese", title="图片里有什么？")
     with pytest.warns(lettering.MissingFontWarning, match="fonts-noto-cjk"):
         assert [text.get_text() for text in ledger(view).get_xticklabels()] == [f"#{k + 1}" for k in range(8)]
-    texts = [text.get_text() for text in overview(view).texts]
-    assert "Tokens in a script without an installed font stand as their numbers (#1, #2, ...)." in texts
+    png(view)
+    assert "Tokens in a script without an installed font stand as their numbers (#1, #2, ...)." in written
     png(view)  # and neither a glyph warning nor a second one, which would be an error
 
 
-def test_method_and_honesty_stand_in_the_overview(make_view):
+def test_method_and_honesty_stand_in_the_overview(make_view, written):
     view = make_view(2, "words")
-    text = " ".join(text.get_text() for text in overview(view).texts)
+    render(view)
+    text = " ".join(written)
     assert f"Drawn: {view.method}" in text
     assert view.honesty in text
     assert view.notes[0] in text
 
 
-def test_what_a_long_answer_leaves_out_is_said(make_view):
+def test_what_a_long_answer_leaves_out_is_said(make_view, written):
     tokens = tuple(f" w{k}" for k in range(200))
-    text = " ".join(text.get_text() for text in overview(make_view(1, tokens)).texts)
-    assert "The bars show the first 128 of 200 tokens." in text
+    render(make_view(1, tokens))
+    assert "The bars show the first 128 of 200 tokens." in written
 
 
 def test_pyplot_is_never_touched(make_view, monkeypatch):
@@ -147,8 +207,7 @@ def test_png_is_exact_where_small_and_compact_where_not(make_view):
 
 
 def test_without_matplotlib_the_way_out_is_named(make_view, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "vila_lab.view.paper", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtra, match="pip install matplotlib"):
         png(make_view(1, "one"))
 

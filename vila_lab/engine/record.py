@@ -235,6 +235,15 @@ class Record:
             self._layer_means = means
         return self._layer_means
 
+    def heads_mean(self, heads: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        """Attention averaged over some heads, each a layer and its number there.  # (tokens, T)"""
+        tape, rows = self.tape(), self.rows()
+        mean = np.zeros((len(rows), len(self.token_map)))
+        for layer in {layer for layer, _ in heads}:
+            chosen = [head for other, head in heads if other == layer]
+            mean[:, : tape.length] += tape.weights(layer, rows, chosen).double().sum(1).cpu().numpy()
+        return mean / len(heads)
+
     def head_shares(self, groups: NDArray[Any], tokens: Sequence[int]) -> NDArray[np.float64]:
         """Attention of every head to groups of positions, mean over some tokens, in memory that does not grow with the layers.
 

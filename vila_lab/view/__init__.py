@@ -1,7 +1,7 @@
 """Showing an answer: payload, html, figures. Knows arrays, labels and pictures; knows no model.
 
-Each figure takes arrays and labels, draws on ``ax`` or on a figure of its own, and returns the Axes; `overview`, `render`,
-`png` and `compact` are about the whole sheet. `plots` draws them from an answer.
+Each figure takes arrays and labels, draws on ``ax`` or on a figure of its own, and returns the Axes; `render`, `png` and
+`compact` are about the whole sheet. `plots` draws them from an answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .grid import head_grid
 from .of_answer import view_of
 from .overlay import cell_colours, heatmap_overlay, logit_lens_grid
 from .payload import AnswerView
-from .sheet import compact, overview, png, render
+from .sheet import compact, png, render
 from .tables import head_map, leakage_matrix, method_agreement, patching_scan
 from .timeline import frame_shares
 from .words import word_weights
@@ -36,7 +36,6 @@ __all__ = [
     "logit_lens_grid",
     "method_agreement",
     "mimebundle",
-    "overview",
     "page",
     "page_text",
     "patching_scan",

@@ -174,14 +174,21 @@ def columns(text: str) -> int:
 
 def inches(text: str, points: float) -> float:
     """How wide a line of text is in a figure, in inches."""
-    runs = groupby(text, lambda c: next((k for k, font in enumerate(font_files()) if ord(c) in font.characters), 0))
-    return sum(_measure(k).getlength("".join(run)) for k, run in runs) * points / MEASURED / 72
+    return sum(typeface(number, MEASURED).getlength(run) for number, run in runs(text)) * points / MEASURED / 72
+
+
+def runs(text: str) -> list[tuple[int, str]]:
+    """Pieces of a line that one font has the letters of, each with its number in `font_files`."""
+    fonts = font_files()
+    which = lambda c: next((k for k, font in enumerate(fonts) if ord(c) in font.characters), 0)  # noqa: E731
+    return [(number, "".join(run)) for number, run in groupby(text, which)]
 
 
 @cache
-def _measure(number: int) -> ImageFont.FreeTypeFont:
+def typeface(number: int, size: float) -> ImageFont.FreeTypeFont:
+    """One of `font_files` at a size in pixels."""
     font = font_files()[number]
-    return ImageFont.truetype(font.path, MEASURED, index=font.number)
+    return ImageFont.truetype(font.path, size, index=font.number)
 
 
 def scale_bar(ax: Axes, drawn: ScalarMappable, unit: str, *, shrink: float = 0.85) -> None:

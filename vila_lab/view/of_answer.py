@@ -133,6 +133,7 @@ class _Reader:
         n = len(record.images)
         self.columns = (*(f"image_{k + 1}" for k in range(n)), "prompt", "answer", "sink")
         self.groups = self.map.indicator(self.columns[:-1]).astype(np.float64)  # (T, columns but sink)
+        self.grids = [self.map.grid(k) for k in range(n)]
         self.words, self.word_groups = question_words(record)
 
     def attention(
@@ -152,7 +153,7 @@ class _Reader:
         kept = np.where(apart, 0.0, weights)
         ledger = np.concatenate([kept @ self.groups, weights[:, apart].sum(1, keepdims=True)], 1)
         ledger /= np.maximum(ledger.sum(1, keepdims=True), 1e-12)
-        maps = [self.map.heatmap(kept, k) for k in range(len(self.record.images))]
+        maps = [self.map.heatmap(kept, k, grid) for k, grid in enumerate(self.grids)]
         n_layers = self.record.layer_means().shape[1]
         which = f"layer {layer} of 0 to {n_layers - 1}" if layer is not None else f"mean over all {n_layers} layers"
         whose = heads or (
@@ -180,13 +181,14 @@ class _Reader:
         readings = [self.attention(means.mean(1), sinks=True)]
         readings += [self.attention(means[:, layer], layer=layer) for layer in range(means.shape[1])]
         for name, heads in sorted(self.record.head_sets.items()):
+            if not heads:
+                continue
             try:
-                weights = [self.record.attention(layer=layer, head=head).to_numpy()[:, 0, 0] for layer, head in heads]
+                weights = self.record.heads_mean(heads)
             except CaptureError:  # queries and keys were released; the layers' means stay
                 break
-            if weights:
-                listed = ", ".join(f"{layer}.{head}" for layer, head in heads)
-                readings.append(self.attention(np.mean(weights, 0), heads=f"{name} heads ({listed})"))
+            listed = ", ".join(f"{layer}.{head}" for layer, head in heads)
+            readings.append(self.attention(weights, heads=f"{name} heads ({listed})"))
         return readings
 
     def attributions(self, found: Sequence[Attribution]) -> list[Reading]:

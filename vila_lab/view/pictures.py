@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image
 
 from .levels import in_base64
 
@@ -97,24 +97,6 @@ class Twofold:
 
     light: Image.Image
     dark: Image.Image
-
-
-def darkened(picture: Image.Image, kept: Sequence[tuple[int, int, int, int]]) -> Image.Image:
-    """A drawing of dark ink on white as light ink on a dark ground; its colours, and the boxes in ``kept``, stay.
-
-    >>> dark = darkened(Image.new("RGB", (2, 2), "white"), [(0, 0, 1, 1)])
-    >>> dark.getpixel((0, 0)), dark.getpixel((1, 1))
-    ((255, 255, 255), (18, 18, 18))
-    """
-    low, high = NIGHT[0], 232  # of the ground, and of ink
-    inverted = picture.point([round(low + (255 - level) * (high - low) / 228) for level in range(256)] * 3)
-    red, green, blue = picture.split()
-    strongest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    colourful = ImageChops.subtract(strongest, ImageChops.darker(ImageChops.darker(red, green), blue))
-    dark = Image.composite(picture, inverted, colourful.point([min(255, 4 * level) for level in range(256)]))
-    for box in kept:
-        dark.paste(picture.crop(box), box[:2])
-    return dark
 
 
 def stacked(pictures: Sequence[Twofold]) -> Twofold:

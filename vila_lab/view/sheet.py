@@ -1,75 +1,67 @@
-"""The overview: question, pictures, ledger and method on one sheet, as a figure and as PNG. Knows the view, no model."""
+"""The overview: question, pictures, ledger and method on one sheet, as pixels and as PNG. Knows the view, no model."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from .bars import ledger
-from .lettering import drawable, inches, lettering, longest, slanted, token_label, wrapped
+from ..errors import MissingExtra
+from .canvas import Box, Canvas, length
+from .lettering import drawable, longest, slanted, token_label, wrapped
 from .levels import peak
-from .overlay import GREY, cell_colours, paint
+from .overlay import painted
 from .payload import AnswerView, label, percent
-from .pictures import Twofold, darkened
-from .style import INK, SOFT_INK, column_look, ink_on, new_figure, picture_colour
+from .pictures import Twofold
+from .style import INK, SOFT_INK, column_look, picture_colour
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-DPI = 110
+WIDTH, MARGIN = 9.4, 0.22  # inches
+INSET = 0.45  # inches to the left of bars, for their scale
+BARS = 1.05  # inches from 0 to 100 %
 EXACT_PNG = 150_000  # bytes up to which a PNG keeps all its colours
-PALETTE_PIXELS = 20_000  # of which a palette is chosen: all of them give none that is nearer, in fifty times the time
-MANY_COLOURS = 4_000  # among these pixels: with so many, no PNG of a sheet keeps within `EXACT_PNG`
+PALETTE_PIXELS = 5_000  # of which a palette is chosen: more give none that is nearer, in up to fifty times the time
+MANY_COLOURS = 1_000  # among these pixels: with so many, no PNG of a sheet keeps within `EXACT_PNG`
 GAP = 0.18  # inches between pictures
 SLOT_RATIOS = 0.36, 2.2  # a picture narrower or wider than this does not fill its place in a line
 ROW_TOKENS = 32  # tokens in one row of the overview's ledger
 MAX_ROWS = 4  # rows of the overview's ledger; what is left out is said
 
+Placed = tuple[int, float, float]  # a picture's index, its width and its height in inches
 
-def overview(view: AnswerView) -> Figure:
-    """One figure of an answer: question, pictures with the heatmap of all tokens on one scale, the ledger, the method."""
+
+def render(view: AnswerView) -> Twofold:
+    """The overview: question, pictures with the heatmap of all tokens on one scale, the ledger, the method.
+
+    Raises
+    ------
+    MissingExtra
+        Without matplotlib, which knows the fonts and the colours of figures.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("figures need matplotlib: pip install matplotlib") from error
     head = wrapped(drawable(_prompt_text(view)), 98, most=3)
     foot = [line for text in _footer(view) for line in wrapped(drawable(text), 128, most=4)]
     lines = _flow(view)
     starts = range(0, min(len(view.tokens), ROW_TOKENS * MAX_ROWS), ROW_TOKENS)
     labels = [token_label(token, k) for k, token in enumerate(view.tokens)]
-    lean = slanted(labels, min(len(labels), ROW_TOKENS), _ledger_width(view))
-    row_height = 1.45 + (0.065 * longest(labels) if lean else 0)
+    leans = slanted(labels, min(len(labels), ROW_TOKENS), _ledger_width(view))
+    row_height = 1.45 + (0.065 * longest(labels) if leans else 0)
     high_pictures = sum(max(high for _, _, high in line) + 0.42 for line in lines) + (0.45 if lines else 0.3)
     legend_lines = -(-len(view.columns) // 7)
     high_ledger = len(starts) * row_height + 0.24 + 0.18 * legend_lines if view.tokens else 0.4
     sheet = _Sheet(0.25 * len(head) + 0.3 + high_pictures + high_ledger + 0.185 * len(foot) + 0.18)
-    sheet.write(head, 0.25, size=12.5, colour=INK)
+    sheet.write(head, 0.25, points=12.5, ink=INK)
     sheet.skip(0.12)
     _pictures(sheet, view, lines)
-    _ledgers(sheet, view, starts, row_height)
-    sheet.write(foot, 0.185, size=8.6, colour=SOFT_INK)
-    return sheet.figure
-
-
-def render(view: AnswerView) -> Twofold:
-    """The overview as pixels, RGB."""
-    figure = overview(view)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)  # its methods are not annotated
-    canvas.draw()
-    light = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    return Twofold(light, darkened(light, _pictures_in(figure)))
-
-
-def _pictures_in(figure: Figure) -> list[tuple[int, int, int, int]]:
-    """Where pictures, scales and the pictures' numbers stand, in pixels: left, top, right, bottom."""
-    badges = [patch for patch in (text.get_bbox_patch() for text in figure.texts) if patch]
-    boxes = [ax.get_window_extent() for ax in figure.axes if ax.images]
-    boxes += [patch.get_window_extent().padded(-2) for patch in badges]  # not their round corners
-    high = figure.bbox.height
-    return [(round(box.x0), round(high - box.y1), round(box.x1), round(high - box.y0)) for box in boxes]
+    _ledgers(sheet, view, labels, starts, row_height, leans)
+    sheet.write(foot, 0.185, points=8.6, ink=SOFT_INK)
+    return sheet.finish()
 
 
 def png(view: AnswerView) -> bytes:
@@ -99,121 +91,124 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-class _Sheet:
-    """A figure filled from top to bottom, in inches."""
-
-    width = 9.4
-    margin = 0.22
+class _Sheet(Canvas):
+    """A canvas filled from top to bottom."""
 
     def __init__(self, height: float) -> None:
-        self.figure = new_figure(self.width, height)
-        self.figure.set_dpi(DPI)  # from the beginning, so that no text is laid out twice
-        self.height = height
+        super().__init__(WIDTH, height)
         self.top = 0.2
 
     def skip(self, inches: float) -> None:
         self.top += inches
 
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes whose upper left corner is at (left, top), counted from the sheet's upper left corner."""
-        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
-        return self.figure.add_axes(box)
-
-    def key(self, left: float, look: dict[str, Any]) -> None:
-        """A small box, as parts of a bar look, in front of a line of text."""
-        from matplotlib.patches import Rectangle
-
-        corner = (left / self.width, 1 - (self.top + 0.125) / self.height)
-        box = Rectangle(corner, 0.15 / self.width, 0.12 / self.height, transform=self.figure.transFigure, **look)
-        self.figure.add_artist(box)
-
-    def text(self, left: float, top: float, text: str, *, fontsize: float, **style: Any) -> float:
-        """Write one line of text; returns where it ends."""
-        x, y = left / self.width, 1 - top / self.height
-        self.figure.text(x, y, text, va="top", fontsize=fontsize, **lettering(), **style)
-        return left + inches(text, fontsize)
-
-    def write(self, lines: Sequence[str], line_height: float, *, size: float, colour: str) -> None:
+    def write(self, lines: Sequence[str], line_height: float, *, points: float, ink: str) -> None:
         for line in lines:
-            self.text(self.margin, self.top, line, fontsize=size, color=colour)
+            self.text(MARGIN, self.top, line, points=points, ink=ink)
             self.skip(line_height)
 
+    def parts(self, boxes: Sequence[Box], columns: Sequence[str], k: int) -> None:
+        """Parts of bars, in the look of their column."""
+        look = column_look(columns, k)
+        self.boxes(boxes, look["facecolor"], look.get("hatch", ""), look.get("edgecolor", (0.0,))[0])
 
-def _pictures(sheet: _Sheet, view: AnswerView, lines: Sequence[Sequence[tuple[int, float, float]]]) -> None:
+
+def _pictures(sheet: _Sheet, view: AnswerView, lines: Sequence[Sequence[Placed]]) -> None:
     top_value, shares = view.top or peak(view.total), view.total_ledger
     for line in lines:
-        left = sheet.margin
+        left = MARGIN
         for k, width, height in line:
-            style = {"facecolor": picture_colour(k), "edgecolor": "none", "boxstyle": "round,pad=0.25"}
-            sheet.text(
-                left + 0.05,
-                sheet.top,
-                str(k + 1),
-                fontsize=9,
-                fontweight="bold",
-                color=ink_on(picture_colour(k)),
-                bbox=style,
-            )
-            sheet.text(left + 0.28, sheet.top, percent(shares[k]), fontsize=10, color=INK)
-            axes = sheet.axes(left, sheet.top + 0.24, width, height)
-            paint(axes, view.shown[k], view.images[k].size, view.total[k], top_value or 1.0, view.signed)
+            sheet.badge(left + 0.05, sheet.top, str(k + 1), picture_colour(k), points=9)
+            sheet.text(left + 0.28, sheet.top, percent(shares[k]), points=10, ink=INK)
+            box = (left, sheet.top + 0.24, left + width, sheet.top + 0.24 + height)
+            sheet.picture(painted(view.shown[k], view.total[k], top_value or 1.0, view.signed, sheet.size_of(box)), box)
+            _hatch_missing(sheet, view.total[k], box)
             left += max(width, SLOT_RATIOS[0] * height) + GAP
         sheet.skip(max(high for _, _, high in line) + 0.42)
-    if not lines:
-        sheet.write(["No pictures were part of this question."], 0.3, size=10, colour=SOFT_INK)
-        return
-    left = (
-        sheet.text(sheet.margin, sheet.top, f"{-top_value:.3g}" if view.signed else "0", fontsize=8.6, color=SOFT_INK)
-        + 0.08
-    )
-    bar = sheet.axes(left, sheet.top + 0.02, 1.5, 0.11)
-    bar.imshow(np.full((1, 1, 3), GREY), aspect="auto", extent=(0, 1, 0, 1))
-    bar.imshow(
-        cell_colours(np.linspace(-1 if view.signed else 0, 1, 128)[None], 1.0, view.signed),
-        aspect="auto",
-        extent=(0, 1, 0, 1),
-    )
-    bar.set_axis_off()
+    if lines:
+        _scale(sheet, view, top_value)
+    else:
+        sheet.write(["No pictures were part of this question."], 0.3, points=10, ink=SOFT_INK)
+
+
+def _hatch_missing(sheet: _Sheet, heat: NDArray[np.float64], box: Box) -> None:
+    """Mark the cells that have no number."""
+    left, top, right, bottom = box
+    wide, high = (right - left) / heat.shape[1], (bottom - top) / heat.shape[0]
+    cells = [(left + col * wide, top + row * high) for row, col in np.argwhere(np.isnan(heat))]
+    sheet.boxes([(x, y, x + wide, y + high) for x, y in cells], None, "////", 1.0)
+
+
+def _scale(sheet: _Sheet, view: AnswerView, top_value: float) -> None:
+    """What the strongest colour over the pictures stands for."""
+    least = f"{-top_value:.3g}" if view.signed else "0"
+    left = sheet.text(MARGIN, sheet.top, least, points=8.6, ink=SOFT_INK) + 0.08
+    steps = np.linspace(-1 if view.signed else 0, 1, 128)[None]
+    grey = Image.new("RGB", (128, 1), (128, 128, 128))  # a picture as it is on average
+    bar = (left, sheet.top + 0.02, left + 1.5, sheet.top + 0.13)
+    sheet.picture(painted(grey, steps, 1.0, view.signed, grey.size), bar)
     whose = "answers" if view.top else "pictures"
     text = f"{top_value:.3g} per cell, all answer tokens together, one scale for all {whose}"
-    sheet.text(left + 1.58, sheet.top, text, fontsize=8.6, color=SOFT_INK)
+    sheet.text(left + 1.58, sheet.top, text, points=8.6, ink=SOFT_INK)
     sheet.skip(0.45)
 
 
-def _ledgers(sheet: _Sheet, view: AnswerView, starts: range, row_height: float) -> None:
+def _ledgers(
+    sheet: _Sheet, view: AnswerView, labels: Sequence[str], starts: range, row_height: float, leans: bool
+) -> None:
     if not view.tokens:
-        sheet.write(["The answer is empty: the model produced no tokens."], 0.4, size=10, colour=SOFT_INK)
+        sheet.write(["The answer is empty: the model produced no tokens."], 0.4, points=10, ink=SOFT_INK)
         return
-    per_row = min(len(view.tokens), ROW_TOKENS)
-    width = _ledger_width(view)
     for start in starts:
-        stop = min(start + ROW_TOKENS, len(view.tokens))
-        ledger(view, sheet.axes(sheet.margin + 0.45, sheet.top, width, 1.05), start=start, stop=stop, places=per_row)
+        _bars(sheet, view, labels, start, leans)
         sheet.skip(row_height)
-    left = sheet.margin
+    left = MARGIN
     for k, column in enumerate(view.columns):
-        if left > sheet.width - 1.25:
-            left, sheet.top = sheet.margin, sheet.top + 0.18
-        sheet.key(left, column_look(view.columns, k))
+        if left > WIDTH - 1.25:
+            left, sheet.top = MARGIN, sheet.top + 0.18
+        sheet.parts([(left, sheet.top + 0.005, left + 0.15, sheet.top + 0.125)], view.columns, k)
         text = f"{label(column)} {percent(view.total_ledger[k])}"
-        left = sheet.text(left + 0.19, sheet.top, text, fontsize=8.6, color=SOFT_INK) + 0.19
+        left = sheet.text(left + 0.19, sheet.top, text, points=8.6, ink=SOFT_INK) + 0.19
     sheet.skip(0.32)
+
+
+def _bars(sheet: _Sheet, view: AnswerView, labels: Sequence[str], start: int, leans: bool) -> None:
+    """A row of stacked bars, as `ledger` draws them, the tokens under them."""
+    rows = view.ledger[start : start + ROW_TOKENS]
+    floor, left = sheet.top + BARS, MARGIN + INSET
+    step = _ledger_width(view) / (min(len(view.tokens), ROW_TOKENS) + 0.2)
+    middles = left + step * (np.arange(len(rows)) + 0.6)
+
+    known = np.asarray(~np.isnan(rows).any(1), bool)
+    ends = np.pad(np.cumsum(np.clip(np.nan_to_num(rows), 0, None), 1), ((0, 0), (1, 0)))  # (tokens, columns + 1)
+
+    def boxes(which: NDArray[Any], low: NDArray[np.float64], high: NDArray[np.float64]) -> list[Box]:
+        edges = zip(middles[which], low[which], high[which], strict=True)
+        return [(x - 0.43 * step, floor - BARS * y1, x + 0.43 * step, floor - BARS * y0) for x, y0, y1 in edges]
+
+    for k in range(len(view.columns)):
+        sheet.parts(boxes(known, ends[:, k], ends[:, k + 1]), view.columns, k)
+    sheet.boxes(boxes(~known, np.zeros(len(rows)), np.ones(len(rows))), None, "////", 0.6)
+    for share, text in ((0, "0 %"), (0.5, "50 %"), (1, "100 %")):
+        place = left - 0.05 - length(text, 8), floor - BARS * share - 0.055
+        sheet.text(*place, text, points=8, ink=SOFT_INK)
+    for x, text in zip(middles, labels[start : start + ROW_TOKENS], strict=True):
+        sheet.label(float(x), floor + 0.05, drawable(text), points=9, ink=INK, leans=leans)
 
 
 def _ledger_width(view: AnswerView) -> float:
     """Inches for a row of bars: a short answer has bars, not walls."""
-    full = _Sheet.width - 2 * _Sheet.margin - 0.45
+    full = WIDTH - 2 * MARGIN - INSET
     return full * min(1.0, max(min(len(view.tokens), ROW_TOKENS), 5) / 14)
 
 
-def _flow(view: AnswerView) -> list[list[tuple[int, float, float]]]:
+def _flow(view: AnswerView) -> list[list[Placed]]:
     """Pictures in lines of equal height: (index, width, height) in inches; a very wide picture becomes lower."""
     n = len(view.images)
     slots = [min(max(image.width / image.height, SLOT_RATIOS[0]), SLOT_RATIOS[1]) for image in view.images]
-    room = _Sheet.width - 2 * _Sheet.margin
+    room = WIDTH - 2 * MARGIN
     line_count = next((c for c in range(1, n) if (room * c - GAP * (n - c)) / sum(slots) >= 1.45), max(n, 1))
     high = min((room * line_count - GAP * (n - line_count)) / max(sum(slots), 1e-9), 2.8 if n == 1 else 2.09)
-    lines: list[list[tuple[int, float, float]]] = []
+    lines: list[list[Placed]] = []
     left = np.inf
     for k, (image, slot) in enumerate(zip(view.images, slots, strict=True)):
         if left + high * slot > room + 1e-6:
