@@ -78,12 +78,12 @@ class Asked:
 
 def first_look(asked: Asked) -> Image.Image:
     """An answer as a whole: question, pictures with where attention went, and the ledger of every token."""
-    return render(view_of(asked.marks.record)).light
+    return render(view_of(asked.marks.record), DPI).light
 
 
 def scenes(asked: Asked) -> Image.Image:
     """The same of an English answer about two scenes in their own shapes."""
-    return render(view_of(asked.scenes.record)).light
+    return render(view_of(asked.scenes.record), DPI).light
 
 
 def heatmap(asked: Asked) -> Axes:

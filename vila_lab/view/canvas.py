@@ -37,6 +37,8 @@ class Canvas:
     ----------
     width, height
         Of the sheet, in inches.
+    dpi
+        Pixels of an inch.
 
     Examples
     --------
@@ -48,34 +50,35 @@ class Canvas:
     ((220, 55), True, (18, 18, 18))
     """
 
-    def __init__(self, width: float, height: float) -> None:
-        size = _pixels(width), _pixels(height)
+    def __init__(self, width: float, height: float, dpi: int = DPI) -> None:
+        self.dpi = dpi
+        size = self._pixels(width), self._pixels(height)
         self._sheets = Image.new("RGB", size, DAY), Image.new("RGB", size, NIGHT)
 
     def text(self, left: float, top: float, text: str, *, points: float, ink: str) -> float:
         """Write one line; returns where it ends."""
-        mask = _line(text, points)
-        self._ink(mask, left * DPI, top * DPI, both_ways(ink))
-        return left + mask.width / DPI
+        mask = _line(text, points, self.dpi)
+        self._ink(mask, left * self.dpi, top * self.dpi, both_ways(ink))
+        return left + mask.width / self.dpi
 
     def label(self, x: float, top: float, text: str, *, points: float, ink: str, leans: bool = False) -> None:
         """Write one line below a place: its middle there, or leaning, its end."""
-        mask = _line(text, points)
+        mask = _line(text, points, self.dpi)
         right = mask.width / 2
         if leans:
             high = mask.height
             mask = mask.rotate(LEAN, Image.Resampling.BICUBIC, expand=True)
             right = mask.width - 0.4 * high
-        self._ink(mask, x * DPI - right, top * DPI, both_ways(ink))
+        self._ink(mask, x * self.dpi - right, top * self.dpi, both_ways(ink))
 
     def badge(self, left: float, top: float, text: str, colour: str, *, points: float) -> None:
         """A few letters, black or white, on a ground of their own."""
-        mask, pad = _line(text, points), points / 288
-        box = _rounded((left - pad, top - pad, left + mask.width / DPI + pad, top + 4 * pad + pad))
+        mask, pad = _line(text, points, self.dpi), points / 288
+        box = self._rounded((left - pad, top - pad, left + mask.width / self.dpi + pad, top + 4 * pad + pad))
         for sheet in self._sheets:
-            ImageDraw.Draw(sheet).rounded_rectangle(box, radius=_pixels(1.4 * pad), fill=colour)
+            ImageDraw.Draw(sheet).rounded_rectangle(box, radius=self._pixels(1.4 * pad), fill=colour)
         ink = ImageColor.getrgb(ink_on(colour))
-        self._ink(mask, left * DPI, top * DPI + 1, (ink, ink))
+        self._ink(mask, left * self.dpi, top * self.dpi + 1, (ink, ink))
 
     def boxes(self, places: Sequence[Box], colour: str | None, texture: str = "", ink: float = 0.0) -> None:
         """Filled boxes of one look; without a colour their texture alone.
@@ -91,7 +94,7 @@ class Canvas:
         ink
             Brightness of its lines, from 0 to 1.
         """
-        corners = [(x0, y0, x1, y1) for x0, y0, x1, y1 in map(_rounded, places) if x1 > x0 and y1 > y0]
+        corners = [(x0, y0, x1, y1) for x0, y0, x1, y1 in map(self._rounded, places) if x1 > x0 and y1 > y0]
         if colour is not None:
             for sheet, shown in zip(self._sheets, both_ways(colour), strict=True):
                 draw = ImageDraw.Draw(sheet)
@@ -102,15 +105,14 @@ class Canvas:
 
     def picture(self, image: Image.Image, place: Box) -> None:
         """A picture, over the whole of a box."""
-        x0, y0, _, _ = _rounded(place)
+        x0, y0, _, _ = self._rounded(place)
         fitted = image.resize(self.size_of(place), Image.Resampling.BICUBIC, reducing_gap=2.0)
         for sheet in self._sheets:
             sheet.paste(fitted, (x0, y0))
 
-    @staticmethod
-    def size_of(place: Box) -> tuple[int, int]:
+    def size_of(self, place: Box) -> tuple[int, int]:
         """Width and height of a box in pixels, at least one."""
-        x0, y0, x1, y1 = _rounded(place)
+        x0, y0, x1, y1 = self._rounded(place)
         return max(x1 - x0, 1), max(y1 - y0, 1)
 
     def finish(self) -> Twofold:
@@ -125,7 +127,7 @@ class Canvas:
         """Lay a texture's lines over boxes of whole pixels."""
         left, top = min(x0 for x0, _, _, _ in corners), min(y0 for _, y0, _, _ in corners)
         width, high = max(x1 for _, _, x1, _ in corners) - left, max(y1 for _, _, _, y1 in corners) - top
-        tile = _tile(texture)
+        tile = _tile(texture, self.dpi)
         pattern = np.tile(tile, (-(-high // len(tile)), -(-width // len(tile))))[:high, :width]
         inside = np.zeros_like(pattern)
         for x0, y0, x1, y1 in corners:
@@ -134,10 +136,17 @@ class Canvas:
         for sheet in self._sheets:
             sheet.paste((ink, ink, ink), (left, top), mask)
 
+    def _pixels(self, inches: float) -> int:
+        return round(inches * self.dpi)
 
-def length(text: str, points: float) -> float:
+    def _rounded(self, place: Box) -> Corners:
+        x0, y0, x1, y1 = map(self._pixels, place)
+        return x0, y0, x1, y1
+
+
+def length(text: str, points: float, dpi: int = DPI) -> float:
     """Inches that a line of text takes on a canvas."""
-    return sum(typeface(number, points * DPI / 72).getlength(run) for number, run in runs(text)) / DPI
+    return sum(typeface(number, points * dpi / 72).getlength(run) for number, run in runs(text)) / dpi
 
 
 def both_ways(colour: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -153,10 +162,10 @@ def both_ways(colour: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return light, tuple(min(255, round(low + (255 - level) * (high - low) / (255 - ink))) for level in light)
 
 
-def _line(text: str, points: float) -> Image.Image:
+def _line(text: str, points: float, dpi: int) -> Image.Image:
     """How much ink lies where in a line of text, which is drawn with the fonts that have its letters."""
-    size = points * DPI / 72
-    mask = Image.new("L", (math.ceil(length(text, points) * DPI) + 1, round(1.3 * size)))
+    size = points * dpi / 72
+    mask = Image.new("L", (math.ceil(length(text, points, dpi) * dpi) + 1, round(1.3 * size)))
     draw, x = ImageDraw.Draw(mask), 0.0
     for number, run in runs(text):
         font = typeface(number, size)
@@ -166,9 +175,9 @@ def _line(text: str, points: float) -> Image.Image:
 
 
 @cache
-def _tile(texture: str) -> NDArray[np.uint8]:
+def _tile(texture: str, dpi: int) -> NDArray[np.uint8]:
     """One period of a texture: 1 where its lines are, 0 elsewhere."""
-    size = PERIODS[len(texture)]
+    size = round(PERIODS[len(texture)] * dpi / DPI)
     y, x = np.indices((size, size))
     up, down = (x + y) % size == size - 1, x == y
     ring = np.hypot(x - size / 2 + 0.5, y - size / 2 + 0.5)
@@ -177,12 +186,3 @@ def _tile(texture: str) -> NDArray[np.uint8]:
         ".": (x < 2) & (y < 2), "o": (ring > size / 4) & (ring <= size / 4 + 1),
     }  # fmt: skip
     return np.asarray(lines[texture[0]], np.uint8)
-
-
-def _pixels(inches: float) -> int:
-    return round(inches * DPI)
-
-
-def _rounded(place: Box) -> Corners:
-    x0, y0, x1, y1 = map(_pixels, place)
-    return x0, y0, x1, y1

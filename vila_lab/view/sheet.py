@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import MissingExtra
-from .canvas import Box, Canvas, length
+from .canvas import DPI, Box, Canvas, length
 from .lettering import drawable, longest, slanted, token_label, wrapped
 from .levels import peak
 from .overlay import painted
@@ -33,8 +33,15 @@ MAX_ROWS = 4  # rows of the overview's ledger; what is left out is said
 Placed = tuple[int, float, float]  # a picture's index, its width and its height in inches
 
 
-def render(view: AnswerView) -> Twofold:
+def render(view: AnswerView, dpi: int = DPI) -> Twofold:
     """The overview: question, pictures with the heatmap of all tokens on one scale, the ledger, the method.
+
+    Parameters
+    ----------
+    view
+        The answer to draw.
+    dpi
+        Pixels of an inch; the sheet is 9.4 inches wide.
 
     Raises
     ------
@@ -55,7 +62,7 @@ def render(view: AnswerView) -> Twofold:
     high_pictures = sum(max(high for _, _, high in line) + 0.42 for line in lines) + (0.45 if lines else 0.3)
     legend_lines = -(-len(view.columns) // 7)
     high_ledger = len(starts) * row_height + 0.24 + 0.18 * legend_lines if view.tokens else 0.4
-    sheet = _Sheet(0.25 * len(head) + 0.3 + high_pictures + high_ledger + 0.185 * len(foot) + 0.18)
+    sheet = _Sheet(0.25 * len(head) + 0.3 + high_pictures + high_ledger + 0.185 * len(foot) + 0.18, dpi)
     sheet.write(head, 0.25, points=12.5, ink=INK)
     sheet.skip(0.12)
     _pictures(sheet, view, lines)
@@ -94,8 +101,8 @@ def _png(picture: Image.Image) -> bytes:
 class _Sheet(Canvas):
     """A canvas filled from top to bottom."""
 
-    def __init__(self, height: float) -> None:
-        super().__init__(WIDTH, height)
+    def __init__(self, height: float, dpi: int) -> None:
+        super().__init__(WIDTH, height, dpi)
         self.top = 0.2
 
     def skip(self, inches: float) -> None:
