@@ -193,6 +193,37 @@ def test_a_chat_that_began_with_two_pictures_reads_them_as_before(golden_session
     assert len(first.token_map.positions("image_1")) == len(second.token_map.positions("image_1"))
 
 
+def test_an_option_goes_before_what_the_chat_keeps_of_its_first_reading(golden_session, golden_image):
+    chat = golden_session("nvila-lite").chat(tiling="first")
+    chat.ask([golden_image("a_land.png"), "Hi?"], max_new_tokens=2)
+    second = chat.ask([golden_image("b_port.png"), "And?"], max_new_tokens=2, tile_first=False)
+    assert "picture 1" in "".join(second.notes)
+
+
+def test_every_option_reaches_the_question(lab, pictures):
+    options: dict[str, Any] = {
+        "max_new_tokens": 7, "do_sample": True, "temperature": 0.9, "top_p": 0.8, "top_k": 40, "min_p": 0.01, "seed": 5,
+        "stop": ["!"], "logprobs": 3, "response_format": ["Google", "Apple"], "background": "white", "apply_exif": True,
+        "conv_mode": "plain", "image_aspect_ratio": "resize",
+    }  # fmt: skip
+    asked = lab.ask([pictures[0], "What is it?"], **options)
+    chat = lab.chat()
+    answered = chat.ask([pictures[0], "What is it?"], **options)
+    streamed = lab.chat().stream([pictures[0], "What is it?"], **options)
+    assert [*streamed] == [*asked.tokens]
+    assert answered.tokens == asked.tokens
+    assert answered.record.asked == streamed.answer.record.asked == asked.record.asked
+    assert answered.record.options == streamed.answer.record.options == asked.record.options
+
+
+def test_a_chat_has_one_answer_at_a_time(lab, pictures):
+    chat = lab.chat()
+    for ask in (chat.ask, chat.stream):
+        with pytest.raises(OptionError, match=r"has no option 'n'; lab\.ask takes it"):
+            ask([pictures[0], "What is it?"], n=2, do_sample=True)
+    assert chat.answers == []
+
+
 # -- streams and threads ---------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -13,6 +13,8 @@ from vila_lab import Answer, Attribution, Chat, Prompt, Session, Text, Token, To
 from vila_lab.attribution.registry import NAMES, find
 from vila_lab.errors import OptionError
 from vila_lab.experiments import EXPERIMENTS
+from vila_lab.families import OPTIONS
+from vila_lab.families.options import FamilyOptions
 from vila_lab.view.plots import KINDS
 
 CLASSES = (Answer, Attribution, Chat, Prompt, Session, Text, Token, TokenMap, Video)
@@ -94,6 +96,52 @@ def test_an_experiment_is_called_as_it_is(name):
 def test_a_scan_is_called_as_it_is():
     there = set(EXPERIMENTS["patch_scan"].parameters) - {"from_record"}
     assert named(Session.patch_scan) == there | {"answer", "from_answer"}
+
+
+@pytest.mark.parametrize(
+    ("chat", "asked"), [(Chat.ask, Session.ask), (Chat.stream, Session.stream)], ids=["ask", "stream"]
+)
+def test_a_chat_is_asked_as_a_session_is(chat, asked):
+    def options(function: Any) -> list[str]:
+        found = inspect.signature(function).parameters.values()
+        return [str(each) for each in found if each.name not in ("self", "n")]
+
+    assert options(chat) == options(asked)
+
+
+def allowed(kind: Any) -> set[Any]:
+    """The values of a Literal, the members of a union."""
+    return set[Any]().union(*map(allowed, get_args(kind))) or {kind}
+
+
+def test_options_of_families_are_those_that_the_families_have():
+    there: dict[str, set[Any]] = {}
+    for family in set(OPTIONS.values()):
+        for name, kind in get_type_hints(family).items():
+            there[name] = there.get(name, set()) | allowed(kind)
+    assert {name: allowed(kind) for name, kind in get_type_hints(FamilyOptions).items()} == there
+
+
+@pytest.mark.parametrize("function", [Session.ask, FamilyOptions])
+def test_the_options_of_families_are_told_with_their_values_and_their_families(function):
+    told = inspect.getdoc(function) or ""
+    for name, kind in get_type_hints(FamilyOptions).items():
+        _, is_named, behind = told.partition(f"\n{name} : ")
+        assert is_named
+        head, body = behind.splitlines()[:2]
+        assert {word for word in allowed(kind) if isinstance(word, str)} == {*head.split('"')[1::2]}
+        owners = {family for family, options in OPTIONS.items() if name in get_type_hints(options)}
+        words = {1: "NVILA alone.", len(OPTIONS): "All families;"}.get(len(owners), "All families but NVILA.")
+        assert body.strip().startswith(words)
+
+
+@pytest.mark.parametrize(
+    "function", [Session.stream, Session.ask_many, Chat.ask, Chat.stream], ids=lambda each: each.__qualname__
+)
+def test_whatever_takes_the_options_of_families_names_them(function):
+    names = ", ".join(get_type_hints(FamilyOptions))
+    assert f"\n{names}\n" in (inspect.getdoc(function) or "")
+    assert inspect.signature(function).parameters["options"].annotation == "Unpack[FamilyOptions]"
 
 
 def test_a_misspelt_option_of_any_method_proposes_the_nearest(lab):

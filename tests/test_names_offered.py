@@ -10,7 +10,8 @@ import pytest
 
 import vila_lab
 from vila_lab.attribution.registry import MethodName
-from vila_lab.names_offered import names_at
+from vila_lab.names_offered import names_at, options_at
+from vila_lab.nvila.prompt_options import ConversationMode
 from vila_lab.view.plots import KINDS, KindName
 
 IN_IPYTHON = """
@@ -18,7 +19,7 @@ import json, sys
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-shell.run_cell("import vila_lab; lab = vila_lab.load(); vila_lab.load(); answer = lab.ask('Hello', max_new_tokens=1)")
+shell.run_cell("import vila_lab; lab = vila_lab.load(); vila_lab.load(); answer = lab.ask('Hello', max_new_tokens=1); chat = lab.chat()")
 found = {}
 with provisionalcompleter():
     for text in json.loads(sys.argv[1]):
@@ -41,6 +42,10 @@ def test_ipython_completes_kinds_methods_and_options():
         "answer.attribute('leave",
         'answer.plot("heatmap", method="sha',
         "answer.attribute('shapley', sam",
+        'lab.ask(q, conv_mode="',
+        "lab.ask(q)\nchat.stream(q,\n    tile",
+        "lab.ask_many([q], conv_mode='hermes-",
+        "lab.ask([load(1), 'Is it (really) one?'], pict",
     ]
     done = subprocess.run(
         [sys.executable, "-c", IN_IPYTHON, json.dumps(texts)], capture_output=True, text=True, check=True
@@ -50,6 +55,12 @@ def test_ipython_completes_kinds_methods_and_options():
     assert found[texts[1]] == ["answer.attribute('leave_one_out"]
     assert found[texts[2]] == ['answer.plot("heatmap", method="shapley']
     assert "answer.attribute('shapley', samples=" in found[texts[3]]
+    modes = sorted(name for name in get_args(ConversationMode))
+    assert found[texts[4]] == [f'lab.ask(q, conv_mode="{mode}' for mode in modes]
+    above = texts[5].removesuffix("tile")
+    assert found[texts[5]] == [f"{above}tile_all_images=", f"{above}tile_first="]
+    assert found[texts[6]] == ["lab.ask_many([q], conv_mode='hermes-2"]
+    assert found[texts[7]] == [f"{texts[7]}ure_order="]
     assert found["matchers"] == 1
 
 
@@ -64,11 +75,35 @@ def test_ipython_completes_kinds_methods_and_options():
         ('print("', []),
         ('other.plot("', []),
         ("answer.plot(", []),
+        ('lab.ask("Hello", image_aspect_ratio="p', ["pad"]),
+        ('lab.stream("Hello", generation_config="', ["greedy", "checkpoint"]),
+        ('lab.ask_many(["Hello"], errors="', ["raise", "keep"]),
+        ('lab.chat(tiling="', ["reference", "first"]),
+        ('lab.ask("Hello", tile_first="', []),
+        ('lab.ask("Hello", nothing="', []),
     ],
 )
 def test_what_is_offered_at_the_cursor(text, names, lab):
-    known = {"answer": lab.ask("Hello", max_new_tokens=1), "print": print, "other": object()}
+    known = {"answer": lab.ask("Hello", max_new_tokens=1), "lab": lab, "print": print, "other": object()}
     assert names_at(text, known) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("lab.ask(q, ti", ["tile_all_images", "tile_first"]),
+        ("lab.ask(q, tile_first=True, ti", ["tile_all_images"]),
+        ("lab.chat().ask(q, ti", []),  # nothing is computed for it
+        ("lab.ask(ti", ["tile_all_images", "tile_first"]),
+        ("lab.ask(q, conv_mode=ti", []),  # a value
+        ("lab.ask(q) + ti", []),
+        ("lab.knockout(ti", []),
+        ("print(ti", []),
+        ("ti", []),
+    ],
+)
+def test_options_behind_the_stars_are_offered(text, names, lab):
+    assert options_at(text, {"lab": lab, "print": print}) == names
 
 
 def test_nothing_is_imported_for_it():

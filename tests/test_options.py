@@ -18,7 +18,7 @@ WRONG_IN_ASK: list[tuple[dict[str, Any], str]] = [
     ({"max_new_tokens": True}, "whole number"),
     ({"max_new_tokens": "5"}, "whole number"),
     ({"conv_mode": "no such"}, "vicuna_v1"),
-    ({"conv_mode": None}, "a text"),
+    ({"conv_mode": None}, "auto, vicuna_v1"),
     ({"do_sample": "yes"}, "True or False"),
     ({"do_sample": 1}, "True or False"),
     ({"tile_all_images": "no"}, "True or False"),

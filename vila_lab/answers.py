@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from .progress import progress
 
 if TYPE_CHECKING:
     import pandas as pd
+
+OnError: TypeAlias = Literal["raise", "keep"]
 
 
 class Answers(list[Any]):
@@ -80,7 +82,7 @@ def answered(
     request_of: Callable[[Any], Request],
     run: Callable[[list[Request]], Iterable[Record | VilaLabError]],
     answer_of: Callable[[Record], Answer],
-    errors: str,
+    errors: OnError,
 ) -> Answers:
     """Answer many questions, each of which may fail alone.
 
@@ -100,7 +102,7 @@ def answered(
     VilaLabError
         With "raise", where a question cannot be answered.
     """
-    if errors not in ("raise", "keep"):
+    if errors not in get_args(OnError):
         raise OptionError(f'errors is "raise" or "keep", not {errors!r}')
     if isinstance(prompts, str):
         raise OptionError("ask_many takes a list of questions, and this is one text; ask takes that")

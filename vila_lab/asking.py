@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, Literal, TypeAlias, Unpack, get_args, overload
 
 from .answer import Answer
-from .answers import Answers, answered
+from .answers import Answers, OnError, answered
 from .chat import Chat
 from .engine.inputs import Inputs
 from .engine.record import Record
@@ -17,6 +17,7 @@ from .engine.replay import Replay
 from .engine.request import Request, limits_of
 from .engine.sampling import Sampling
 from .errors import OptionError, VilaLabError
+from .families.options import FamilyOptions
 from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types, nearest
@@ -24,7 +25,8 @@ from .picture import Colour, HowRead
 from .prompt import Prompt
 from .stream import Stream, UnderWay
 
-TILINGS = ("reference", "first")
+Tiling: TypeAlias = Literal["reference", "first"]
+TILINGS: tuple[str, ...] = get_args(Tiling)
 
 
 class Asking(Interventions):
@@ -117,7 +119,7 @@ class Asking(Interventions):
         response_format: Any = None,
         apply_exif: bool = False,
         background: Colour | None = None,
-        **options: Any,
+        **options: Unpack[FamilyOptions],
     ) -> Answer: ...
     @overload
     def ask(
@@ -138,7 +140,7 @@ class Asking(Interventions):
         response_format: Any = None,
         apply_exif: bool = False,
         background: Colour | None = None,
-        **options: Any,
+        **options: Unpack[FamilyOptions],
     ) -> list[Answer]: ...
     @keeps_gradients
     def ask(
@@ -159,7 +161,7 @@ class Asking(Interventions):
         response_format: Any = None,
         apply_exif: bool = False,
         background: Colour | None = None,
-        **options: Any,
+        **options: Unpack[FamilyOptions],
     ) -> Answer | list[Answer]:
         """Ask about pictures, and keep what is needed to see where the answer came from.
 
@@ -192,7 +194,24 @@ class Asking(Interventions):
             The colour behind what is transparent in a picture: "white", "#ffffff" or (255, 255, 255). By default there is none, as in
             the reference: what shows is the colour that the file has there.
         options
-            The model's family may take more: for NVILA see `vila_lab.nvila.prompt_options.NVILAOptions`.
+            Those of the model's family: the ones below, and what a family from elsewhere takes.
+
+        Other Parameters
+        ----------------
+        conv_mode : {"auto", "vicuna_v1", "v1", "llama_3", "hermes-2", "plain"}
+            All families; other ones than NVILA take "auto" alone. The conversation template, by default the checkpoint's own.
+        tile_all_images : bool
+            NVILA alone. Cut every picture into tiles where the model does so for a single one; the reference does not.
+        tile_first : bool
+            NVILA alone. Cut the first picture so, and no other: a conversation that began with one picture goes on as it was.
+        image_aspect_ratio : {"resize", "pad", "dynamic"}
+            NVILA alone. How a picture is cut, by default in the checkpoint's own way.
+        generation_config : {"greedy", "checkpoint"}
+            All families but NVILA. "checkpoint" lets the penalties of its generation_config.json change the scores, and its
+            temperature, top_p and top_k hold where ``do_sample=True`` leaves them open.
+        picture_order : {"given", "template"}
+            All families but NVILA. "template" leaves pictures where the chat template writes them, which in some families is
+            before all words.
 
         Returns
         -------
@@ -291,13 +310,18 @@ class Asking(Interventions):
         response_format: Any = None,
         apply_exif: bool = False,
         background: Colour | None = None,
-        **options: Any,
+        **options: Unpack[FamilyOptions],
     ) -> Stream:
         """Ask, and get the answer as it comes: iterate over its tokens, or let a notebook show it growing.
 
         Parameters
         ----------
         prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background, options
+            As in `ask`.
+
+        Other Parameters
+        ----------------
+        conv_mode, tile_all_images, tile_first, image_aspect_ratio, generation_config, picture_order
             As in `ask`.
 
         Returns
@@ -329,7 +353,7 @@ class Asking(Interventions):
         prompts: Iterable[Any],
         *,
         batch_size: int | str = "auto",
-        errors: str = "raise",
+        errors: OnError = "raise",
         max_new_tokens: int | None = None,
         do_sample: bool = False,
         temperature: float | None = None,
@@ -342,7 +366,7 @@ class Asking(Interventions):
         response_format: Any = None,
         apply_exif: bool = False,
         background: Colour | None = None,
-        **options: Any,
+        **options: Unpack[FamilyOptions],
     ) -> Answers:
         """Ask many questions, several side by side.
 
@@ -357,6 +381,11 @@ class Asking(Interventions):
             "keep": its error stands in its place, and the others are answered; a Ctrl-C keeps what there is until then.
         max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background, options
             As in `ask`, for every question.
+
+        Other Parameters
+        ----------------
+        conv_mode, tile_all_images, tile_first, image_aspect_ratio, generation_config, picture_order
+            As in `ask`.
 
         Returns
         -------
@@ -376,7 +405,7 @@ class Asking(Interventions):
         >>> [answer.text for answer in lab.ask_many([question, "Hello"], max_new_tokens=3)][0]
         'Microsoft.'
         """
-        check_types(Asking.ask_many, {"batch_size": batch_size, "errors": errors})
+        check_types(Asking.ask_many, {"batch_size": batch_size})
         if isinstance(batch_size, str) and batch_size != "auto":
             raise OptionError(f'batch_size is a number or "auto", not {batch_size!r}')
         check_range("batch_size", None if isinstance(batch_size, str) else batch_size, least=1)
@@ -391,7 +420,7 @@ class Asking(Interventions):
             errors,
         )
 
-    def chat(self, system: str | None = None, *, tiling: str = "reference") -> Chat:
+    def chat(self, system: str | None = None, *, tiling: Tiling = "reference") -> Chat:
         """A conversation: each question sees what was shown and said before, and nothing of it is computed again.
 
         Parameters
@@ -426,7 +455,7 @@ class Asking(Interventions):
             )
         return Chat(self, system, first_reading=self.first_reading if tiling == "first" else {})
 
-    def _chosen(self, options: dict[str, Any]) -> Any:
+    def _chosen(self, options: Mapping[str, Any]) -> Any:
         """The options of the model's family; of an unknown one the message proposes an option of `ask` too."""
         try:
             return self.options_of(options)
@@ -443,7 +472,7 @@ class Asking(Interventions):
         sampling: Sampling,
         limits: dict[str, Any],
         how: HowRead,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
     ) -> Request:
         chosen = self._chosen(options)
         parts = self.shared(Prompt.of(prompt, images=images, apply_exif=how.apply_exif, background=how.background))

@@ -6,9 +6,9 @@ What was said before is read off the last answer, so the answers are all that a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from torch import Tensor
 
@@ -17,7 +17,9 @@ from .engine.lock import ModelLock
 from .engine.record import Record
 from .engine.record_bytes import packed
 from .errors import CaptureError, OptionError, PromptError
+from .families.options import FamilyOptions
 from .names_offered import offer
+from .options import given
 from .picture import Colour, HowRead
 from .prompt import Prompt, Turn
 from .stream import Stream
@@ -34,8 +36,8 @@ APART = "this answer is no part of the chat: another question was answered in be
 class Asked(Protocol):
     """Whoever answers: a session, or what stands for one elsewhere."""
 
-    def ask(self, prompt: Any, images: Any = None, **options: Any) -> Answer: ...
-    def stream(self, prompt: Any, images: Any = None, **options: Any) -> Stream: ...
+    def ask(self, *question: Any, **options: Any) -> Answer: ...
+    def stream(self, *question: Any, **options: Any) -> Stream: ...
     def adopt(self, record: Record) -> Answer: ...
 
 
@@ -89,16 +91,49 @@ class Chat:
         prompt: Any,
         images: Any = None,
         *,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
         apply_exif: bool = False,
         background: Colour | None = None,
-        **options: Any,
+        **options: Unpack[FamilyOptions],
     ) -> Answer:
         """Ask the next question; another thread's waits for the answer.
 
         Parameters
         ----------
-        prompt, images, apply_exif, background, options
-            As `Session.ask` takes them; of messages only one.
+        prompt
+            A question, or a list of texts and pictures in order, as `Session.ask` takes them; of messages only one.
+        images
+            Pictures to put before the text; then ``prompt`` is text only.
+        max_new_tokens
+            Longest answer; by default 256 or what the context still holds.
+        do_sample, temperature, top_p, top_k, min_p, seed
+            Sampling instead of the reference's greedy decoding, with random numbers of the answer's own.
+        stop
+            Texts that end the answer, and are no part of it.
+        logprobs
+            Alternatives to keep of every token; by default 5.
+        response_format
+            What the answer has to look like: a form of JSON, or a list of texts of which it is one. See `Session.ask`.
+        apply_exif
+            Turn pictures as their EXIF data says; the reference ignores it.
+        background
+            The colour behind what is transparent in a picture: "white", "#ffffff" or (255, 255, 255); by default there is none.
+        options
+            Those of the model's family.
+
+        Other Parameters
+        ----------------
+        conv_mode, tile_all_images, tile_first, image_aspect_ratio, generation_config, picture_order
+            As `Session.ask` takes them, which says to which families each belongs.
 
         Returns
         -------
@@ -118,9 +153,11 @@ class Chat:
         >>> answer.text, len(chat.answers)
         ('Google.', 1)
         """
+        limits = given(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs, response_format=response_format)
+        sampling = given(do_sample=do_sample, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed)
         with self._turn:
             asked = self._next(prompt, images, HowRead(apply_exif, background))
-            answer = self._asked().ask(asked, **self._reading(asked), **options)
+            answer = self._asked().ask(asked, **limits, **sampling, **self._options(asked, options))
             self._add(answer)
         return answer
 
@@ -129,15 +166,30 @@ class Chat:
         prompt: Any,
         images: Any = None,
         *,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        response_format: Any = None,
         apply_exif: bool = False,
         background: Colour | None = None,
-        **options: Any,
+        **options: Unpack[FamilyOptions],
     ) -> Stream:
         """Ask the next question, and get the answer as it comes; it is one of `answers` once the stream has ended.
 
         Parameters
         ----------
-        prompt, images, apply_exif, background, options
+        prompt, images, max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background, options
+            As in `ask`.
+
+        Other Parameters
+        ----------------
+        conv_mode, tile_all_images, tile_first, image_aspect_ratio, generation_config, picture_order
             As in `ask`.
 
         Examples
@@ -149,6 +201,8 @@ class Chat:
         >>> chat.answers[0].text
         'Google.'
         """
+        limits = given(max_new_tokens=max_new_tokens, stop=stop, logprobs=logprobs, response_format=response_format)
+        sampling = given(do_sample=do_sample, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed)
         asked = self._next(prompt, images, HowRead(apply_exif, background))
         before = len(self.answers)
 
@@ -159,7 +213,7 @@ class Chat:
                 else:
                     answer.record.notes += (APART,)
 
-        return self._asked().stream(asked, **self._reading(asked), **options).then(add)
+        return self._asked().stream(asked, **limits, **sampling, **self._options(asked, options)).then(add)
 
     def fork(self) -> Chat:
         """Another chat that has the same past.
@@ -236,10 +290,12 @@ class Chat:
         ids = tuple(token.id for token in last.tokens if not token.stop)
         return *last.prompt.history, Turn("user", last.prompt.parts), Turn("assistant", (last.text,), ids)
 
-    def _reading(self, asked: Prompt) -> dict[str, Any]:
-        """Options under which a picture that the chat began with is read as it was when it was alone."""
+    def _options(self, asked: Prompt, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Those chosen, and those under which a picture that the chat began with is read as it was when it was alone."""
+        if "n" in chosen:
+            raise OptionError("a chat goes on from one answer, and has no option 'n'; lab.ask takes it")
         alone = next((len(answer.images) for answer in self.answers if answer.images), 0) == 1
-        return self._first_reading if alone and len(asked.pictures) > 1 else {}
+        return {**(self._first_reading if alone and len(asked.pictures) > 1 else {}), **chosen}
 
     def _add(self, answer: Answer) -> None:
         if self.answers:

@@ -1,4 +1,6 @@
-"""Tab completion in IPython of the names that vila_lab's calls take: methods, kinds of figures. Knows signatures, and no model.
+"""Tab completion in IPython of the names that vila_lab's calls take: methods, kinds of figures, options of families.
+
+Knows signatures, and no model.
 
 IPython is never imported: where nobody runs it there is nothing to complete.
 """
@@ -9,12 +11,15 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["names_at", "offer"]
+__all__ = ["names_at", "offer", "options_at"]
 
 NAME = "vila_lab names"
-CALL = re.compile(r"""([A-Za-z_][\w.]*)\(([^()]*?)(?:(\w+)\s*=\s*)?\[?\s*(["'])(\w*)$""")
+BEGUN = r"([\w-]*)$"
+OPEN = r"([A-Za-z_][\w.]*)\(((?:[^()]|\([^()]*\))*?)"  # a call that is not closed, and what was given already
+IN_QUOTES = re.compile(OPEN + r"""(?:(\w+)\s*=\s*)?\[?\s*(["'])""" + BEGUN)
+AT_OPTION = re.compile(OPEN + r"(?<=[(,])\s*" + BEGUN)
 
 
 def offer() -> None:
@@ -43,17 +48,39 @@ def names_at(text: str, known: Mapping[str, Any]) -> list[str]:
     >>> names_at('Answer.attribute(answer, "leave', {"Answer": vila_lab.Answer})
     ['leave_one_out']
     """
-    found = CALL.search(text)
+    found = IN_QUOTES.search(text)
     if found is None:
         return []
     path, before, keyword, _, begun = found.groups()
     function, skipped = _function(path.split("."), known)
     if function is None:
         return []
-    parameters = list(inspect.signature(function).parameters.values())[skipped:]
+    parameters = _parameters(function, skipped) | _unpacked(function)
     place = before.count(",")
-    chosen = [each for each in parameters if each.name == keyword] if keyword else parameters[place : place + 1]
-    return [name for each in chosen for name in _literals(each.annotation, function) if name.startswith(begun)]
+    name = keyword or next(iter([*parameters][place : place + 1]), "")
+    return [each for each in _literals(parameters.get(name), function) if each.startswith(begun)]
+
+
+def options_at(text: str, known: Mapping[str, Any]) -> list[str]:
+    """The options which may be given where a text ends that stand in no signature by name, but in what it unpacks.
+
+    Parameters
+    ----------
+    text, known
+        As in `names_at`.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> options_at("chat.ask(question, tile", {"chat": vila_lab.Chat()})
+    ['tile_all_images', 'tile_first']
+    """
+    found = AT_OPTION.search(text)
+    function = _function(found[1].split("."), known)[0] if found else None
+    if found is None or function is None:
+        return []
+    given = re.findall(r"(\w+)\s*=", found[2])
+    return [name for name in _unpacked(function) if name.startswith(found[3]) and name not in given]
 
 
 def _function(path: list[str], known: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, int]:
@@ -69,10 +96,24 @@ def _function(path: list[str], known: Mapping[str, Any]) -> tuple[Callable[..., 
     return (owner, bound) if is_ours else (None, 0)
 
 
+def _parameters(function: Callable[..., Any], skipped: int = 0) -> dict[str, Any]:
+    """The annotations of its parameters, without the first ones, by name."""
+    return {each.name: each.annotation for each in [*inspect.signature(function).parameters.values()][skipped:]}
+
+
+def _unpacked(function: Callable[..., Any]) -> dict[str, Any]:
+    """The options behind its ``**options: Unpack[...]``, by name with their types."""
+    for annotation in _parameters(function).values():
+        if found := re.fullmatch(r"Unpack\[(\w+)\]", str(annotation)):
+            return get_type_hints(inspect.unwrap(function).__globals__[found[1]])
+    return {}
+
+
 def _literals(annotation: Any, function: Callable[..., Any]) -> list[str]:
-    """The fixed names in an annotation, which is a text, such as "Sequence[MethodName | str]"."""
+    """The fixed names in an annotation, which is a type, or a text such as "Sequence[MethodName | str]"."""
     spaces = inspect.unwrap(function).__globals__
-    found = [spaces.get(part) for part in re.findall(r"\w+", str(annotation))]
+    words = [spaces.get(part) for part in re.findall(r"\w+", annotation)] if isinstance(annotation, str) else []
+    found = [*words, annotation, *get_args(annotation)]
     return [name for each in found if get_origin(each) is Literal for name in get_args(each) if isinstance(name, str)]
 
 
@@ -81,10 +122,13 @@ def _matcher(known: Callable[[], Mapping[str, Any]]) -> Callable[[Any], dict[str
     from IPython.core.completer import SimpleCompletion
 
     def match(context: Any) -> dict[str, Any]:
-        names = names_at(context.full_text[: context.cursor_position], known())
-        begun = re.search(r"\w*$", context.token)
+        above = context.full_text.split("\n")[: context.cursor_line]
+        text = "\n".join([*above, context.text_until_cursor])
+        names = names_at(text, known())
+        options = [f"{name}=" for name in options_at(text, known())]
+        begun = re.search(BEGUN, text)
         return {
-            "completions": [SimpleCompletion(text=name, type="param") for name in names],
+            "completions": [SimpleCompletion(text=name, type="param") for name in [*names, *options]],
             "matched_fragment": begun[0] if begun else "",
             "suppress": bool(names),
         }

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
 
 from ..errors import OptionError
 from ..options import nearest
 
-KNOWN = {"conv_mode": ("auto",), "generation_config": ("greedy", "checkpoint"), "picture_order": ("given", "template")}
+OwnMode: TypeAlias = Literal["auto"]
+Decoding: TypeAlias = Literal["greedy", "checkpoint"]
+PictureOrder: TypeAlias = Literal["given", "template"]
+KNOWN = {
+    "conv_mode": get_args(OwnMode),
+    "generation_config": get_args(Decoding),
+    "picture_order": get_args(PictureOrder),
+}
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,11 @@ class VLMOptions:
         If a value is not one of these.
     """
 
-    conv_mode: str = "auto"
-    generation_config: str = field(
+    conv_mode: OwnMode = "auto"
+    generation_config: Decoding = field(
         default="greedy", metadata={"help": "checkpoint: with the penalties of its generation_config.json"}
     )
-    picture_order: str = field(
+    picture_order: PictureOrder = field(
         default="given",
         metadata={"help": "template: pictures where the chat template writes them, not where they are given"},
     )

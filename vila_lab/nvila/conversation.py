@@ -9,10 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from vila_lab.errors import OptionError, PromptError, VilaLabError
 from vila_lab.nvila.limits import within_time
+from vila_lab.nvila.prompt_options import ConversationMode
 from vila_lab.options import nearest
 
 AUTO = "auto"
@@ -93,7 +94,7 @@ TEMPLATES: dict[str, Template] = {
     "plain": Template(system_text="", system="", user="{}\n", assistant="{}\n", answer="", stops=()),
 }
 ALIASES = {"v1": "vicuna_v1"}
-CONVERSATION_MODES = (AUTO, "vicuna_v1", "v1", "llama_3", "hermes-2", "plain")
+CONVERSATION_MODES: tuple[str, ...] = get_args(ConversationMode)
 
 CHAT_TEMPLATES = {
     "qwen2": (
