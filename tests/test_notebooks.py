@@ -95,8 +95,10 @@ class TestExercises:
         assert [answer for answer in answers for text in texts if answer in text] == []
 
     def test_their_outputs_are_questions_and_an_empty_score(self, exercises: dict[str, Any]) -> None:
-        kinds = {re.match(r"\w+", output["text/plain"])[0] for output in self.outputs(exercises)}  # type: ignore[index]
-        assert kinds == {"Quiz", "Exercise", "Score"}
+        shown = [output["text/plain"] for output in self.outputs(exercises)]
+        assert {re.match(r"\w+", text)[0] for text in shown} == {"Quiz", "Exercise", "Prediction", "Score"}  # type: ignore[index]
+        predicted = {text for text in shown if text.startswith("Prediction")}
+        assert predicted == {"Prediction(picture=None, survives=None)"}
         scores = [text for output in self.outputs(exercises) for text in output.values() if "points" in text]
         assert scores
         assert all("0 points of 0 revealed" in text for text in scores)

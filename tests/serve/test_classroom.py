@@ -223,7 +223,7 @@ def test_exercises_reveal_what_the_model_does_and_count_once(http, code, lab, de
     assert "Microsoft" not in http.get("/class/exercises", headers=header(ana["token"])).text
     right = Quiz(lab, [[*(demo / name for name in names), question] for names, question in TASKS]).solutions()
     for number, row in right.iterrows():
-        prediction = {"picture": int(row["picture"]), "survives": bool(row["survives"])}
+        prediction = {"picture": row["picture"], "survives": bool(row["survives"])}
         found = http.post(f"/class/exercises/{number}", json=prediction, headers=header(ana["token"])).json()
         assert (found["points"], found["answer"]) == (2, row["answer"])
         assert (found["picture"], found["survives"], found["predicted"]) == (
@@ -233,9 +233,11 @@ def test_exercises_reveal_what_the_model_does_and_count_once(http, code, lab, de
         )
         assert len(found["pictures"]) == len(TASKS[int(str(number)) - 1][0])
     assert set(right["survives"]) == {True, False}  # there is something to learn
-    again = http.post("/class/exercises/1", json={"picture": 1, "survives": True}, headers=header(ana["token"]))
+    again = http.post("/class/exercises/1", json={"picture": "image_1", "survives": True}, headers=header(ana["token"]))
     assert (again.status_code, "already" in again.json()["error"]["message"]) == (409, True)
-    wrong = http.post("/class/exercises/1", json={"picture": 1, "survives": True}, headers=header(ben["token"])).json()
+    wrong = http.post(
+        "/class/exercises/1", json={"picture": "image_1", "survives": True}, headers=header(ben["token"])
+    ).json()
     assert wrong["points"] == 0
     done = http.get("/class/exercises", headers=header(ben["token"])).json()["exercises"]
     assert [each["done"] for each in done] == [wrong, None, None, None, None]
@@ -246,8 +248,9 @@ def test_exercises_reveal_what_the_model_does_and_count_once(http, code, lab, de
 
 @pytest.mark.parametrize(
     ("number", "body", "status"),
-    [("0", {"picture": 1, "survives": True}, 404), ("99", {"picture": 1, "survives": True}, 404), ("x", {"picture": 1, "survives": True}, 400),
-     ("1", {"picture": 5, "survives": True}, 400), ("1", {"picture": 0, "survives": True}, 400), ("1", {"picture": 1}, 400)],
+    [("0", {"picture": "image_1", "survives": True}, 404), ("99", {"picture": "image_1", "survives": True}, 404),
+     ("x", {"picture": "image_1", "survives": True}, 400), ("1", {"picture": "image_5", "survives": True}, 400),
+     ("1", {"picture": "image_0", "survives": True}, 400), ("1", {"picture": 1, "survives": True}, 400), ("1", {"picture": "image_1"}, 400)],
 )  # fmt: skip
 def test_a_prediction_that_is_none_is_refused(http, number, body, status):
     found = http.post(f"/class/exercises/{number}", json=body, headers=header(TEACHER))

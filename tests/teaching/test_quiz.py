@@ -30,19 +30,27 @@ def test_an_exercise_shows_pictures_and_question_but_no_answer(lab, prompt):
 
 
 @pytest.mark.parametrize(
-    ("picture", "survives", "points"), [(2, False, 2), (1, False, 1), (3, True, 0), (None, False, 1), (2, None, 1)]
+    ("picture", "survives", "points"),
+    [
+        ("image_2", False, 2),
+        (1, False, 2),
+        (-3, False, 1),
+        ("image_3", True, 0),
+        (None, False, 1),
+        ("image_2", None, 1),
+    ],
 )
 def test_points_are_for_the_causal_picture_and_for_survival(lab, prompt, picture, survives, points):
     exercise = Exercise(lab, prompt)
     exercise.predict(picture, survives)
     found = exercise.reveal()
-    assert (found.picture, found.survives, found.points) == (2, False, points)
+    assert (found.picture, found.survives, found.points) == ("image_2", False, points)
     assert f"{points} of 2 points" in found._repr_html_()
 
 
 def test_the_table_is_what_the_session_says(lab, prompt):
     exercise = Exercise(lab, prompt)
-    exercise.predict(picture=1)
+    exercise.predict(picture="image_1")
     table = exercise.reveal().table
     with lab.knockout("image_2 -> *"):
         assert table.loc["image_2", "without it"] == lab.ask(prompt, max_new_tokens=48).text
@@ -54,10 +62,10 @@ def test_the_table_is_what_the_session_says(lab, prompt):
 
 def test_a_prediction_after_the_fact_does_not_count(lab, prompt):
     exercise = Exercise(lab, prompt)
-    exercise.predict(1, True)
+    exercise.predict("image_1", True)
     exercise.reveal()
     with pytest.raises(OptionError, match="revealed already"):
-        exercise.predict(2, False)
+        exercise.predict("image_2", False)
     assert exercise.reveal().points == 0
 
 
@@ -73,13 +81,13 @@ def test_nothing_is_revealed_before_a_prediction(lab, prompt):
 def test_the_next_student_starts_anew_and_nothing_is_computed_again(lab):
     quiz = Quiz.drawn(lab, 2, seed=3)
     quiz.solutions()
-    quiz[0].predict(1, True)
+    quiz[0].predict("image_1", True)
     quiz[0].reveal()
     other = quiz.anew()
     assert [each.result.tries for each in other] == [0, 0]
     assert other.score.revealed == 0
     assert other[0].answer is quiz[0].answer
-    other[0].predict(2, True)
+    other[0].predict("image_2", True)
     assert quiz.score.revealed == 2  # the first one's stays
 
 
@@ -92,18 +100,28 @@ def test_the_course_is_a_quiz_of_its_own(lab):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"picture": 4}, "pictures 1 to 3"), ({"picture": 0}, "pictures 1 to 3"), ({"survives": "no"}, "True or False"),
-    ({"picture": True}, "whole number"), ({"picture": "2"}, "whole number"), ({"survives": 1}, "True or False"),
+    ({"picture": 3}, "no picture 3: .* the last is 2, or 'image_3'"), ({"picture": "image_4"}, "no image_4: .* image_1 to image_3"),
+    ({"picture": True}, "whole number"), ({"picture": "picture 2"}, "did you mean 'image_2'"), ({"picture": 1.0}, "a name such as"),
+    ({"survives": "no"}, "True or False"), ({"survives": 1}, "True or False"),
 ])  # fmt: skip
 def test_a_wrong_prediction_is_said(lab, prompt, options, message):
     with pytest.raises(OptionError, match=message):
         Exercise(lab, prompt).predict(**options)
 
 
+def test_a_prediction_says_which_picture_was_understood_as_everywhere(lab, prompt):
+    exercise = Exercise(lab, prompt)
+    for said in ("image_2", 1, -2):
+        assert repr(exercise.predict(said, True)) == "Prediction(picture='image_2', survives=True)"
+    assert repr(exercise.predict()) == "Prediction(picture=None, survives=None)"
+    captions = [f"<figcaption>image_{k}</figcaption>" for k in (1, 2, 3)]
+    assert all(caption in exercise._repr_mimebundle_()["text/html"] for caption in captions)
+
+
 def test_numbers_out_of_a_table_are_numbers(lab, prompt):
     exercise = Exercise(lab, prompt)
-    exercise.predict(np.int64(2), np.bool_(False))
-    assert exercise.reveal().predicted == (2, False)
+    exercise.predict(np.int64(1), np.bool_(False))
+    assert exercise.reveal().predicted == ("image_2", False)
     assert exercise.reveal().points == 2
 
 
@@ -122,7 +140,7 @@ def test_solutions_give_full_points_and_reveal_nothing(lab):
     solutions = quiz.solutions()
     assert quiz.score.revealed == 0
     for exercise, (_, row) in zip(quiz, solutions.iterrows(), strict=True):
-        exercise.predict(int(row.picture), bool(row.survives))
+        exercise.predict(row.picture, bool(row.survives))
         exercise.reveal()
     assert (quiz.score.points, quiz.score.possible) == (4, 4)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from ..pointing import picture_index
 from ..session import Session
-from ..teaching import Exercise, Quiz, Reveal
+from ..teaching import Exercise, Prediction, Quiz, Reveal
 from ..teaching.exercise import POINTS
 from ..tiny import demo_images
 from .failures import Refused
@@ -50,26 +51,26 @@ class Exercises:
                 for number, (names, question) in enumerate(TASKS, 1)
             ]
 
-    def check(self, owner: str, number: int, picture: int) -> None:
+    def check(self, owner: str, number: int, picture: str) -> None:
         """Raise why a prediction cannot be taken.
 
         Raises
         ------
         Refused
-            If there is no such exercise or picture, or somebody did it before.
+            If there is no such exercise, or somebody did it before.
+        OptionError
+            If it has no such picture.
         """
         if not 1 <= number <= len(TASKS):
             raise Refused(404, f"there is no exercise {number}; there are 1 to {len(TASKS)}")
-        count = len(TASKS[number - 1][0])
-        if not 1 <= picture <= count:
-            raise Refused(400, f"exercise {number} has pictures 1 to {count}, not {picture}")
+        picture_index(picture, len(TASKS[number - 1][0]))
         if (owner, number) in self._found:
             raise Refused(409, f"you did exercise {number} already; a prediction counts before the answer is seen")
 
-    def reveal(self, owner: str, number: int, picture: int, survives: bool) -> dict[str, Any]:
+    def reveal(self, owner: str, number: int, picture: str, survives: bool) -> dict[str, Any]:
         """What the model did, and the points for what was predicted; in the worker's thread."""
         exercise: Exercise = self._quiz[number - 1]
-        found = told(Reveal(exercise.answer, *exercise.solution, (picture, survives)))
+        found = told(Reveal(exercise.answer, *exercise.solution, Prediction(picture, survives)))
         with self._lock:
             self.check(owner, number, picture)
             self._found[owner, number] = found

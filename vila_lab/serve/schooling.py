@@ -30,7 +30,7 @@ class Prediction(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    picture: int = Field(ge=1)
+    picture: str = Field(pattern=r"^image_[1-9]\d{0,2}$")
     survives: bool
 
 

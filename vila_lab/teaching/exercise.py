@@ -11,10 +11,11 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import OptionError
 from ..options import check_types
+from ..pointing import WhichPicture, picture_index
 from ..prompt import Prompt
 from .scorecard import Result
 
@@ -27,6 +28,26 @@ if TYPE_CHECKING:
 POINTS = 2  # the picture, and whether the answer survives without it
 
 
+class Prediction(NamedTuple):
+    """What somebody expects of an exercise; None where nothing is said.
+
+    Attributes
+    ----------
+    picture : str or None
+        The name of the picture that the answer needs most.
+    survives : bool or None
+        Whether the answer stays the same without it.
+
+    Examples
+    --------
+    >>> Prediction("image_2", survives=False)
+    Prediction(picture='image_2', survives=False)
+    """
+
+    picture: str | None = None
+    survives: bool | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Reveal:
     """What the model did, beside what was predicted.
@@ -37,36 +58,36 @@ class Reveal:
     table : pandas.DataFrame
         A row per picture: ``read`` (share of the answer's attention), ``needed`` (log-probability that the answer loses
         without it), ``without it`` (what the model says when that picture is taken out of sight).
-    picture : int
-        The picture the answer needs most, counted from 1.
+    picture : str
+        The name of the picture that the answer needs most, such as "image_2".
     survives : bool
         Whether the answer stays the same without it.
-    predicted : tuple of (int or None, bool or None)
+    predicted : Prediction
     """
 
     answer: Answer
     table: pd.DataFrame
-    picture: int
+    picture: str
     survives: bool
-    predicted: tuple[int | None, bool | None]
+    predicted: Prediction
 
     @property
     def points(self) -> int:
         """One for the picture, one for the survival."""
-        return int(self.predicted[0] == self.picture) + int(self.predicted[1] == self.survives)
+        return int(self.predicted.picture == self.picture) + int(self.predicted.survives == self.survives)
 
     def __repr__(self) -> str:
         return (
-            f"Reveal({self.answer.text!r}, needs image_{self.picture}, {'survives' if self.survives else 'changes'} without it, "
+            f"Reveal({self.answer.text!r}, needs {self.picture}, {'survives' if self.survives else 'changes'} without it, "
             f"{self.points} of {POINTS} points)"
         )
 
     def _repr_html_(self) -> str:
         picture, survives = self.predicted
-        said = "nothing" if picture is None else f"image_{picture}"
+        said = picture or "nothing"
         guess = "" if survives is None else f", and that the answer {'stays' if survives else 'changes'} without it"
         return (
-            f"<p>The model says <b>{escape(self.answer.text)}</b>. It needs <b>image_{self.picture}</b> most, and its answer "
+            f"<p>The model says <b>{escape(self.answer.text)}</b>. It needs <b>{self.picture}</b> most, and its answer "
             f"{'stays' if self.survives else 'changes'} without it. You predicted {said}{guess}: "
             f"<b>{self.points} of {POINTS} points</b>.</p>"
             f"{self.table.to_html(formatters={'read': '{:.0%}'.format, 'needed': '{:+.2f}'.format})}"
@@ -94,7 +115,7 @@ class Exercise:
         self.prompt = Prompt.of(prompt)
         self.number = number
         self._max_new_tokens = max_new_tokens
-        self._predicted: tuple[int | None, bool | None] = (None, None)
+        self._predicted = Prediction()
         self._tries = 0
         self._revealed: Reveal | None = None
         if len(self.prompt.pictures) < 2:
@@ -115,29 +136,41 @@ class Exercise:
                 parts.append(f"[{count}] ")
         return "".join(parts)
 
-    def predict(self, picture: int | None = None, survives: bool | None = None) -> None:
+    def predict(self, picture: WhichPicture | None = None, survives: bool | None = None) -> Prediction:
         """Say what will happen; until the exercise is revealed it can be said again.
 
         Parameters
         ----------
         picture
-            The picture that the answer needs most, counted from 1.
+            The picture that the answer needs most: its name, "image_1" for the first, or as everywhere a number from 0.
         survives
             Whether the model gives the same answer when that picture is taken out of sight.
+
+        Returns
+        -------
+        Prediction
+            What was understood, with the picture's name.
 
         Raises
         ------
         OptionError
             If there is no such picture, or the exercise was revealed already.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> folder = vila_lab.demo_images()
+        >>> exercise = Exercise(vila_lab.load(), [folder / "g.png", folder / "m.png", "What is in image 2?"])
+        >>> exercise.predict("image_2", survives=False)
+        Prediction(picture='image_2', survives=False)
         """
-        count = len(self.prompt.pictures)
         if self._revealed is not None:
             raise OptionError(f"exercise {self.number} was revealed already; predictions count before")
-        check_types(Exercise.predict, {"picture": picture, "survives": survives})
-        if picture is not None and not 1 <= picture <= count:
-            raise OptionError(f"exercise {self.number} has pictures 1 to {count}, not {picture!r}")
-        self._predicted = (None if picture is None else int(picture), None if survives is None else bool(survives))
-        self._tries += self._predicted != (None, None)
+        check_types(Exercise.predict, {"survives": survives})
+        name = None if picture is None else f"image_{picture_index(picture, len(self.prompt.pictures)) + 1}"
+        self._predicted = Prediction(name, None if survives is None else bool(survives))
+        self._tries += self._predicted != Prediction()
+        return self._predicted
 
     @cached_property
     def answer(self) -> Answer:
@@ -152,10 +185,10 @@ class Exercise:
         OptionError
             If nothing was predicted: then looking would spoil it. `answer` and `solution` tell all the same.
         """
-        if self._predicted == (None, None):
+        if self._predicted == Prediction():
             raise OptionError(
-                f"exercise {self.number}: predict before you look, with predict(picture=..., survives=...): a number from 1 "
-                "and True or False"
+                f"exercise {self.number}: predict before you look, with predict(picture=..., survives=...): a name such as "
+                "'image_1', and True or False"
             )
         if self._revealed is None:
             self._revealed = Reveal(self.answer, *self.solution, self._predicted)
@@ -171,18 +204,19 @@ class Exercise:
         """What came of it, without what was predicted or is right."""
         if self._revealed is None:
             return Result(self.number, self._tries)
-        right = (self._predicted[0] == self._revealed.picture, self._predicted[1] == self._revealed.survives)
+        picture, survives = self._predicted
+        right = (picture == self._revealed.picture, survives == self._revealed.survives)
         return Result(self.number, self._tries, *right)
 
     def anew(self) -> Exercise:
         """The same exercise for the next student: nothing is predicted; what the model did is not computed again."""
         other = copy(self)
-        other._predicted, other._tries, other._revealed = (None, None), 0, None
+        other._predicted, other._tries, other._revealed = Prediction(), 0, None
         return other
 
     @cached_property
-    def solution(self) -> tuple[pd.DataFrame, int, bool]:
-        """What happens: the table of `Reveal`, the picture that counts most, and whether the answer survives without it."""
+    def solution(self) -> tuple[pd.DataFrame, str, bool]:
+        """What happens: the table of `Reveal`, the name of the picture that counts most, and whether the answer survives without it."""
         import pandas as pd
 
         answer = self.answer
@@ -193,8 +227,8 @@ class Exercise:
         table = pd.DataFrame(
             {"read": read, "needed": needed, "without it": without}, index=pd.Index(names, name="picture")
         )
-        picture = names.index(str(needed.idxmax()))
-        return table, picture + 1, without[picture] == answer.text
+        picture = str(needed.idxmax())
+        return table, picture, without[names.index(picture)] == answer.text
 
     def _without(self, name: str) -> str:
         with self._session.knockout(f"{name} -> *"):
@@ -212,7 +246,7 @@ class Exercise:
 
 def _html(number: int, question: str, pictures: Sequence[str]) -> str:
     figures = "".join(
-        f'<figure style="display:inline-block;margin:0 8px 8px 0"><img alt="picture {k}" src="{src}"><figcaption>{k}</figcaption></figure>'
+        f'<figure style="display:inline-block;margin:0 8px 8px 0"><img alt="picture {k}" src="{src}"><figcaption>image_{k}</figcaption></figure>'
         for k, src in enumerate(pictures, 1)
     )
     return f"<div><p><b>Exercise {number}</b> <span dir='auto'>{escape(question)}</span></p>{figures}</div>"

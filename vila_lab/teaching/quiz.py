@@ -66,7 +66,8 @@ class Quiz(Sequence[Exercise]):
     --------
     >>> import vila_lab
     >>> quiz = Quiz.drawn(vila_lab.load(), count=1)
-    >>> quiz[0].predict(picture=1, survives=False)
+    >>> quiz[0].predict(picture="image_1", survives=False)
+    Prediction(picture='image_1', survives=False)
     >>> quiz[0].reveal().points, quiz.score
     (2, Score(2 points of 2 revealed, 2 in all))
     """

@@ -69,7 +69,7 @@ function pictureCard(name, k) {
 
 function predictionForm(one, predict, fail) {
   const name = `exercise-${one.number}`;
-  const which = choice("Which picture does the answer need most?", `${name}-picture`, one.pictures.map((_, k) => [String(k + 1), `picture ${k + 1}`]));
+  const which = choice("Which picture does the answer need most?", `${name}-picture`, one.pictures.map((_, k) => [`image_${k + 1}`, `picture ${k + 1}`]));
   const outcomes = [["yes", "the answer stays the same"], ["no", "the answer changes"]];
   const stays = choice("And if nothing can read that picture?", `${name}-survives`, outcomes);
   const go = element("button", { type: "submit", className: "main" }, "Predict and look");
@@ -80,7 +80,7 @@ function predictionForm(one, predict, fail) {
     const given = new FormData(form);
     enable(go, false);
     try {
-      await predict({ picture: Number(given.get(`${name}-picture`)), survives: given.get(`${name}-survives`) === "yes" });
+      await predict({ picture: given.get(`${name}-picture`), survives: given.get(`${name}-survives`) === "yes" });
     } catch (error) {
       fail(error);
     }
@@ -96,12 +96,14 @@ function choice(legend, name, options) {
 
 function revealPart(one, { answer, picture, survives, predicted, points, pictures }) {
   const stays = (yes) => (yes ? "stays the same" : "changes");
-  const other = pictures[picture - 1].without;
+  const number = (name) => Number(name.split("_")[1]);
+  const most = number(picture);
+  const other = pictures[most - 1].without;
   const after = survives ? "is still the same." : `is “${other}”`;
-  const happened = `The model says “${answer}” Picture ${picture} counts most: without it the answer ${after}`;
-  const guess = `You said picture ${predicted.picture}, and that the answer ${stays(predicted.survives)}: `;
+  const happened = `The model says “${answer}” Picture ${most} counts most: without it the answer ${after}`;
+  const guess = `You said picture ${number(predicted.picture)}, and that the answer ${stays(predicted.survives)}: `;
   const head = ["Picture", "Read", "Needed", "Without it"].map((text) => element("th", { scope: "col" }, text));
-  const rows = pictures.map(({ read, needed, without }, k) => element("tr", { className: k + 1 === picture ? "most" : "" },
+  const rows = pictures.map(({ read, needed, without }, k) => element("tr", { className: k + 1 === most ? "most" : "" },
     element("th", { scope: "row" }, String(k + 1)),
     element("td", {}, `${(100 * read).toFixed(0)} %`),
     element("td", {}, signed(needed)),
