@@ -49,7 +49,7 @@ def test_several_pictures():
     assert found.startswith("rests on several pictures: picture 1 50%, picture 2 45%")
 
 
-@pytest.mark.parametrize(("weight", "hardly"), [(HARDLY - 0.01, True), (HARDLY, False), (float("nan"), True)])
+@pytest.mark.parametrize(("weight", "hardly"), [(HARDLY - 0.01, True), (HARDLY, False)])
 def test_the_weight_decides_whether_it_rests_on_any(weight, hardly):
     found = said(losing(9.0, 0.1, 8.5, 0.0), [0.02, 0.97, 0.01], weight=weight)
     assert found.startswith("hardly rests on any picture") == hardly
@@ -69,3 +69,15 @@ def test_disagreement_comes_after_resting_on_nothing():
 
 def test_what_becomes_more_probable_loses_nothing():
     assert "loses nothing" in said(losing(-0.5, 0.0, 0.0, 0.0), [0, 1, 0])
+
+
+def test_twins_that_only_together_are_missed_are_several():
+    nothing = table({"shapley": [np.nan] * 3})
+    for alone in (-0.1, 0.0):
+        found = verdict(losing(9.0, alone, alone, alone), 9.0, 0.9, nothing, disagreements(nothing), "shapley")
+        assert found.startswith("rests on several pictures: none is missed by itself; all together lose 9.0 nats")
+
+
+@pytest.mark.parametrize("effect", [losing(*[np.nan] * 4), losing(9.0, np.nan, 0.1, 0.2)])
+def test_what_is_no_number_gives_no_verdict(effect):
+    assert said(effect, [np.nan] * 3, weight=float("nan")).startswith("no verdict: ")

@@ -55,14 +55,18 @@ def verdict(
     weighed with how sure the model was (0.35) that is 1.6, below 3.0
     """
     pictures = effect.drop("all")
-    if not weight >= HARDLY:
-        most = str(effect.idxmax()) if effect.notna().any() else "all"
+    if np.isnan(weight):
+        return "no verdict: with pictures painted over, the model's logits are no numbers (NaN)"
+    if weight < HARDLY:
+        most = str(effect.idxmax())
         what = "it" if len(pictures) == 1 else "all of them" if most == "all" else _name(most)
         sure = f"; weighed with how sure the model was ({probability:.2g}) that is {max(weight, 0.0):.1f}, below {HARDLY:.1f}"
         return f"hardly rests on any picture: at most, with {what} painted over, it loses {_lost(effect[most])}{sure}"
     if flags:
         return f"methods disagree: {_by_first(shares, pictures)}"
     row = shares.loc[causal] if causal in shares.index and not shares.loc[causal].isna().any() else _positive(pictures)
+    if row.isna().any():
+        return f"rests on several pictures: none is missed by itself; all together lose {_lost(effect['all'])}"
     first = str(row.idxmax())
     beside = [name for name in row.index if row[name] >= ALSO * row[first]]
     if len(beside) > 1:
@@ -110,6 +114,7 @@ def _prefers(row: pd.Series, one: str, other: str) -> bool:
 
 
 def _positive(pictures: pd.Series) -> pd.Series:
+    """Each picture's part of what they lose one by one; NaN where none loses anything by itself."""
     positive = pictures.clip(lower=0)
     return (positive / positive.sum()).rename("painted over")
 
