@@ -30,6 +30,26 @@ def test_an_opened_answer_is_bound_and_attributed(name, golden_session, tmp_path
     assert np.allclose(found.values, answer.attribute("leave_one_out").values, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", [{"stop": ["oft"]}, {"stop": ["M"]}, {"response_format": ["Microsoft, maybe", "none"]}])
+def test_an_answer_that_ended_early_or_was_chosen_is_bound(lab, demo, tmp_path, how):
+    answer = lab.ask([demo / "g.png", demo / "m.png", QUESTION], **how)
+    opened = vila_lab.open(answer.save(tmp_path / "a.vila"))
+    assert np.allclose(opened.bind(lab).ledger(), answer.ledger())
+
+
+def test_a_chat_with_an_answer_that_ended_early_goes_on(lab, demo, tmp_path):
+    chat = lab.chat()
+    chat.ask([demo / "g.png", QUESTION], stop=["."])
+    opened = vila_lab.open(chat.save(tmp_path / "chat.vila"))
+    assert opened.bind(lab).ask(QUESTION, max_new_tokens=1).token_map.n_turns == 2
+
+
+@pytest.mark.parametrize("given", [None, "embedded", vila_lab])
+def test_what_is_no_session_is_not_bound(answer, given):
+    with pytest.raises(OptionError, match="bind takes a session, such as vila_lab.load"):
+        answer.bind(given)
+
+
 def test_another_models_answer_is_not_bound(answer, golden_session):
     with pytest.raises(OptionError, match="this answer is of another model: embedded gave it"):
         answer.bind(golden_session("nvila-lite"))

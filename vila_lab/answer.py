@@ -13,6 +13,7 @@ from .engine.lab import Lab
 from .engine.memory import Holding, image_bytes
 from .engine.record import Record
 from .engine.record_bytes import KEY
+from .errors import OptionError
 from .evidence import MetricCard
 from .examined import ExaminedAnswer
 from .options import given, spelled
@@ -64,7 +65,7 @@ class Answer(ExaminedAnswer):
         Raises
         ------
         OptionError
-            If its model reads the prompt or the words otherwise: then it is another model's answer.
+            If its model reads the prompt or the words otherwise: then it is another model's answer; or if it is no session.
 
         Examples
         --------
@@ -75,6 +76,8 @@ class Answer(ExaminedAnswer):
         >>> copy.bind(lab).attribute("leave_one_out").per_image().shape
         (3, 2)
         """
+        if not hasattr(lab, "adopt"):
+            raise OptionError(f"bind takes a session, such as vila_lab.load() gives, not {type(lab).__name__}")
         return lab.adopt(self.record)
 
     def __repr__(self) -> str:

@@ -198,7 +198,8 @@ class Engine:
         with self.lock:
             mine = self.family.prepare(record.prompt, options).token_map.with_answer(len(record.tokens))
         is_same_prompt = mine.same_positions(record.token_map) and mine.text == record.token_map.text
-        if not is_same_prompt or self.family.text([token.id for token in record.tokens]) != record.text:
+        spelled = "".join(token.text for token in record.tokens).strip()  # a stop text is no part of the answer's text
+        if not is_same_prompt or self.family.text([token.id for token in record.tokens]) not in (record.text, spelled):
             raise OptionError(
                 f"this answer is of another model: {record.model} gave it, and {self.name} reads its prompt or its words otherwise"
             )
