@@ -46,7 +46,7 @@ def test_a_chat_with_an_answer_that_ended_early_goes_on(lab, demo, tmp_path):
 
 @pytest.mark.parametrize("given", [None, "embedded", vila_lab])
 def test_what_is_no_session_is_not_bound(answer, given):
-    with pytest.raises(OptionError, match="bind takes a session, such as vila_lab.load"):
+    with pytest.raises(OptionError, match=r"bind takes a session, such as vila_lab\.load"):
         answer.bind(given)
 
 

@@ -41,6 +41,15 @@ def test_leave_one_out_by_hand(answer, baseline, golden_session):
         np.testing.assert_allclose(found[:, left], whole - logprobs(images), atol=2e-5)
 
 
+@pytest.mark.parametrize("method", ["leave_one_out", "shapley", "occlusion", "integrated_gradients"])
+def test_a_baseline_is_whatever_can_be_a_picture(answer, method):
+    array = np.asarray(PICTURE)
+    found, same = (answer.attribute(method, baseline=each) for each in (array, PICTURE))
+    np.testing.assert_array_equal(found.values, same.values)
+    assert found.baseline == "another picture"
+    assert answer.attribute(method, baseline=array.copy()) is found
+
+
 @pytest.mark.parametrize("baseline", ["remove", "mean"])
 @pytest.mark.parametrize("target", [{}, {"token": 1, "contrast": "the differences"}], ids=["all", "contrast"])
 def test_shapley_shares_add_up(three, baseline, target):

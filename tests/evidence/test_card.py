@@ -50,13 +50,27 @@ def test_what_the_answer_stands_on_goes_first(microsoft):
         ({"method": "phrases"}, "no map to measure"),
         ({"method": "attention", "boxes": {0: (0, 0, 9999, 5)}}, "is not inside picture 1"),
         ({"method": "attention", "boxes": {5: BOX}}, "there is no picture 5"),
+        ({"method": "attention", "boxes": [BOX]}, "boxes= takes {picture"),
+        ({"method": "attention", "boxes": {0: 5}}, "the boxes of picture 1 must be"),
+        ({"method": "attention", "boxes": {0: (1, 2, 3)}}, "the boxes of picture 1 must be"),
         ({"method": "attention", "baseline": "black"}, "unknown baseline 'black'"),
     ],
-    ids=["method", "phrases", "box", "picture", "baseline"],
+    ids=["method", "phrases", "box", "picture", "boxes", "number", "three", "baseline"],
 )
 def test_a_wrong_option_gets_one_sentence(answer, arguments, message):
     with pytest.raises(OptionError, match=message):
         answer.metric_card(**arguments)
+
+
+def test_without_a_picture_there_is_nothing_to_measure(lab):
+    answer = lab.ask("Hello", max_new_tokens=1)
+    for call in (lambda: answer.metric_card("attention"), lambda: answer.plot("curves")):
+        with pytest.raises(OptionError, match="the prompt has no picture"):
+            call()
+
+
+def test_a_picture_as_a_baseline_is_named_in_words(answer):
+    assert answer.metric_card("attention", 0, baseline=np.zeros((8, 8, 3), np.uint8)).baseline == "another picture"
 
 
 def test_a_saved_answer_has_no_model(answer, tmp_path):

@@ -118,7 +118,13 @@ def test_boxes_by_picture_reach_the_payload(answer):
 
 
 @pytest.mark.parametrize(
-    ("boxes", "words"), [({2: (0, 0, 1, 1)}, "there is no picture 2"), ({0: (1, 2, 3)}, "picture 0 must be")]
+    ("boxes", "words"),
+    [
+        ({2: (0, 0, 1, 1)}, "there is no picture 2"),
+        ({0: (1, 2, 3)}, "boxes of picture 1 must be"),
+        ({0: (0, 0, 1, 9999)}, "is not inside picture 1"),
+        ([(0, 0, 1, 1)], "boxes= takes {picture"),
+    ],
 )
 def test_boxes_that_fit_no_picture_are_named(answer, boxes, words):
     with pytest.raises(OptionError, match=words):

@@ -47,12 +47,13 @@ def baseline_name(baseline: Any) -> str:
 
 def baseline_picture(image: Image.Image, baseline: Any) -> Image.Image:
     """What is shown in a picture's place; it has the picture's size, and so its tokens."""
-    if baseline == "mean":
+    name = baseline if isinstance(baseline, str) else ""
+    if name == "mean":
         pixels = np.asarray(image, np.float64).reshape(-1, 3)
         return Image.new("RGB", image.size, tuple(int(c) for c in pixels.mean(0).round()))
-    if baseline == "grey":
+    if name == "grey":
         return Image.new("RGB", image.size, GREY)
-    if baseline == "blur":
+    if name == "blur":
         return image.filter(ImageFilter.GaussianBlur(max(image.size) / BLUR_SHARE))
     return _given_picture(baseline).resize(image.size)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..attribution import Attribution
-from ..attribution.features import REMOVE
+from ..attribution.features import REMOVE, baseline_name, check_pictures
 from ..attribution.registry import attribute, find, target_of
 from ..engine.replay import Replay
 from ..errors import OptionError
@@ -107,14 +107,15 @@ def metric_card(
     Raises
     ------
     OptionError
-        If a name, a token or a box is unknown.
+        If a name, a token or a box is unknown, or there is no picture.
     """
     import pandas as pd
 
     find(method)
     if method == "phrases":
         raise OptionError(NO_PICTURE)
-    known = None if boxes is None else boxes_by_picture(dict(boxes), replay.token_map.sizes)
+    check_pictures(replay)
+    known = None if boxes is None else boxes_by_picture(boxes, replay.token_map.sizes)
     target = target_of(replay, token, at=options.get("at"))
     mine = attribute(replay, method, token, **options)
     maps = {
@@ -130,7 +131,9 @@ def metric_card(
     if _can_keep_sinks(method):  # these leave sinks out of the map, so that their share would be 0 by construction
         kept = attribute(replay, method, token, **{**options, "sinks": True})
         table.loc[method, "sink share"] = sink_share(kept, replay.record.sinks)
-    return MetricCard(method, mine.target, table, found, str(baseline), "" if method in CAUSAL else NOT_CAUSAL)
+    return MetricCard(
+        method, mine.target, table, found, baseline_name(baseline), "" if method in CAUSAL else NOT_CAUSAL
+    )
 
 
 def _row(attribution: Attribution, found: Curves, boxes: dict[int, list[Any]] | None) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -222,12 +222,30 @@ def boxes_by_picture(boxes: Any, sizes: Sequence[tuple[int, int]]) -> dict[int, 
     ------
     OptionError
         If there is no such picture, or a box is not inside it.
+
+    Examples
+    --------
+    >>> boxes_by_picture({"image_2": (0, 0, 5, 5)}, [(20, 10), (20, 10)])
+    {1: [(0.0, 0.0, 5.0, 5.0)]}
     """
-    if not isinstance(boxes, dict):
+    if not isinstance(boxes, Mapping):
         raise OptionError("boxes= takes {picture: (x0, y0, x1, y1)} or {picture: [boxes]}, pictures counted from 0")
     found: dict[int, list[Box]] = {}
     for named, given in boxes.items():
         picture = picture_index(named, len(sizes))
-        listed = [given] if len(given) == 4 and np.ndim(given[0]) == 0 else list(given)
-        found[picture] = [check_box(box, picture, sizes[picture]) for box in listed]
+        found[picture] = [check_box(box, picture, sizes[picture]) for box in _listed(given, picture)]
+    return found
+
+
+def _listed(given: Any, picture: int) -> list[list[float]]:
+    """One box or several, as several."""
+    try:
+        table = np.atleast_2d(np.asarray(given, np.float64))
+    except (TypeError, ValueError):
+        table = np.empty((1, 0))
+    if table.ndim != 2 or table.shape[1] != 4:
+        raise OptionError(
+            f"the boxes of picture {picture + 1} must be (x0, y0, x1, y1) or a list of these, not {given!r}"
+        )
+    found: list[list[float]] = table.tolist()
     return found

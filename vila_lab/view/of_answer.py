@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.record import Record, index_of
-from ..errors import CaptureError, OptionError
-from ..pointing import WhichPicture, picture_index
+from ..errors import CaptureError
+from ..evidence.metrics import boxes_by_picture
+from ..pointing import WhichPicture
 from ..tokenmap import Kind
 from .payload import AnswerView, Array, Box
 from .reading import Reading
@@ -312,14 +313,8 @@ def _tiles_of(tokens: Any, picture: int) -> list[Box]:
 
 def _known_boxes(record: Record, boxes: Mapping[WhichPicture, Any] | None) -> tuple[tuple[Box, ...], ...]:
     """Boxes per picture, from a mapping that may give one box or several."""
-    known: list[tuple[Box, ...]] = [()] * len(record.images)
-    for named, given in dict(boxes or {}).items():
-        picture = picture_index(named, len(record.images))
-        table = np.atleast_2d(np.asarray(given, np.float64))
-        if table.ndim != 2 or table.shape[1] != 4:
-            raise OptionError(f"the boxes of picture {picture} must be (x0, y0, x1, y1) or a list of these")
-        known[picture] = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in table.tolist())
-    return tuple(known)
+    known = boxes_by_picture({} if boxes is None else boxes, record.token_map.sizes)
+    return tuple(tuple(known.get(picture, ())) for picture in range(len(record.images)))
 
 
 def _carded(reading: Reading, lines: Mapping[str, str]) -> Reading:
