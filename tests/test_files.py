@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 import vila_lab
 from vila_lab import gallery, wire, writing
 from vila_lab.engine.record import Record
-from vila_lab.errors import FileAccessError, FileError, SavedFileNotFound, VilaLabError
+from vila_lab.errors import FileAccessError, FileError, OptionError, SavedFileNotFound, VilaLabError
 from vila_lab.picture import Picture
 from vila_lab.writing import write_file
 
@@ -364,6 +364,18 @@ def test_a_place_that_cannot_be_written_is_said(writes, name, tmp_path, monkeypa
         writes(Path(name))
     assert one_sentence(caught.value)
     assert names_in(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", [None, 3, ["a"]])
+def test_what_is_no_name_of_a_file_is_said(writes, name):
+    with pytest.raises(OptionError) as caught:
+        writes(name)
+    assert one_sentence(caught.value)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_name_may_be_bytes(answer, tmp_path):
+    assert answer.to_html(os.fsencode(tmp_path / "a.html")) == tmp_path / "a.html"
 
 
 @pytest.mark.parametrize("place", ["nowhere/a", "kept/a"], ids=["no folder", "read-only"])

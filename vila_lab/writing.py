@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import FileAccessError
+from .errors import FileAccessError, OptionError
 from .inputs.sources import reason, shorten
 
 __all__ = ["check_place", "make_folder", "write_file"]
@@ -36,6 +36,8 @@ def write_file(path: str | os.PathLike[str], data: bytes | str | Callable[[], by
     ------
     FileAccessError
         It cannot be written; also an `OSError`.
+    OptionError
+        `path` is neither text nor path.
 
     Examples
     --------
@@ -50,7 +52,7 @@ def write_file(path: str | os.PathLike[str], data: bytes | str | Callable[[], by
     with _said(path) as shown:
         target = _target(path)
         _replace(target, content, _mode(target, shown))
-    return Path(path)
+    return Path(_name(path))
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
@@ -89,14 +91,14 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     True
     """
     with _said(path):
-        Path(path).expanduser().mkdir(parents=True, exist_ok=True)
-    return Path(path)
+        Path(_name(path)).expanduser().mkdir(parents=True, exist_ok=True)
+    return Path(_name(path))
 
 
 @contextmanager
 def _said(path: str | os.PathLike[str]) -> Iterator[str]:
     """What the system refuses, as one sentence about the path, whose name for messages is given."""
-    shown = shorten(repr(os.fspath(path)), 200)
+    shown = shorten(repr(_name(path)), 200)
     try:
         yield shown
     except FileAccessError:
@@ -106,7 +108,14 @@ def _said(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    return Path(path).expanduser().resolve()
+    return Path(_name(path)).expanduser().resolve()
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    try:
+        return os.fsdecode(path)
+    except TypeError as error:
+        raise OptionError(f"a file is named by a text or a path, not by {path!r}") from error
 
 
 def _mode(target: Path, shown: str) -> int | None:
