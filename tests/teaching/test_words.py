@@ -114,6 +114,21 @@ def test_the_impossible_is_drawn_at_the_edge():
     assert np.isfinite(chance_bars([("a", 0.0), ("b", -np.inf)], "").get_xlim()).all()
 
 
+def test_a_fall_over_the_edge_is_told_as_it_is():
+    said = written(steps_in_nats({"with": -0.1, "without 1": -30.1, "without 2": -np.inf, "without 3": -1.1}, ""))
+    assert said == [
+        "30.0 nats: more than a million times less probable",
+        "impossible",
+        "1.0 nats: 3 times less probable",
+    ]
+
+
+def test_a_log_probability_without_others_beside_it_is_no_drawing(lab):
+    answer = lab.ask([vila_lab.demo_images() / "g.png", "What is in image 1?"], logprobs=0)
+    with pytest.raises(OptionError, match="logprobs=0 kept none"):
+        show_word(answer, "log-probability")
+
+
 def test_a_sink_is_drawn_where_it_stands_out(answer):
     ax = show_word(answer, "sink")
     assert int(np.argmax(heights(ax))) == 0

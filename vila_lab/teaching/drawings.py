@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..tokenmap import Kind, TokenMap
-from ..view.lettering import columns, drawable, label_down, lettering, write_title
+from ..view.lettering import columns, drawable, label_down, lettering, write_head, write_title
 from ..view.levels import peak
 from ..view.overlay import heatmap_overlay
 from ..view.payload import percent
@@ -30,6 +30,7 @@ LINE = 66  # columns of letters on a line of chips
 LETTER = 0.78  # width of a chip's letter, in columns; DejaVu Sans is narrower than that but for W and M
 MOST_COLUMNS = 8
 LEAST = -16.0  # nats: what is less probable is drawn here
+MANY = np.log(1e6)  # nats from which on nobody wants to count
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def looks(images: Sequence[Image.Image], tokens: TokenMap, rows: Mapping[str, Ar
             heatmap_overlay(image, heat, ax, vmax=top, signed=False)
             over = f"{name}\n{percent(heat.sum())}" if k == 0 else percent(heat.sum())
             ax.set_title(over, fontsize=8.5, color=SOFT_INK, pad=2)
-    figure.suptitle(drawable(title), fontsize=9.5, x=0.01, ha="left", **lettering())
+    write_head(figure, title)
     first: Axes = axes[0, 0]
     return first
 
@@ -201,7 +202,8 @@ def steps_in_nats(chances: Mapping[str, float], title: str) -> Axes:
         What to write beside a case, and the log-probability; the first is what the others are compared with.
     title
     """
-    names, logs = list(chances), np.maximum(list(chances.values()), LEAST)
+    names, true = list(chances), list(chances.values())
+    logs = np.maximum(true, LEAST)
     low = int(np.floor(min(logs.min(), -3))) - 1
     ax = plain(new_axes(WIDTH, 1.2 + 0.36 * len(names)))
     nats = np.arange(low, 1)
@@ -210,10 +212,9 @@ def steps_in_nats(chances: Mapping[str, float], title: str) -> Axes:
     for y, log in enumerate(logs):
         ax.plot([logs[0], log], [y, y], color=SOFT_INK, linewidth=2)
         ax.plot(log, y, "o", color=picture_colour(y - 1) if y else INK, markersize=8)
-        if y and abs(log - logs[0]) >= 0.05:
-            fall = logs[0] - log
-            text = f"{fall:.1f} nats: {np.exp(fall):,.0f} times less probable" if fall > 0 else f"{-fall:.1f} nats more"
-            ax.text((log + logs[0]) / 2, y - 0.14, text, ha="center", va="bottom", fontsize=8.5, color=INK)
+        fall = true[0] - true[y]
+        if abs(fall) >= 0.05:
+            ax.text((log + logs[0]) / 2, y - 0.14, _fallen(fall), ha="center", va="bottom", fontsize=8.5, color=INK)
     label_down(ax, names)
     ax.invert_yaxis()
     ax.set_xticks(nats[:: max(1, len(nats) // 12)])
@@ -266,6 +267,20 @@ def _stretches(tokens: TokenMap, length: int) -> tuple[list[float], list[str]]:
     stretches = [(a, b) for a, b in pairwise(borders) if b - a > length / 16]
     names = [f"picture {kind[a] + 1}" if kind[a] >= 0 else "text" for a, b in stretches]
     return [(a + b - 1) / 2 for a, b in stretches], names
+
+
+def _fallen(nats: float) -> str:
+    """How much less probable something is, in words.
+
+    >>> _fallen(1.0), _fallen(40.0), _fallen(float("inf")), _fallen(-0.5)
+    ('1.0 nats: 3 times less probable', '40.0 nats: more than a million times less probable', 'impossible', '0.5 nats more')
+    """
+    if nats <= 0:
+        return f"{-nats:.1f} nats more"
+    if np.isinf(nats):
+        return "impossible"
+    times = f"{np.exp(nats):,.0f}" if nats < MANY else "more than a million"
+    return f"{nats:.1f} nats: {times} times less probable"
 
 
 def _chance(log: float) -> str:

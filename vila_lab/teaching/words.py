@@ -41,7 +41,9 @@ def show_word(answer: Answer, word: str, token: WhichTokens = 0) -> Axes:
     Raises
     ------
     OptionError
-        If there is no drawing of that word, no such token, or no picture in the question.
+        If there is no drawing of that word, no such token, no picture in the question, or nothing that it could be drawn from.
+    CaptureError
+        If there is no model for ``"patch"`` and ``"nat"``, or queries and keys were released.
 
     Examples
     --------
@@ -91,6 +93,10 @@ def _layer(answer: Answer, token: int) -> Axes:
 
 def _log_probability(answer: Answer, token: int) -> Axes:
     found = [(text, logprob) for text, _, logprob in answer.tokens[token].alternatives]
+    if not found:
+        raise OptionError(
+            "'log-probability' is drawn from what else could have come, and logprobs=0 kept none: ask again"
+        )
     return chance_bars(found, f"what could have come in place {token + 1} of the answer")
 
 

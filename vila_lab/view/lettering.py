@@ -18,6 +18,7 @@ from .style import SOFT_INK
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
 
 CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
@@ -247,6 +248,12 @@ def write_title(ax: Axes, title: str, pad: float | None = None) -> None:
         width = int(TITLE_COLUMNS_PER_INCH * inches)
         lines = wrapped(drawable(title), max(width, 16), most=4)
         ax.set_title("\n".join(lines), loc="left", fontsize=TITLE_SIZE, pad=pad, **lettering())
+
+
+def write_head(figure: Figure, title: str) -> None:
+    """A title at the left over all axes of a figure, wrapped to its width."""
+    lines = wrapped(drawable(title), int(TITLE_COLUMNS_PER_INCH * figure.get_figwidth()), most=4)
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=TITLE_SIZE, **lettering())
 
 
 def wrapped(text: str, width: int, most: int) -> list[str]:
