@@ -28,6 +28,11 @@ def left_title(ax: Any) -> Any:
     return ax._left_title
 
 
+def head_of(figure: Any) -> Any:
+    """The title over all axes of a figure, as a text object."""
+    return figure._suptitle
+
+
 def script_of(widget: Any) -> str:
     """The JavaScript of an anywidget."""
     return str(widget._esm)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .attribution import Attribution
-from .attribution.computed import Computed, call_of, frozen
+from .attribution.computed import Computed, call_of, frozen, listed
 from .attribution.registry import MethodName
 from .attribution.vision import VisionAttention
 from .edits.flow import Flow
@@ -236,7 +236,7 @@ class ExaminedAnswer(RecordedAnswer):
         Raises
         ------
         OptionError, CaptureError
-            As `attribute`.
+            As `attribute`; or if something else is given.
 
         Examples
         --------
@@ -245,8 +245,7 @@ class ExaminedAnswer(RecordedAnswer):
         >>> [found.method for found in answer.attributed(["leave_one_out"])]
         ['leave_one_out']
         """
-        listed = [attributions] if isinstance(attributions, str | Attribution) else attributions
-        named = [self.attribute(each) if isinstance(each, str) else each for each in listed]
+        named = [self.attribute(each) if isinstance(each, str) else each for each in listed(attributions)]
         return tuple(dict.fromkeys([*self.attributions, *named]))
 
     @property

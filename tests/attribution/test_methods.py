@@ -165,10 +165,18 @@ def test_totals_leave_out_the_token_that_ended_the_answer(microsoft):
     assert shares.total().equals(shares.per_image().iloc[:2].mean())
 
 
+@pytest.mark.parametrize(
+    "token", [[], np.array([0, 1]), 0.0, True, {"a": 1}], ids=["none", "array", "float", "bool", "dict"]
+)
+def test_what_points_at_no_token_is_said(two, token):
+    with pytest.raises(OptionError, match="token"):
+        two.attribute("leave_one_out").heatmap(0, token)
+
+
 def test_a_plot_shows_every_picture_on_one_scale(two):
     figure = two.attribute("leave_one_out", 0).plot()
-    assert [ax.get_title().split(":")[0] for ax in figure.axes] == ["image 1", "image 2"]
-    assert "log-probability, signed, baseline: remove" in figure.get_suptitle()
+    assert [ax.get_title().split(":")[0] for ax in figure.axes] == ["picture 1", "picture 2"]
+    assert "log-probability, signed, baseline remove" in figure.get_suptitle().replace("\n", " ")
     assert len(two.attribute("attention").plot(image=1).axes) == 1
 
 

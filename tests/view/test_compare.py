@@ -146,6 +146,20 @@ def test_a_result_is_shown_with_the_answers_it_fits(alike, answers):
         vila_lab.compare(*alike, attributions=[result])
 
 
+def test_one_result_by_itself_is_taken_as_everywhere(alike):
+    found = alike[0].experiment("attribute", method="rollout")
+    assert (
+        vila_lab.compare(*alike, attributions=found).payload == vila_lab.compare(*alike, attributions=[found]).payload
+    )
+
+
+@pytest.mark.parametrize("given", [None, 3, [3]])
+def test_what_is_no_attribution_is_said(alike, given):
+    for call in (vila_lab.compare, lambda one, other, **options: one.display(**options)):
+        with pytest.raises(OptionError, match="attributions= takes names of methods and results of attribute, not"):
+            call(*alike, attributions=given)
+
+
 def test_an_unknown_method_and_scale_are_named(alike):
     with pytest.raises(OptionError, match="did you mean 'leave_one_out'"):
         vila_lab.compare(*alike, attributions=["leave_one_ot"])

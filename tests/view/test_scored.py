@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import vila_lab
+from tests.inside import head_of
 from vila_lab.view import scored
 
 
@@ -107,3 +108,20 @@ def test_without_matplotlib_numbers_and_bars_stay(answer, monkeypatch):
     bundle = found._repr_mimebundle_()
     assert "image/png" not in bundle
     assert bars_in(bundle["text/html"])[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_a_plot_is_a_page_wide_with_its_title_inside_and_letters_that_stay_letters(count):
+    pictures = [Image.new("RGB", (60 + 20 * (k % 3), 60), (20 * k, 90, 120)) for k in range(count)]
+    answer = vila_lab.load().ask([*pictures, "What is in image 1?"], max_new_tokens=2)
+    figure = answer.attribute("integrated_gradients", steps=2).plot()
+    figure.canvas.draw()
+    assert len(figure.axes) == count
+    assert figure.get_figwidth() <= 11
+    title = head_of(figure).get_window_extent()
+    assert figure.bbox.x0 <= title.x0
+    assert title.x1 <= figure.bbox.x1
+    assert title.y1 <= figure.bbox.y1 + 1
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf")
+    assert b"/Type3" not in buffer.getvalue()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..errors import OptionError
 from ..picture import digest_of
 from .registry import defaults_of
 from .result import Attribution
@@ -64,6 +65,28 @@ class Computed:
         self._found[call] = state, found
         while len(self._found) > 1 and self.nbytes > self._most_bytes:
             self._found.popitem(last=False)
+
+
+def listed(attributions: str | Attribution | Iterable[str | Attribution]) -> list[str | Attribution]:
+    """Names of methods and results, as a list; one by itself is a list of one.
+
+    Raises
+    ------
+    OptionError
+        If there is something else among them.
+
+    Examples
+    --------
+    >>> listed("shapley"), listed(("attention", "rollout"))
+    (['shapley'], ['attention', 'rollout'])
+    """
+    if isinstance(attributions, str) or not isinstance(attributions, Iterable):
+        return listed([attributions])
+    found = list(attributions)
+    for each in found:
+        if not isinstance(each, str | Attribution):
+            raise OptionError(f"attributions= takes names of methods and results of attribute, not {each!r}")
+    return found
 
 
 def call_of(method: str, token: Any, contrast: str | None, options: Mapping[str, Any]) -> Hashable:

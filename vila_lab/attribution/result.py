@@ -278,7 +278,19 @@ class Attribution:
         return self.token_map.heatmap(self._row(token), image)
 
     def plot(self, image: WhichPicture | None = None, token: WhichTokens = None) -> Figure:
-        """The pictures (or one) under their heatmaps, all on one colour scale.
+        """The pictures (or one) under their heatmaps, all on one colour scale, with each picture's score.
+
+        Parameters
+        ----------
+        image
+            One picture, counted from 0, or by name; None for all of them.
+        token
+            As in `heatmap`: None for the total.
+
+        Raises
+        ------
+        OptionError
+            If there is no such picture or token.
 
         Examples
         --------
@@ -288,25 +300,12 @@ class Attribution:
         >>> len(found.plot().axes)
         1
         """
-        from matplotlib.figure import Figure
-
-        from ..view.overlay import heatmap_overlay
+        from ..view.scored import overlays
 
         count = len(self.images)
-        shown = range(count) if image is None else [picture_index(image, count)]
-        if not shown:
+        if not count:
             raise OptionError("there is no picture to plot: the prompt has none")
-        heats = [self.heatmap(k, token) for k in shown]
-        top = max(float(np.abs(heat).max(initial=0.0)) for heat in heats)
-        figure = Figure(figsize=(3.0 * len(heats), 3.4), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(1, len(heats)))
-        for ax, k, heat in zip(axes, shown, heats, strict=True):
-            heatmap_overlay(self.images[k], heat, ax, vmax=top or None, signed=self.signed)
-            ax.set_axis_off()
-            ax.set_title(f"image {k + 1}: {heat.sum():+.3g}" if self.signed else f"image {k + 1}: {heat.sum():.3g}")
-        baseline = f", baseline: {self.baseline}" if self.baseline else ""
-        figure.suptitle(f"{self.method} ({self.unit}, {self.sign}{baseline})", fontsize=9)
-        return figure
+        return overlays(self, range(count) if image is None else [picture_index(image, count)], token)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         from ..view.scored import mimebundle
@@ -318,21 +317,24 @@ class Attribution:
         rows = self.values[self._said() if token is None else self._rows_of(token)]
         return np.asarray(rows.mean(0) if self.mean else rows.sum(0))
 
-    def _rows_of(self, token: WhichTokens) -> list[int]:
+    def _rows_of(self, token: Any) -> list[int]:
         if isinstance(token, str) and token == self.target:
             return list(range(len(self.token)))
-        if isinstance(token, str | slice):
-            return token_numbers(token, [Row(*each) for each in zip(self.token, self.text, self.stop, strict=True)])[0]
-        listed = token if isinstance(token, Sequence) else [token]
-        return [self._row_of(each) for each in listed]
+        if isinstance(token, Sequence) and not isinstance(token, str) and len(token):
+            return sorted({self._row_of(each) for each in token})
+        if isinstance(token, Integral):
+            return [self._row_of(token)]
+        rows = [Row(*each) for each in zip(self.token, self.text, self.stop, strict=True)]
+        return token_numbers(token, rows)[0]
 
     def _row_of(self, token: Any) -> int:
-        if token in self.token:
-            return self.token.index(token)
-        number = int(token) if isinstance(token, Integral) else 0
-        if not -len(self.token) <= number < 0:
-            raise OptionError(f"token {token!r} was not scored; scored: {', '.join(map(str, self.token))}")
-        return number % len(self.token)
+        """The row of one token by its number in the answer; from the end, by that of the rows."""
+        is_number = isinstance(token, Integral) and not isinstance(token, bool)
+        if is_number and token in self.token:
+            return self.token.index(int(token))
+        if is_number and -len(self.token) <= token < 0:
+            return int(token) % len(self.token)
+        raise OptionError(f"token {token!r} was not scored; scored: {', '.join(map(str, self.token))}")
 
     # -- files -----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
+from ..attribution.computed import listed
 from ..engine.record import Record
 from ..errors import CaptureError, OptionError
 from ..options import nearest
@@ -112,7 +113,7 @@ def side_by_side(
 
 def _shown(given: Sequence[Shown], attributions: Sequence[str | Attribution]) -> list[tuple[Attribution, ...]]:
     """What there is to show of every answer; a result belongs to those on whose prompt it was computed."""
-    wanted = [attributions] if isinstance(attributions, str) else list(attributions)
+    wanted = listed(attributions)
     names = [each for each in wanted if isinstance(each, str)]
     found = [each for each in wanted if not isinstance(each, str)]
     for each in found:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from .lettering import drawable, lettering, wrapped
+from .lettering import drawable, lettering, wrapped, write_head
 from .levels import peak
 from .overlay import cell_colours, dimmed, heatmap_overlay
 from .payload import clean, label
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..attribution import Attribution
+    from ..pointing import WhichTokens
 
 SIDE = 160  # pixels of a picture in a cell
 BAR = 24  # characters of the longest bar
@@ -47,11 +49,15 @@ def heading(found: Attribution) -> str:
     return f"{', '.join([found.method, *found.options])} of {found.target!r}{rather}"
 
 
+def measured(found: Attribution) -> str:
+    """What the scores are."""
+    return f"{found.unit}, {found.sign}{f', baseline {found.baseline}' if found.baseline else ''}"
+
+
 def honesty(found: Attribution) -> str:
     """What the scores are, and what they cost."""
-    baseline = f", baseline {found.baseline}" if found.baseline else ""
     cost = f"{found.cost.forwards} forwards, {found.cost.backwards} backwards"
-    return f"{found.method}: {found.unit}, {found.sign}{baseline}; {cost}."
+    return f"{found.method}: {measured(found)}; {cost}."
 
 
 def words_below(found: Attribution, top: float) -> list[str]:
@@ -118,6 +124,20 @@ def figure(found: Attribution) -> Figure:
     drawn.text(0.02, 1 - 0.12 / high, drawable(heading(found)), va="top", fontsize=10, color=INK, **lettering())
     for k, line in enumerate(below):
         drawn.text(0.02, (foot - 0.2 - 0.16 * k) / high, line, fontsize=7.5, color=SOFT_INK, **lettering())
+    return drawn
+
+
+def overlays(found: Attribution, pictures: Sequence[int], token: WhichTokens) -> Figure:
+    """Some pictures under their maps, all on one scale, four beside each other."""
+    heats = [found.heatmap(k, token) for k in pictures]
+    top, across, lines = peak(heats), min(len(heats), 4), -(-len(heats) // 4)
+    drawn = new_figure(max(2.6 * across, 4.0), 2.8 * lines + 0.5, constrained=True)
+    for place, (k, heat) in enumerate(zip(pictures, heats, strict=True), 1):
+        ax = drawn.add_subplot(lines, across, place)
+        heatmap_overlay(found.images[k], heat, ax, vmax=top, signed=found.signed)
+        ax.set_axis_off()
+        ax.set_title(f"picture {k + 1}: {_number(found, float(heat.sum()))}", fontsize=9, color=INK)
+    write_head(drawn, f"{heading(found)}: {measured(found)}")
     return drawn
 
 
