@@ -10,6 +10,7 @@ import pytest
 
 import vila_lab
 from vila_lab.attribution.registry import MethodName
+from vila_lab.experiments import EXPERIMENTS, ExperimentName
 from vila_lab.names_offered import names_at, options_at
 from vila_lab.nvila.prompt_options import ConversationMode
 from vila_lab.view.plots import KINDS, KindName
@@ -32,6 +33,7 @@ print(json.dumps(found))
 def test_the_names_are_those_there_are():
     assert get_args(KindName) == tuple(KINDS)
     assert get_args(MethodName) == tuple(vila_lab.methods().index)
+    assert get_args(ExperimentName) == tuple(EXPERIMENTS)
 
 
 def test_ipython_completes_kinds_methods_and_options():
@@ -79,12 +81,25 @@ def test_ipython_completes_kinds_methods_and_options():
         ('lab.stream("Hello", generation_config="', ["greedy", "checkpoint"]),
         ('lab.ask_many(["Hello"], errors="', ["raise", "keep"]),
         ('lab.chat(tiling="', ["reference", "first"]),
+        ('answer.experiment("causal', ["causal_leakage"]),
+        ('lab.patch(answer, state="', ["residual", "attention", "mlp"]),
+        ('lab.ablate_heads([(0, 1)], mode="', ["zero", "mean"]),
+        ('lab.rank_heads(samples, "', ["routing", "localization"]),
+        ('vila_lab.load(attn_implementation="e', ["eager"]),
+        ('vila_lab.load("model", quantization="', ["4bit", "8bit"]),
+        ('vila_lab.compare(answer, answer, scale="', ["own", "shared"]),
         ('lab.ask("Hello", tile_first="', []),
         ('lab.ask("Hello", nothing="', []),
     ],
 )
 def test_what_is_offered_at_the_cursor(text, names, lab):
-    known = {"answer": lab.ask("Hello", max_new_tokens=1), "lab": lab, "print": print, "other": object()}
+    known = {
+        "answer": lab.ask("Hello", max_new_tokens=1),
+        "lab": lab,
+        "vila_lab": vila_lab,
+        "print": print,
+        "other": object(),
+    }
     assert names_at(text, known) == names
 
 

@@ -19,6 +19,7 @@ from .engine.record import Record
 from .engine.replay import NO_MODEL, Replay
 from .errors import CaptureError
 from .evidence import Evidence, MetricCard
+from .experiments import ExperimentName
 from .options import given, spelled
 from .pointing import WhichPicture, WhichTokens
 from .recorded import RecordedAnswer
@@ -278,8 +279,17 @@ class ExaminedAnswer(RecordedAnswer):
             raise CaptureError(NO_MODEL)
         return lab
 
-    def experiment(self, name: str, **options: Any) -> Any:
+    def experiment(self, name: ExperimentName | str, **options: Any) -> Any:
         """Any experiment of `vila_lab.experiments.EXPERIMENTS` by its name; `attribute` and the others below are its everyday forms.
+
+        Parameters
+        ----------
+        name
+            A name in `vila_lab.experiments.EXPERIMENTS`.
+        options
+            The experiment's own. What `attribute`, `evidence`, `metric_card`, `flow`, `vision_attention`, `Session.patch_scan` and
+            `Session.redirect` take stands there; `random_weights_map` takes a ``seed`` and what `attribute` does, `causal_leakage`
+            a ``token``, `leakage` nothing. ``help(EXPERIMENTS[name].function)`` says it all.
 
         Raises
         ------
@@ -496,8 +506,13 @@ class ExaminedAnswer(RecordedAnswer):
         found: VisionAttention = self.experiment("vision_attention", image=image, layer=layer, head=head, at=at)
         return found
 
-    def known_or_run(self, name: str, **options: Any) -> Any:
+    def known_or_run(self, name: ExperimentName | str, **options: Any) -> Any:
         """`experiment`; an attribution that was computed is given again, see `attribute`.
+
+        Parameters
+        ----------
+        name, options
+            As in `experiment`.
 
         Examples
         --------

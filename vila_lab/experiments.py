@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from .attribution.registry import attribute
 from .attribution.vision import vision_attention
@@ -18,6 +18,19 @@ from .errors import OptionError
 from .evidence import evidence, metric_card
 from .evidence.baselines import random_weights_map
 from .options import check_types, nearest
+
+ExperimentName: TypeAlias = Literal[
+    "attribute",
+    "evidence",
+    "metric_card",
+    "random_weights_map",
+    "flow",
+    "leakage",
+    "causal_leakage",
+    "patch_scan",
+    "redirect",
+    "vision_attention",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Experiment:
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """Its options."""
+        """Its options; the help of `function` says what they are."""
         found = list(inspect.signature(self.function).parameters.items())[1:]
         return dict(found)
 
@@ -102,7 +115,7 @@ def experiment(replay: Replay, name: str, **options: Any) -> Any:
     name
         A name in `EXPERIMENTS`.
     options
-        The experiment's own.
+        The experiment's own: ``EXPERIMENTS[name].parameters``, which the help of its function explains.
 
     Raises
     ------

@@ -13,9 +13,11 @@ from .answer import Answer
 from .edits import where as at
 from .edits.groups import check_places
 from .edits.handle import Handle
+from .edits.heads import Ablation
 from .edits.looks import AttentionEvent, AttentionHook, HiddenEvent, HiddenHook, as_rows
 from .edits.program import Program
 from .errors import OptionError
+from .hooks.edits import State
 from .options import spelled
 
 if TYPE_CHECKING:
@@ -281,7 +283,7 @@ class Interventions:
     def ablate_heads(
         self,
         heads: at.Heads,
-        mode: str = "zero",
+        mode: Ablation | str = "zero",
         *,
         layers: at.Layers = None,
         rows: str | Sequence[int] = "all",
@@ -313,7 +315,7 @@ class Interventions:
         positions: str | int | Sequence[str] | Sequence[int],
         layers: at.Layers = None,
         *,
-        state: str = "residual",
+        state: State | str = "residual",
     ) -> Handle:
         """Put vectors of another answer's prompt in place of this one's: activation patching.
 

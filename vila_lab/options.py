@@ -9,7 +9,7 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, get_origin
 
 import numpy as np
 
@@ -35,7 +35,8 @@ def check_types(function: Callable[..., Any], values: Mapping[str, Any]) -> None
     Parameters
     ----------
     function
-        Annotated with strings, as ``from __future__ import annotations`` does; other types than these are not looked at.
+        Annotated with strings, as ``from __future__ import annotations`` does; other types than these are not looked at. Names
+        that a `Literal` offers beside ``str`` are texts as others.
     values
         By parameter name.
 
@@ -54,8 +55,10 @@ def check_types(function: Callable[..., Any], values: Mapping[str, Any]) -> None
     vila_lab.errors.OptionError: width must be a whole number, not 1.5
     """
     parameters = inspect.signature(function).parameters
+    spaces = getattr(inspect.unwrap(function), "__globals__", {})
     for name, value in values.items():
-        allowed = [part.strip() for part in str(parameters[name].annotation).split("|")]
+        parts = [part.strip() for part in str(parameters[name].annotation).split("|")]
+        allowed = [part for part in parts if "str" not in parts or get_origin(spaces.get(part)) is not Literal]
         if not set(allowed) <= set(KINDS) or any(KINDS[kind][1](value) for kind in allowed):
             continue
         raise OptionError(f"{name} must be {' or '.join(KINDS[kind][0] for kind in allowed)}, not {value!r}")

@@ -35,6 +35,7 @@ from .engine.record import Record
 from .engine.replay import Replay
 from .engine.request import Request
 from .errors import CaptureError, NotHere, OptionError, ServiceError, VilaLabError
+from .experiments import ExperimentName
 from .hooks import Tape
 from .hooks.edits import Edit
 from .options import nearest
@@ -341,8 +342,15 @@ class RemoteSession(Studies):
         self._known(record, name)
         return name
 
-    def experiment(self, record: Record, name: str, **options: Any) -> Any:
+    def experiment(self, record: Record, name: ExperimentName | str, **options: Any) -> Any:
         """Run an experiment of `vila_lab.experiments` on an answer's record, on the server.
+
+        Parameters
+        ----------
+        record
+            Of an answer that this session gave.
+        name, options
+            As `Answer.experiment` takes them.
 
         Raises
         ------

@@ -15,7 +15,7 @@ import torch
 
 from .engine.reuse import CACHE_BYTES
 from .errors import OptionError
-from .families.loading import load_family
+from .families.loading import AttentionName, DTypeName, Quantization, load_family
 from .names_offered import offer
 from .options import check_range, check_types
 from .progress import progress
@@ -34,10 +34,10 @@ def load(
     source: str | Path | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: DTypeName | str | torch.dtype | None = None,
     device_map: Any = None,
-    quantization: str | None = None,
-    attn_implementation: str | None = None,
+    quantization: Quantization | str | None = None,
+    attn_implementation: AttentionName | str | None = None,
     revision: str | None = None,
     adapter: str | Path | None = None,
     capture_budget: int = CAPTURE_BUDGET,

@@ -26,7 +26,7 @@ from .engine.replay import NO_MODEL, Replay
 from .engine.request import Request
 from .engine.reuse import CACHE_BYTES, Features, Prefix
 from .errors import CaptureError, OptionError, VilaLabError
-from .experiments import experiment
+from .experiments import ExperimentName, experiment
 from .families.base import Family
 from .hooks.sites import layer_table
 from .progress import progress
@@ -223,8 +223,15 @@ class Session(Studies):
     def shared(self, prompt: Prompt) -> Prompt:
         return self._pictures.shared(prompt)
 
-    def experiment(self, record: Record, name: str, **options: Any) -> Any:
+    def experiment(self, record: Record, name: ExperimentName | str, **options: Any) -> Any:
         """Run an experiment of `vila_lab.experiments` on an answer's record.
+
+        Parameters
+        ----------
+        record
+            Of an answer that this model gave.
+        name, options
+            As `Answer.experiment` takes them.
 
         Raises
         ------

@@ -13,7 +13,9 @@ from .edits.where import Heads
 from .engine.record import Record
 from .errors import OptionError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
+from .evidence.heads import HeadKind
 from .evidence.order import ORDERS
+from .hooks.edits import State
 from .options import given, spelled
 from .pointing import WhichPicture
 from .prompt import Prompt
@@ -27,7 +29,7 @@ class Studies(Asking):
 
     @spelled
     def rank_heads(
-        self, dataset: Sequence[Sample], kind: str = "routing", *, top: int = 3, seed: int = 0
+        self, dataset: Sequence[Sample], kind: HeadKind | str = "routing", *, top: int = 3, seed: int = 0
     ) -> HeadRanking:
         """Heads whose attention picks the right picture ("routing") or the right place in it ("localization").
 
@@ -101,7 +103,7 @@ class Studies(Asking):
         token: int | str | None = None,
         positions: str | Sequence[Any] | None = None,
         layers: int | Sequence[int] | None = None,
-        state: str | None = None,
+        state: State | str | None = None,
         batch: int | None = None,
     ) -> xr.DataArray:
         """Where does what tells two answers apart lie? Patch every layer and position, one at a time.

@@ -116,7 +116,7 @@ def attribute(
     token, contrast, at, score
         See `target.resolve`.
     options
-        The method's own; see its ``attribute`` function.
+        The method's own; `Answer.attribute` lists those of all methods.
 
     Returns
     -------

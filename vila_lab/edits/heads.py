@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from ..hooks.edits import Edit, HeadConstant, HeadOutputLook, HeadScale, Where
 from ..hooks.spans import Span
 from .groups import reader_span
 
-ABLATIONS = ("zero", "mean")
+Ablation: TypeAlias = Literal["zero", "mean"]
+ABLATIONS: tuple[str, ...] = get_args(Ablation)
 
 
 @dataclass(frozen=True)

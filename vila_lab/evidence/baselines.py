@@ -48,6 +48,13 @@ def random_weights_map(replay: Replay, method: str, token: Any = None, *, seed: 
     One that looks like the method's own owes nothing to what the model learned (Adebayo et al. 2018, "Sanity Checks for Saliency
     Maps").
 
+    Parameters
+    ----------
+    method, token, options
+        As in `Answer.attribute`.
+    seed
+        Of the order of the shuffled weights.
+
     Raises
     ------
     OptionError

@@ -102,7 +102,7 @@ def metric_card(
     seed
         Of the random map, the shuffled weights, and the order of equal scores.
     options
-        The method's own, and ``at``.
+        The method's own, and ``at``; `Answer.metric_card` lists them.
 
     Raises
     ------

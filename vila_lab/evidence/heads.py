@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-KINDS = ("routing", "localization")
+HeadKind: TypeAlias = Literal["routing", "localization"]
+KINDS: tuple[str, ...] = get_args(HeadKind)
 TOP = 3  # heads in a set, as in the source
 LOWEST = 10  # heads of lowest entropy that a sample selects, as in the source; at most half of those kept
 SETS = 200  # random and control sets to compare with

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -20,10 +20,13 @@ from . import FAMILIES
 from .adapters import find_adapter, put_in
 from .base import Family
 
-QUANTIZATIONS = ("4bit", "8bit")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
+Quantization: TypeAlias = Literal["4bit", "8bit"]
+DTypeName: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+AttentionName: TypeAlias = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
+DTYPES: tuple[str, ...] = get_args(DTypeName)
+ATTENTION: tuple[str, ...] = get_args(AttentionName)
 DEVICES = ("cpu", "cuda", "mps", "xpu")
-ATTENTION = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
 def load_family(

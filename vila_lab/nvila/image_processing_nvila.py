@@ -128,6 +128,11 @@ class NVILAImageProcessor(BaseImageProcessor):
     def with_settings(self, **settings: Any) -> NVILAImageProcessor:
         """A copy with other settings, those that are None unchanged.
 
+        Parameters
+        ----------
+        settings
+            By the names of the parameters of `NVILAImageProcessor`.
+
         Raises
         ------
         OptionError
@@ -172,7 +177,7 @@ class NVILAImageProcessor(BaseImageProcessor):
         input_data_format : str, optional
             Where arrays have their channels, "channels_first" or "channels_last"; by default that is found out.
         settings
-            Any setting of this processor, for this call only.
+            Any parameter of `NVILAImageProcessor`, for this call only.
 
         Returns
         -------

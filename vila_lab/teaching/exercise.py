@@ -87,7 +87,7 @@ class Reveal:
         said = picture or "nothing"
         guess = "" if survives is None else f", and that the answer {'stays' if survives else 'changes'} without it"
         return (
-            f"<p>The model says <b>{escape(self.answer.text)}</b>. It needs <b>{self.picture}</b> most, and its answer "
+            f"<p>The model says <b>{escape(self.answer.text)}</b> and needs <b>{self.picture}</b> most; its answer "
             f"{'stays' if self.survives else 'changes'} without it. You predicted {said}{guess}: "
             f"<b>{self.points} of {POINTS} points</b>.</p>"
             f"{self.table.to_html(formatters={'read': '{:.0%}'.format, 'needed': '{:+.2f}'.format})}"

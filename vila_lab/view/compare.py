@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 from PIL import Image
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ..attribution import Attribution
 
 HOST = Path(__file__).with_name("compare.js")
-SCALES = "own", "shared"
+Scale: TypeAlias = Literal["own", "shared"]
+SCALES: tuple[str, ...] = get_args(Scale)
 
 
 class Shown(Protocol):
@@ -42,7 +43,7 @@ class Shown(Protocol):
 
 
 def compare(
-    *answers: Shown, attributions: Sequence[str | Attribution] = (), scale: str = "own", **labelled: Shown
+    *answers: Shown, attributions: Sequence[str | Attribution] = (), scale: Scale | str = "own", **labelled: Shown
 ) -> Comparison:
     """Answers side by side, with one selection for all of them, and what changed in the text marked.
 
