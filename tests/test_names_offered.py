@@ -9,7 +9,9 @@ from typing import get_args
 import pytest
 
 import vila_lab
+from vila_lab.attribution.choices import Score
 from vila_lab.attribution.registry import MethodName
+from vila_lab.engine.target import SCORES
 from vila_lab.experiments import EXPERIMENTS, ExperimentName
 from vila_lab.names_offered import names_at, options_at
 from vila_lab.nvila.prompt_options import ConversationMode
@@ -34,6 +36,7 @@ def test_the_names_are_those_there_are():
     assert get_args(KindName) == tuple(KINDS)
     assert get_args(MethodName) == tuple(vila_lab.methods().index)
     assert get_args(ExperimentName) == tuple(EXPERIMENTS)
+    assert get_args(Score) == tuple(SCORES)
 
 
 def test_ipython_completes_kinds_methods_and_options():
@@ -82,6 +85,12 @@ def test_ipython_completes_kinds_methods_and_options():
         ('lab.ask_many(["Hello"], errors="', ["raise", "keep"]),
         ('lab.chat(tiling="', ["reference", "first"]),
         ('answer.experiment("causal', ["causal_leakage"]),
+        ('answer.attribute("occlusion", by="', ["cells", "tiles", "clause", "word"]),
+        ('answer.attribute("shapley", baseline="', ["remove", "mean", "grey", "blur"]),
+        ('answer.attribute("relevancy", score="logo', ["logodds"]),
+        ('answer.metric_card("grad_x_attention", readers="', ["all", "answer"]),
+        ('answer.metric_card("integrated_gradients", on="', ["embeddings", "pixels"]),
+        ('answer.plot("heatmap", baseline="b', ["blur"]),
         ('lab.patch(answer, state="', ["residual", "attention", "mlp"]),
         ('lab.ablate_heads([(0, 1)], mode="', ["zero", "mean"]),
         ('lab.rank_heads(samples, "', ["routing", "localization"]),

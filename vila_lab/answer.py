@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attribution import Attribution
+from .attribution.choices import Baseline
 from .attribution.registry import MethodName
 from .engine.inputs import Inputs
 from .engine.lab import Lab
@@ -188,7 +189,7 @@ class Answer(ExaminedAnswer):
         head: int | None = None,
         outline: Sequence[tuple[int, int]] | None = None,
         causal: bool | None = None,
-        baseline: Any = None,
+        baseline: Baseline | Any = None,
         scan: xr.DataArray | None = None,
     ) -> Axes:
         """Draw a figure: heatmap, ledger, frames, layers, heads, grid, words, leakage, flow, curves, patching, logit_lens or

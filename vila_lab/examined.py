@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .attribution import Attribution
+from .attribution.choices import Baseline, Cover, On, Readers, Score, Unit
 from .attribution.computed import Computed, call_of, frozen, listed
 from .attribution.registry import MethodName
 from .attribution.vision import VisionAttention
@@ -88,19 +89,19 @@ class ExaminedAnswer(RecordedAnswer):
         contrast: str | None = None,
         *,
         at: int | None = None,
-        score: str | None = None,
-        baseline: Any = None,
+        score: Score | str | None = None,
+        baseline: Baseline | Any = None,
         samples: int | None = None,
         seed: int | None = None,
         steps: int | None = None,
-        on: str | None = None,
-        readers: str | None = None,
+        on: On | str | None = None,
+        readers: Readers | str | None = None,
         layers: Sequence[int] | None = None,
         heads: str | Sequence[tuple[int, int]] | None = None,
         sinks: bool | None = None,
         interference: bool | None = None,
         image: WhichPicture | None = None,
-        by: str | None = None,
+        by: Cover | Unit | str | None = None,
         cells: tuple[int, int] | None = None,
         boxes: Sequence[Sequence[float]] | None = None,
         phrases: Sequence[str] | None = None,
@@ -419,20 +420,20 @@ class ExaminedAnswer(RecordedAnswer):
         token: WhichTokens = None,
         *,
         boxes: Mapping[WhichPicture, Any] | None = None,
-        baseline: Any = None,
+        baseline: Baseline | Any = None,
         seed: int | None = None,
         at: int | None = None,
-        score: str | None = None,
+        score: Score | str | None = None,
         samples: int | None = None,
         steps: int | None = None,
-        on: str | None = None,
-        readers: str | None = None,
+        on: On | str | None = None,
+        readers: Readers | str | None = None,
         layers: Sequence[int] | None = None,
         heads: str | Sequence[tuple[int, int]] | None = None,
         sinks: bool | None = None,
         interference: bool | None = None,
         image: WhichPicture | None = None,
-        by: str | None = None,
+        by: Cover | Unit | str | None = None,
         cells: tuple[int, int] | None = None,
     ) -> MetricCard:
         """How good a method's map is here, beside a flat map, a random map and a model with shuffled weights.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,12 @@ from ..errors import OptionError
 from ..options import check_whole, nearest
 from ..prompt import Picture
 from ..tokenmap import Kind, TokenMap
+from .choices import Baseline, Unit
 from .coalitions import Choice, Feature
 
 REMOVE = "remove"
-BASELINES = (REMOVE, "mean", "grey", "blur")
+BASELINES: tuple[str, ...] = get_args(Baseline)
+UNITS: tuple[str, ...] = get_args(Unit)
 GREY = (127, 127, 127)
 BLUR_SHARE = 8  # the blur's radius is the longer side divided by this
 CLAUSE = re.compile(r"[^,.;:!?，。；：！？、\n]+[,.;:!?，。；：！？、\n]*\s*")
@@ -152,8 +154,8 @@ def phrase_groups(
     text_positions = token_map.positions("text")
     if not text_positions.size:
         raise OptionError("the prompt has no text of the user's, so it has no phrases")
-    if by not in ("clause", "word"):
-        raise OptionError(f"unknown by={by!r}{nearest(by, ('clause', 'word'))}; known: clause, word")
+    if by not in UNITS:
+        raise OptionError(f"unknown by={by!r}{nearest(by, UNITS)}; known: {', '.join(UNITS)}")
     if phrases is not None:
         spans = [_span_of(phrase, token_map, text_positions) for phrase in phrases]
     else:

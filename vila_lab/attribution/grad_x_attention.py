@@ -5,6 +5,8 @@ Exact without a T x T matrix: with dP = dO Vᵀ the sum over all rows of weight 
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import torch
 
@@ -13,6 +15,7 @@ from ..engine.target import Target
 from ..errors import OptionError
 from ..options import nearest
 from ..progress import progress
+from .choices import Readers
 from .method import Method, Outcome
 from .recording import Recording, gradients_of, recorded
 
@@ -25,7 +28,7 @@ METHOD = Method(
     source="Barkan et al. 2021, 'Grad-SAM: Explaining Transformers via Gradient Self-Attention Maps' (here signed)",
 )
 
-READERS = ("all", "answer")
+READERS: tuple[str, ...] = get_args(Readers)
 
 
 def attribute(replay: Replay, target: Target, *, readers: str = "all") -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,10 @@ from ..engine.replay import Replay
 from ..errors import OptionError
 from ..families.base import Embedded
 from ..options import nearest
+from .choices import On
 from .features import REMOVE, baseline_name, baseline_picture, check_pictures, is_visual
 
-ON = ("embeddings", "pixels")
+ON: tuple[str, ...] = get_args(On)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ..errors import OptionError
 from ..options import nearest
 from ..pointing import WhichPicture, picture_index
 from ..tokenmap import TokenMap
+from .choices import Cover
 from .coalitions import Feature, evaluate
 from .features import (
     REMOVE,
@@ -45,6 +46,8 @@ METHOD = Method(
     source="Zeiler & Fergus 2014, 'Visualizing and Understanding Convolutional Networks'",
     covers_prompt=False,
 )
+
+COVERS: tuple[str, ...] = get_args(Cover)
 
 
 def attribute(
@@ -79,8 +82,8 @@ def attribute(
         If a picture, a box or an option is unknown.
     """
     count = check_pictures(replay)
-    if by not in ("cells", "tiles"):
-        raise OptionError(f"unknown by={by!r}{nearest(by, ('cells', 'tiles'))}; known: cells, tiles")
+    if by not in COVERS:
+        raise OptionError(f"unknown by={by!r}{nearest(by, COVERS)}; known: {', '.join(COVERS)}")
     pictures = range(count) if image is None else [picture_index(image, count)]
     if boxes is not None and len(pictures) != 1:
         raise OptionError("boxes= are places of one picture; say which with image=")
