@@ -1,20 +1,19 @@
-"""From texts and pictures to model inputs, with a map of every position. Knows tokenizer and tiles, no weights."""
+"""The processor: from texts and pictures to model inputs, in every form transformers calls one. Knows a checkpoint's files, no weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-from PIL import Image
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from vila_lab.errors import CheckpointError, OptionError, PromptError
-from vila_lab.nvila.batching import listed, longest_allowed, pad, padded_length, stack
+from vila_lab.nvila.batching import batched
 from vila_lab.nvila.chat import ChatOptions, render_chat
+from vila_lab.nvila.composing import Composer
 from vila_lab.nvila.configuration_nvila import NVILAConfig
 from vila_lab.nvila.conversation import (
     AUTO,
@@ -22,40 +21,18 @@ from vila_lab.nvila.conversation import (
     built_in_chat_template,
     check_mode,
     mode_of_checkpoint,
-    render,
     stop_token_ids,
-    turn_starts,
 )
-from vila_lab.nvila.expanding import expanded
 from vila_lab.nvila.folder import CheckpointFolder, find_checkpoint, write_json
 from vila_lab.nvila.image_processing_nvila import NVILAImageProcessor, flatten_pictures, saved_here
-from vila_lab.nvila.layout import BlockGeometry, PromptLayout, TokenGrid, picture_blocks
-from vila_lab.nvila.messages import conversations_of, pictures_in, plain_parts, standard_messages
+from vila_lab.nvila.layout import PromptLayout, TokenGrid
+from vila_lab.nvila.messages import conversations_of, pictures_in, standard_messages
 from vila_lab.nvila.options import CallOptions, NVILAProcessorKwargs, TextOptions, call_options, is_call_option
-from vila_lab.nvila.prompting import (
-    IMAGE_TOKEN,
-    MEDIA_TOKENS,
-    AssembledTurn,
-    LiteralMediaTokenWarning,
-    assemble,
-    pictures_of,
-)
-from vila_lab.nvila.replies import Reply
+from vila_lab.nvila.prompting import IMAGE_TOKEN, MEDIA_TOKENS, LiteralMediaTokenWarning
 from vila_lab.nvila.shares import all_there, share_out, texts_of
-from vila_lab.nvila.tiling import tiled_pictures
 from vila_lab.nvila.tokenizer_files import load_tokenizer, named_chat_template, use_older_names
 
 __all__ = ["LiteralMediaTokenWarning", "NVILAProcessor"]
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """One prompt before it is padded: its layout, its pictures, how they were cut, and what is to be generated."""
-
-    layout: PromptLayout
-    pictures: Sequence[Image.Image]
-    tiled: Sequence[bool]  # for each picture
-    generated: np.ndarray | None = None  # (T,) 1 where a template's generation block is
 
 
 class NVILAProcessor(ProcessorMixin):
@@ -174,68 +151,19 @@ class NVILAProcessor(ProcessorMixin):
         PromptError, OptionError
         """
         cutter = cutter or self.image_processor
-        prompt = self._prompt(parts, conv_mode, tile_all_images, cutter, tile_first)
-        shown = prompt if pixels else replace(prompt, pictures=())
-        return self._batch([shown], CallOptions(TextOptions(), {}, return_tensors), cutter), prompt.layout
-
-    def _prompt(
-        self,
-        parts: Any,
-        conv_mode: str,
-        tile_all_images: bool,
-        cutter: NVILAImageProcessor,
-        tile_first: bool = False,
-    ) -> _Prompt:
-        parts = plain_parts(parts)
-        pictures = pictures_of(parts)
-        tiled = tiled_pictures(len(pictures), tile_all_images, tile_first)
-        geometry = self._geometry(pictures, tiled, cutter)
-        counts = [len(blocks) for blocks in geometry]
-        assembled = assemble(parts, lambda picture: _markers(counts[picture], tiled[picture], cutter))
         mode = self.resolve_conv_mode(conv_mode)
-        turns = [turn.turn for turn in assembled]
-        text = render(self.tokenizer, turns, mode)
-        starts = turn_starts(self.tokenizer, turns, mode, text)
-        spans = [
-            (start + a, start + b)
-            for start, turn in zip(starts, assembled, strict=True)
-            if start >= 0
-            for a, b in turn.spans
-        ]
-        blocks = [block for blocks in geometry for block in blocks]
-        replies = self._replies(assembled, starts, mode, text)
-        return _Prompt(self._expanded(text, blocks, spans, replies=replies), pictures, tiled)
-
-    def _replies(self, assembled: Sequence[AssembledTurn], starts: Sequence[int], mode: str, text: str) -> list[Reply]:
-        """What the model said in earlier turns, each from where the prompt of its turn ended."""
-        turns = [turn.turn for turn in assembled]
-        found = []
-        for number, (turn, start) in enumerate(zip(assembled, starts, strict=True)):
-            if turn.role != "assistant" or start < 0:
-                continue
-            prompt = render(self.tokenizer, turns[:number], mode)
-            begins = len(prompt) if len(prompt) <= start and text.startswith(prompt) else start
-            found.append(Reply(begins, start + len(turn.text), turn.ids))
-        return found
+        prompt = self._composer(cutter).parts(parts, mode, tile_all=tile_all_images, tile_first=tile_first)
+        shown = prompt if pixels else replace(prompt, pictures=())
+        options = CallOptions(TextOptions(), {}, return_tensors)
+        return batched([shown], options, self.tokenizer, cutter, self.image_token_id), prompt.layout
 
     def layout(self, parts: Any, conv_mode: str = AUTO, tile_all_images: bool = False) -> PromptLayout:
         """The map of positions of one prompt; see `prepare`."""
         return self.prepare(parts, conv_mode, tile_all_images, return_tensors=None, pixels=False)[1]
 
-    def _geometry(
-        self, pictures: Sequence[Image.Image], tiled: Sequence[bool], cutter: NVILAImageProcessor
-    ) -> list[list[BlockGeometry]]:
-        options = cutter.options
-        return [
-            picture_blocks(k, *picture.size, options, self.grid, tiled=tiled[k]) for k, picture in enumerate(pictures)
-        ]
-
-    def _expanded(
-        self, text: str, blocks: Sequence[BlockGeometry], spans: list[tuple[int, int]], **options: Any
-    ) -> PromptLayout:
+    def _composer(self, cutter: NVILAImageProcessor) -> Composer:
         separated_by = self.start_tokens, self.end_tokens
-        settings = {"tokenizer": self.tokenizer, "image_token_id": self.image_token_id, "separated_by": separated_by}
-        return expanded(text, blocks, spans, **settings, **options)
+        return Composer(self.tokenizer, self.image_token_id, self.grid, separated_by, cutter.options)
 
     # -- transformers' call forms ---------------------------------------------------------------------------------
 
@@ -275,7 +203,9 @@ class NVILAProcessor(ProcessorMixin):
         cutter = self.image_processor.with_settings(**settings)
         all_tiled = bool(tile_all_images or tiled)
         if parts is not None and text is None and images is None:
-            return self._batch([self._prompt(parts, conv_mode or AUTO, all_tiled, cutter)], options, cutter)
+            mode = self.resolve_conv_mode(conv_mode or AUTO)
+            prompt = self._composer(cutter).parts(parts, mode, tile_all=all_tiled)
+            return batched([prompt], options, self.tokenizer, cutter, self.image_token_id)
         if conv_mode is not None:
             raise OptionError("conv_mode belongs to a prompt that is yet to be rendered; text is rendered already.")
         if parts is not None and images is None:  # transformers' positional order is images, text
@@ -287,86 +217,12 @@ class NVILAProcessor(ProcessorMixin):
             cut = all_tiled or len(pictures) == 1
             return BatchFeature(dict(cutter(pictures, tiled=cut)), tensor_type=options.return_tensors)
         texts = texts_of(text)
+        composer, special = self._composer(cutter), options.text.add_special_tokens
         prompts = [
-            self._rendered(prompt, pictures, all_tiled, cutter, options.text)
-            for prompt, pictures in zip(texts, share_out(images, texts, layout), strict=True)
+            composer.text(each, pictures, tile_all=all_tiled, special=special)
+            for each, pictures in zip(texts, share_out(images, texts, layout), strict=True)
         ]
-        return self._batch(prompts, options, cutter)
-
-    def _rendered(
-        self,
-        text: str,
-        pictures: Sequence[Image.Image],
-        tile_all_images: bool,
-        cutter: NVILAImageProcessor,
-        options: TextOptions,
-        spans: Sequence[tuple[int, int]] | None = None,
-        typed: Sequence[tuple[int, int]] = (),
-    ) -> _Prompt:
-        """A rendered text with its pictures' blocks.
-
-        `spans` are characters of `text` that a model is to generate, `typed` those that a user wrote.
-        """
-        tiled = tiled_pictures(len(pictures), tile_all_images)
-        geometry = self._geometry(pictures, tiled, cutter)
-        pieces = text.split(IMAGE_TOKEN)
-        markers = [_markers(len(blocks), cut, cutter) for blocks, cut in zip(geometry, tiled, strict=True)]
-        full = "".join(piece + marker for piece, marker in zip(pieces, [*markers, ""], strict=True))
-        blocks = [block for blocks in geometry for block in blocks]
-        layout = self._expanded(full, blocks, _moved(typed, pieces, markers), special=options.add_special_tokens)
-        generated = None if spans is None else _inside(layout.offsets, _moved(spans, pieces, markers))
-        return _Prompt(layout, pictures, tiled, generated)
-
-    def _batch(
-        self, prompts: Sequence[_Prompt], options: CallOptions, cutter: NVILAImageProcessor | None = None
-    ) -> BatchFeature:
-        rows = [self._row(prompt, options.text) for prompt in prompts]
-        length = padded_length([len(row["input_ids"]) for row in rows], self.tokenizer, options.text)
-        fill = {"input_ids": self._pad_id, "offset_mapping": (0, 0)}
-        data: dict[str, Any] = {
-            name: stack([pad(row[name], length, options.text.padding_side, fill.get(name, 0)) for row in rows], options)
-            for name in rows[0]
-        }
-        if options.text.return_length:
-            data["length"] = np.array([len(row["input_ids"]) for row in rows])
-        pictures = [
-            (cutter or self.image_processor)(list(prompt.pictures), tiled=prompt.tiled)
-            for prompt in prompts
-            if prompt.pictures
-        ]
-        for name in ("pixel_values", "block_sizes") if pictures else ():
-            data[name] = np.concatenate([each[name] for each in pictures])
-        if options.return_tensors is None:
-            data = {name: list(value) if name == "pixel_values" else listed(value) for name, value in data.items()}
-        return BatchFeature(data, tensor_type=options.return_tensors)
-
-    @property
-    def _pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
-
-    def _row(self, prompt: _Prompt, options: TextOptions) -> dict[str, np.ndarray]:
-        """What one prompt has per position, cut to the longest length that is allowed."""
-        ids = prompt.layout.input_ids
-        row = {"input_ids": ids}
-        if options.return_attention_mask:
-            row["attention_mask"] = np.ones(len(ids), dtype=np.int64)
-        if options.return_mm_token_type_ids:
-            row["mm_token_type_ids"] = (ids == self.image_token_id).astype(np.int64)
-        if options.return_offsets_mapping:
-            row["offset_mapping"] = prompt.layout.offsets
-        if prompt.generated is not None:
-            row["assistant_masks"] = prompt.generated
-        limit = longest_allowed(self.tokenizer, options)
-        if not options.truncation or limit is None or len(ids) <= limit:
-            return row
-        kept = slice(len(ids) - limit, None) if self.tokenizer.truncation_side == "left" else slice(limit)
-        if np.count_nonzero(ids == self.image_token_id) != np.count_nonzero(ids[kept] == self.image_token_id):
-            raise PromptError(
-                f"truncation to {limit} of {len(ids)} positions would cut a picture's tokens off; give fewer pictures or a "
-                "larger max_length."
-            )
-        return {name: values[kept] for name, values in row.items()}
+        return batched(prompts, options, self.tokenizer, cutter, self.image_token_id)
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -444,19 +300,19 @@ class NVILAProcessor(ProcessorMixin):
             settings["return_tensors"] = return_tensors
         options = call_options(self.tokenizer, settings)
         cutter = self.image_processor.with_settings(**{k: v for k, v in options.images.items() if k != "tiled"})
+        composer = self._composer(cutter)
         prompts = [
-            self._rendered(
+            composer.text(
                 each.text,
                 all_there(pictures_in(messages)),
-                tile_all_images or bool(options.images.get("tiled")),
-                cutter,
-                options.text,
-                each.generated if return_assistant_tokens_mask else None,
-                each.typed,
+                tile_all=tile_all_images or bool(options.images.get("tiled")),
+                special=options.text.add_special_tokens,
+                generated=each.generated if return_assistant_tokens_mask else None,
+                typed=each.typed,
             )
             for messages, each in zip(conversations, rendered, strict=True)
         ]
-        batch = self._batch(prompts, options, cutter)
+        batch = batched(prompts, options, self.tokenizer, cutter, self.image_token_id)
         return batch if return_dict else batch["input_ids"]
 
     @property
@@ -549,30 +405,6 @@ class NVILAProcessor(ProcessorMixin):
         preprocessor = root / "vision_tower" / "preprocessor_config.json"
         write_json(preprocessor, self.image_processor.to_siglip_dict())
         return [*super().save_pretrained(root, **kwargs), *written, str(preprocessor)]
-
-
-def _markers(blocks: int, tiled: bool, cutter: NVILAImageProcessor) -> str:
-    """A cut picture of ``dynamic`` has a newline in the text after each of its tiles; all others have one bare marker."""
-    if tiled and cutter.image_aspect_ratio == "dynamic":
-        return f"{IMAGE_TOKEN}\n" * blocks
-    return IMAGE_TOKEN * blocks
-
-
-def _moved(spans: Sequence[tuple[int, int]], pieces: Sequence[str], markers: Sequence[str]) -> list[tuple[int, int]]:
-    """Character spans of a text after each of its ``<image>`` has become a marker."""
-    ends = np.cumsum([len(piece) + len(IMAGE_TOKEN) for piece in pieces[:-1]])
-    growth = np.cumsum([0, *(len(marker) - len(IMAGE_TOKEN) for marker in markers)])
-    return [
-        (a + growth[np.searchsorted(ends, a, "right")], b + growth[np.searchsorted(ends, b, "right")]) for a, b in spans
-    ]
-
-
-def _inside(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:  # (T, 2) -> (T,)
-    start, stop = offsets[:, 0], offsets[:, 1]
-    inside = np.zeros(len(offsets), dtype=bool)
-    for first, last in spans:
-        inside |= (start < last) & (stop > first)
-    return inside.astype(np.int64)
 
 
 AutoProcessor.register(NVILAConfig, NVILAProcessor, exist_ok=True)
