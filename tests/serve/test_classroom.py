@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from vila_lab.serve.classroom import ALPHABET, LENGTH, Classroom, clean_name, new_code
-from vila_lab.serve.exercises import TASKS
 from vila_lab.serve.failures import Busy, Refused
 from vila_lab.serve.tokens import OWNER, Owner, Owners
 from vila_lab.teaching import Quiz
+from vila_lab.teaching.quiz import COURSE
 
 TEACHER = "a-token-of-the-teacher"
 SHOTS = Path(__file__).parent / "screenshots"
@@ -218,10 +218,10 @@ def test_what_is_no_joining_is_refused_in_a_sentence(http, body):
 def test_exercises_reveal_what_the_model_does_and_count_once(http, code, lab, demo):
     ana, ben = (joined(http, code, f"Quiz {name}") for name in ("Ana", "Ben"))
     listed = http.get("/class/exercises", headers=header(ana["token"])).json()["exercises"]
-    assert [each["question"] for each in listed] == [question for _, question in TASKS]
+    assert [each["question"] for each in listed] == [question for _, question in COURSE]
     assert all(each["done"] is None for each in listed)
     assert "Microsoft" not in http.get("/class/exercises", headers=header(ana["token"])).text
-    right = Quiz(lab, [[*(demo / name for name in names), question] for names, question in TASKS]).solutions()
+    right = Quiz.course(lab).solutions()
     for number, row in right.iterrows():
         prediction = {"picture": row["picture"], "survives": bool(row["survives"])}
         found = http.post(f"/class/exercises/{number}", json=prediction, headers=header(ana["token"])).json()
@@ -231,7 +231,7 @@ def test_exercises_reveal_what_the_model_does_and_count_once(http, code, lab, de
             row["survives"],
             prediction,
         )
-        assert len(found["pictures"]) == len(TASKS[int(str(number)) - 1][0])
+        assert len(found["pictures"]) == len(COURSE[int(str(number)) - 1][0])
     assert set(right["survives"]) == {True, False}  # there is something to learn
     again = http.post("/class/exercises/1", json={"picture": "image_1", "survives": True}, headers=header(ana["token"]))
     assert (again.status_code, "already" in again.json()["error"]["message"]) == (409, True)
@@ -333,11 +333,14 @@ def test_a_lesson(open_page, code, axe, width, scheme):
     assert sheet.locator(".score").inner_text() == "0 of 10 points; 0 of 5 exercises done"
     first.get_by_role("button", name="Predict and look").click()  # the browser asks for what is missing
     assert first.locator(".revealed").count() == 0
-    first.get_by_label("picture 2", exact=True).check()
+    first.get_by_label("picture 3", exact=True).check()
     first.get_by_label("the answer changes").check()
     first.get_by_role("button", name="Predict and look").click()
     first.locator(".revealed").wait_for()
-    assert "“Microsoft.” Picture 2 counts most: without it the answer is “Google.”" in first.inner_text()
+    assert (
+        "“A train and a house.” Picture 3 counts most: without it the answer is “A basketball and a pizza.”"
+        in first.inner_text()
+    )
     assert "2 of 2 points" in first.inner_text()
     assert sheet.locator(".score").inner_text() == "2 of 10 points; 1 of 5 exercises done"
     sheet.wait_for_load_state("networkidle")

@@ -1,4 +1,4 @@
-"""Exercises of a class on the demo pictures: what is asked, what is right, who predicted what. Knows teaching, and no HTTP."""
+"""The exercises of the course in a class: what is asked, what is right, who predicted what. Knows teaching, and no HTTP."""
 
 from __future__ import annotations
 
@@ -9,17 +9,8 @@ from ..pointing import picture_index
 from ..session import Session
 from ..teaching import Exercise, Prediction, Quiz, Reveal
 from ..teaching.exercise import POINTS
-from ..tiny import demo_images
+from ..teaching.quiz import COURSE
 from .failures import Refused
-
-TASKS = (
-    (("g.png", "m.png", "a.png", "n.png"), "What is in image 2?"),
-    (("dog_alone.png", "dog_alone.png"), "What is in image 2?"),
-    (("cat_and_dog.png", "cat_and_rocket.png", "dog_alone.png"), "How many images show a cat?"),
-    (("cat_and_dog.png", "dog_alone.png", "pizza.png"), "Which image is the odd one out?"),
-    (("cat_and_dog.png", "pizza.png", "wide_train.png"), "What is in image 3?"),
-)
-"""Pictures and a question each. In some the answer outlives the picture that it is about: that is what there is to learn."""
 
 
 class Exercises:
@@ -32,8 +23,7 @@ class Exercises:
     """
 
     def __init__(self, lab: Session) -> None:
-        folder = demo_images()
-        self._quiz = Quiz(lab, [[*(folder / name for name in names), question] for names, question in TASKS])
+        self._quiz = Quiz.course(lab)
         self._found: dict[tuple[str, int], dict[str, Any]] = {}  # by who and which
         self._lock = threading.Lock()
 
@@ -48,7 +38,7 @@ class Exercises:
                     "possible": POINTS,
                     "done": self._found.get((owner, number)),
                 }
-                for number, (names, question) in enumerate(TASKS, 1)
+                for number, (names, question) in enumerate(COURSE, 1)
             ]
 
     def check(self, owner: str, number: int, picture: str) -> None:
@@ -61,9 +51,9 @@ class Exercises:
         OptionError
             If it has no such picture.
         """
-        if not 1 <= number <= len(TASKS):
-            raise Refused(404, f"there is no exercise {number}; there are 1 to {len(TASKS)}")
-        picture_index(picture, len(TASKS[number - 1][0]))
+        if not 1 <= number <= len(COURSE):
+            raise Refused(404, f"there is no exercise {number}; there are 1 to {len(COURSE)}")
+        picture_index(picture, len(COURSE[number - 1][0]))
         if (owner, number) in self._found:
             raise Refused(409, f"you did exercise {number} already; a prediction counts before the answer is seen")
 

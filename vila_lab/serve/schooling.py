@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..teaching.quiz import COURSE
 from .classroom import Classroom
 from .doors import client_of
 from .errand import Errand
-from .exercises import TASKS, Exercises
+from .exercises import Exercises
 from .failures import Refused
 from .tokens import OWNER
 from .worker import Worker
@@ -64,7 +65,7 @@ def schooling(classroom: Classroom, exercises: Exercises, worker: Worker, limit:
         """Of every student how many questions, the last one, and points; for the teacher alone, who has the owner's token."""
         if client_of(request.scope) != OWNER:
             raise Refused(403, "the overview is the teacher's, who has the token that the server printed at its start")
-        numbers = list(range(1, len(TASKS) + 1))
+        numbers = list(range(1, len(COURSE) + 1))
         return {"code": classroom.code, "exercises": numbers, "students": classroom.overview()}
 
     @router.get("/exercises")

@@ -34,7 +34,10 @@ COURSE = (
     (("g.png", "g.png", "m.png"), "What is in image 2?"),
     (("dog_alone.png", "dog_alone.png", "pizza.png"), "Which image is different?"),
 )
-"""Demo pictures and a question each: the exercises of the course's notebooks."""
+"""Demo pictures and a question each: the exercises of the course, in its notebooks and on the page of a class.
+
+In some the answer outlives the picture that it is about: that is what there is to learn.
+"""
 
 
 @dataclass(frozen=True)
