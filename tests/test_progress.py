@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import termios
 import threading
 import time
+from contextlib import contextmanager
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from tqdm.utils import disp_len
 from transformers.utils import logging
 
 import vila_lab
@@ -51,7 +57,7 @@ class Shown:
 @pytest.fixture
 def screen(monkeypatch):
     screen = Shown()
-    monkeypatch.setattr(progress, "Terminal", lambda: screen)
+    monkeypatch.setattr(progress, "place", lambda: screen)
     return screen
 
 
@@ -105,13 +111,61 @@ def test_it_goes_when_the_work_is_cut_off(screen, at_once, error):
     assert any("others" in line for line in screen.lines)
 
 
-def test_a_terminal_is_left_as_it_was(capsys, at_once):
+@contextmanager
+def terminal(monkeypatch):
+    """Inside, stderr is a terminal of 40 columns; behind, what was written to it."""
+    keyboard, screen = os.openpty()
+    termios.tcsetwinsize(screen, (24, 40))
+    os.set_blocking(keyboard, False)
+    with os.fdopen(screen, "w", encoding="utf-8") as stderr, os.fdopen(keyboard, "rb") as read:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", stderr)
+            yield (written := [])
+        written.append(read.read(65536).decode())
+
+
+@pytest.mark.parametrize(
+    "doing", ["", "loading a-model-with-a-name-that-is-longer-than-the-line", "读取一个名字比一行还要长得多的模型" * 2]
+)
+def test_a_terminal_is_left_as_it_was(monkeypatch, at_once, doing):
+    """Every line stays in its row, and the last one is blank."""
+    with terminal(monkeypatch) as written, progress.progress(None if doing else 2, "variants", doing) as count:
+        count.update(0 if doing else 1)
+    (said,) = written
+    assert doing[:10] in said
+    lines = said.split("\r")
+    assert "".join(lines[1:-2]).strip()
+    assert (lines[-2].strip(), lines[-1]) == ("", "")
+    assert "\n" not in said
+    assert max(map(disp_len, lines)) < 40
+
+
+def test_a_log_is_told_once(capsys, at_once):
+    """Of whatever counts inside, too, and nothing that only a terminal understands."""
+    with progress.progress(None, "", "evidence"):
+        for _ in range(3):
+            with progress.progress(4, "variants") as count:
+                count.update(4)
+    assert re.fullmatch(r"100%.*4/4.*\n", capsys.readouterr().err)
+
+
+def test_a_log_is_told_nothing_of_what_is_quick(capsys):
     with progress.progress(2, "variants") as count:
-        count.update()
-    said = capsys.readouterr().err
-    assert "1/2" in said
-    assert said.endswith("\r")
-    assert re.split(r"\r", said)[-2].strip() == ""
+        count.update(2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_script_ends_without_a_leftover():
+    """In a terminal nothing is seen of it at the end; in a pipe one line, whole."""
+    code = "import time\nfrom vila_lab.progress import progress\nwith progress(None, '', 'drawing'):\n    time.sleep(1.5)\nprint('done')"
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (piped.stderr, piped.stdout) == ("drawing: 1 s\n", "done\n")
+    keyboard, screen = os.openpty()
+    os.set_blocking(keyboard, False)
+    with os.fdopen(screen), os.fdopen(keyboard, "rb") as read:
+        subprocess.run([sys.executable, "-c", code], stdout=screen, stderr=screen, check=True)
+        said = read.read(65536).decode()
+    assert re.fullmatch(r"(\rdrawing: [12] s *)+\r *\rdone\r\n", said)
 
 
 def test_it_is_kept_away(capsys, at_once, monkeypatch):

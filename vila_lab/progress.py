@@ -1,7 +1,8 @@
 """How far something is that takes longer than a second: on stderr, or in a notebook's cell. Knows nothing of what is counted.
 
 One line at a time, whatever is counted inside of what; it moves also while nothing is counted, and goes when the work is done.
-The environment variable ``TQDM_DISABLE=1`` keeps it away, in a script's log say; inside `told_to` somebody is told instead.
+Where a line can be neither moved nor taken away, as in a script's log, it is written once, when the work has taken its second.
+The environment variable ``TQDM_DISABLE=1`` keeps it away; inside `told_to` somebody is told instead.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
 from tqdm import tqdm
+from tqdm.utils import disp_trim
 
-__all__ = ["Bar", "Cell", "Count", "Terminal", "progress", "told_to"]
+__all__ = ["Bar", "Cell", "Count", "Log", "Terminal", "place", "progress", "told_to"]
 
 Told: TypeAlias = "Callable[[int, int, str], None]"
 TOLD: ContextVar[Told | None] = ContextVar("vila_lab_told", default=None)
@@ -97,17 +99,34 @@ class Screen(Protocol):
 
 
 class Terminal:
-    """A line of stderr."""
+    """A line of stderr, cut where a terminal would go on in the next: that one could not be taken away."""
 
     def __init__(self) -> None:
         self._print = tqdm.status_printer(sys.stderr)
 
     def show(self, line: str) -> None:
-        self._print(line)
+        self._print(disp_trim(line, _room()))
 
     def clear(self) -> None:
         self._print("")
         sys.stderr.write("\r")
+        sys.stderr.flush()
+
+
+class Log:
+    """Lines that stay: what stderr is written to is a file or another program."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def show(self, line: str) -> None:
+        if not self._said:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+        self._said = True
+
+    def clear(self) -> None:
+        """Nothing is taken away."""
 
 
 class Cell:
@@ -160,7 +179,7 @@ class Bar:
             if self._ended.is_set() or not self.counts:
                 return
             if self._screen is None:
-                self._screen = Cell() if _is_notebook() else Terminal()
+                self._screen = place()
             self._screen.show(self.counts[-1].line())
 
     def end(self) -> None:
@@ -170,6 +189,22 @@ class Bar:
             screen, self._screen = self._screen, None
             if screen is not None:
                 screen.clear()
+
+
+def place() -> Screen:
+    """Where a line is shown in this process."""
+    if _is_notebook():
+        return Cell()
+    return Terminal() if sys.stderr.isatty() else Log()
+
+
+def _room() -> int:
+    """Columns of the terminal that a line may take."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:  # what calls itself a terminal and is none
+        columns = 0
+    return columns - 1 if columns else COLUMNS
 
 
 def _is_notebook() -> bool:
