@@ -84,6 +84,15 @@ def test_ipython_completes_kinds_methods_and_options():
         ('lab.stream("Hello", generation_config="', ["greedy", "checkpoint"]),
         ('lab.ask_many(["Hello"], errors="', ["raise", "keep"]),
         ('lab.chat(tiling="', ["reference", "first"]),
+        ('answer.plot("curves", methods=["rollout", "shap', ["shapley"]),
+        ('print(len("a, b"), answer.plot("led', ["ledger"]),
+        ('answer.plot("heatmap"', []),  # behind a string
+        ('answer.plot(named["', []),  # a key
+        ('answer.metric_card("attention", ["a, b", (1, 2)], 3, "', []),  # no such argument
+        ('lab.ask([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, "', []),  # a picture or a text
+        ('lab.ask("Is it, or not?", None, "', []),  # options have no places
+        ('answer.to_html("page.html", attributions=["leave', ["leave_one_out"]),
+        ('vila_lab.compare(answer, answer, attributions=["shap', ["shapley"]),
         ('answer.experiment("causal', ["causal_leakage"]),
         ('answer.attribute("occlusion", by="', ["cells", "tiles", "clause", "word"]),
         ('answer.attribute("shapley", baseline="', ["remove", "mean", "grey", "blur"]),
@@ -120,6 +129,9 @@ def test_what_is_offered_at_the_cursor(text, names, lab):
         ("lab.chat().ask(q, ti", []),  # nothing is computed for it
         ("lab.ask(ti", ["tile_all_images", "tile_first"]),
         ("lab.ask(q, conv_mode=ti", []),  # a value
+        ("lab.ask([q, ti", []),  # a part of the question
+        ("lab.ask('Is it, ti", []),  # its text
+        ("lab.ask([a, ('b', c)], seed=3, ti", ["tile_all_images", "tile_first"]),
         ("lab.ask(q) + ti", []),
         ("lab.knockout(ti", []),
         ("print(ti", []),

@@ -153,7 +153,7 @@ class Answer(ExaminedAnswer):
         return self.display().mimebundle()
 
     @progress(None, "", "drawing")
-    def display(self, attributions: Sequence[str | Attribution] = ()) -> Display:
+    def display(self, attributions: Sequence[MethodName | str | Attribution] = ()) -> Display:
         """What a cell and a page show of the answer now, with what was attributed so far; drawn once until that changes.
 
         Parameters
@@ -250,7 +250,7 @@ class Answer(ExaminedAnswer):
         self,
         *,
         sync: Any = None,
-        attributions: Sequence[str | Attribution] = (),
+        attributions: Sequence[MethodName | str | Attribution] = (),
         cards: Sequence[MetricCard] = (),
         boxes: Mapping[WhichPicture, Any] | None = None,
     ) -> Any:
@@ -293,7 +293,7 @@ class Answer(ExaminedAnswer):
 
     @spelled
     @progress(None, "", "drawing")
-    def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
+    def to_html(self, path: str | Path, *, attributions: Sequence[MethodName | str | Attribution] = ()) -> Path:
         """Write the answer as one self-contained page that works offline.
 
         Parameters

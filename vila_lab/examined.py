@@ -227,7 +227,7 @@ class ExaminedAnswer(RecordedAnswer):
         """
         return self._computed.results
 
-    def attributed(self, attributions: Sequence[str | Attribution] = ()) -> tuple[Attribution, ...]:
+    def attributed(self, attributions: Sequence[MethodName | str | Attribution] = ()) -> tuple[Attribution, ...]:
         """What there is to show: `attributions`, and these as well; a name is computed, if it was not yet.
 
         Parameters

@@ -1,8 +1,6 @@
 """Tab completion in IPython of the names that vila_lab's calls take: methods, kinds of figures, options of families.
 
-Knows signatures, and no model.
-
-IPython is never imported: where nobody runs it there is nothing to complete.
+Knows signatures, and no model. IPython is never imported: where nobody runs it there is nothing to complete.
 """
 
 from __future__ import annotations
@@ -18,8 +16,14 @@ __all__ = ["names_at", "offer", "options_at"]
 NAME = "vila_lab names"
 BEGUN = r"([\w-]*)$"
 OPEN = r"([A-Za-z_][\w.]*)\(((?:[^()]|\([^()]*\))*?)"  # a call that is not closed, and what was given already
-IN_QUOTES = re.compile(OPEN + r"""(?:(\w+)\s*=\s*)?\[?\s*(["'])""" + BEGUN)
-AT_OPTION = re.compile(OPEN + r"(?<=[(,])\s*" + BEGUN)
+IN_QUOTES = re.compile(OPEN + """["']""" + BEGUN)
+AT_OPTION = re.compile(OPEN + BEGUN)
+STRING = re.compile(r"""(["']).*?(?:\1|$)""", re.DOTALL)  # the last one may be open
+LONGEST = 2_000  # characters of a call that are looked at: every key that is pressed asks
+KEYWORD = re.compile(r"\s*(\w+)\s*=(?!=)")
+ITEM = re.compile(
+    r"\s*(?:(\w+)\s*=)?\s*(?:\[\s*(?:''\s*,\s*)*)?"
+)  # an argument before its string, or before one in its list
 
 
 def offer() -> None:
@@ -38,7 +42,7 @@ def names_at(text: str, known: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     text
-        A line of code up to the cursor.
+        Code up to the cursor.
     known
         What its names stand for.
 
@@ -48,17 +52,20 @@ def names_at(text: str, known: Mapping[str, Any]) -> list[str]:
     >>> names_at('Answer.attribute(answer, "leave', {"Answer": vila_lab.Answer})
     ['leave_one_out']
     """
-    found = IN_QUOTES.search(text)
+    found = IN_QUOTES.search(text[-LONGEST:])
     if found is None:
         return []
-    path, before, keyword, _, begun = found.groups()
-    function, skipped = _function(path.split("."), known)
-    if function is None:
+    path, before, begun = found.groups()
+    *complete, last = _arguments(before)
+    item = ITEM.fullmatch(last)
+    function, bound = _function(path.split("."), known)
+    if item is None or function is None:
         return []
-    parameters = _parameters(function, skipped) | _unpacked(function)
-    place = before.count(",")
-    name = keyword or next(iter([*parameters][place : place + 1]), "")
-    return [each for each in _literals(parameters.get(name), function) if each.startswith(begun)]
+    place = bound + len(complete)
+    positional = [each.name for each in _parameters(function) if each.kind is each.POSITIONAL_OR_KEYWORD]
+    name = item[1] or "".join(positional[place : place + 1])
+    kinds = {each.name: each.annotation for each in _parameters(function)} | _unpacked(function)
+    return [each for each in _literals(kinds.get(name), function) if each.startswith(begun)]
 
 
 def options_at(text: str, known: Mapping[str, Any]) -> list[str]:
@@ -75,12 +82,28 @@ def options_at(text: str, known: Mapping[str, Any]) -> list[str]:
     >>> options_at("chat.ask(question, tile", {"chat": vila_lab.Chat()})
     ['tile_all_images', 'tile_first']
     """
-    found = AT_OPTION.search(text)
-    function = _function(found[1].split("."), known)[0] if found else None
-    if found is None or function is None:
+    found = AT_OPTION.search(text[-LONGEST:])
+    if found is None:
         return []
-    given = re.findall(r"(\w+)\s*=", found[2])
-    return [name for name in _unpacked(function) if name.startswith(found[3]) and name not in given]
+    path, before, begun = found.groups()
+    *complete, last = _arguments(before)
+    function, _ = _function(path.split("."), known)
+    if last.strip() or function is None:
+        return []
+    given = [named[1] for named in map(KEYWORD.match, complete) if named]
+    return [name for name in _unpacked(function) if name.startswith(begun) and name not in given]
+
+
+def _arguments(given: str) -> list[str]:
+    """What was given to a call, argument by argument, with '' for each string; the last one is not complete."""
+    found, depth = [""], 0
+    for sign in STRING.sub("''", given):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += sign
+    return found
 
 
 def _function(path: list[str], known: Mapping[str, Any]) -> tuple[Callable[..., Any] | None, int]:
@@ -96,15 +119,14 @@ def _function(path: list[str], known: Mapping[str, Any]) -> tuple[Callable[..., 
     return (owner, bound) if is_ours else (None, 0)
 
 
-def _parameters(function: Callable[..., Any], skipped: int = 0) -> dict[str, Any]:
-    """The annotations of its parameters, without the first ones, by name."""
-    return {each.name: each.annotation for each in [*inspect.signature(function).parameters.values()][skipped:]}
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [*inspect.signature(function).parameters.values()]
 
 
 def _unpacked(function: Callable[..., Any]) -> dict[str, Any]:
     """The options behind its ``**options: Unpack[...]``, by name with their types."""
-    for annotation in _parameters(function).values():
-        if found := re.fullmatch(r"Unpack\[(\w+)\]", str(annotation)):
+    for each in _parameters(function):
+        if found := re.fullmatch(r"Unpack\[(\w+)\]", str(each.annotation)):
             return get_type_hints(inspect.unwrap(function).__globals__[found[1]])
     return {}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 from PIL import Image
 
 from ..attribution.computed import listed
+from ..attribution.registry import MethodName
 from ..engine.record import Record
 from ..errors import CaptureError, OptionError
 from ..options import nearest
@@ -43,7 +44,10 @@ class Shown(Protocol):
 
 
 def compare(
-    *answers: Shown, attributions: Sequence[str | Attribution] = (), scale: Scale | str = "own", **labelled: Shown
+    *answers: Shown,
+    attributions: Sequence[MethodName | str | Attribution] = (),
+    scale: Scale | str = "own",
+    **labelled: Shown,
 ) -> Comparison:
     """Answers side by side, with one selection for all of them, and what changed in the text marked.
 
@@ -87,7 +91,7 @@ def compare(
 def side_by_side(
     given: Sequence[Shown],
     labels: Sequence[str | None],
-    attributions: Sequence[str | Attribution] = (),
+    attributions: Sequence[MethodName | str | Attribution] = (),
     scale: str = "own",
 ) -> Comparison:
     """`compare`, of answers and their names in two lists; None is named by what sets it apart from the others."""
@@ -177,7 +181,7 @@ class Comparison:
             bundle["image/png"] = base64.b64encode(compact(picture.light)).decode("ascii")
         return bundle
 
-    def to_html(self, path: str | Path, *, attributions: Sequence[str | Attribution] = ()) -> Path:
+    def to_html(self, path: str | Path, *, attributions: Sequence[MethodName | str | Attribution] = ()) -> Path:
         """Write the comparison as one self-contained page that works offline.
 
         Parameters
