@@ -50,6 +50,13 @@ NAMED = [
     ("image 3.", (3,)),
     ("image 3's", (3,)),
     ("第3个图像", (3,)),
+    ("What does the image 3 represents?", (3,)),
+    ("Is the image 3 always blue?", (3,)),
+    ("In the image 3 this animal sits.", (3,)),
+    ("the image 3 clearly shows dogs", (3,)),
+    ("the image 3 what animals are there", (3,)),
+    ("Describe the image 3 using few words", (3,)),
+    ("image-3", (3,)),
     (
         "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是",
         (1, 2, 3, 4),
@@ -58,6 +65,9 @@ NAMED = [
 UNNAMED = [
     "In this picture 3 people stand.",
     "In the image 3 cats play.",
+    "In this picture 3 small dogs play.",
+    "In the picture 3 red cars are parked.",
+    "Picture 3 happy young people in a room.",
     "an image 3 times larger",
     "Picture 10 people in a room.",
     "a 3D image",

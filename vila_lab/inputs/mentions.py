@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 __all__ = ["pictures_named"]
 
@@ -39,8 +40,8 @@ AND = r"\s*(?:,\s*(?:and|or)\b|[,&/\-\u2013]|\b(?:and|or|to|through|vs\.?|versus
 WHOLE = r"(?![\w%\u00b0\u00d7]|\s%|[.:]\d|\.(?:png|jpe?g|gif|webp|bmp|tiff?|heic|svg|mp4)\b|-[a-z])"
 CARDINAL = re.compile(
     r"(?<![\w/\\.-])(?:(?P<one>an?|one|each|every|any|some|another)\s+|(?P<the>the|this|that|these|those|your|my|our)\s+)?"
-    rf"(?P<noun>{NOUN})(?:\s*(?:#|№|no\.|number|\(|\[)\s*|[\s_]*)"
-    rf"(?P<numbers>{NUMBER}{WHOLE}(?:{AND}(?:{NOUN}\s*)?{NUMBER}{WHOLE})*)(?:\s+(?P<after>[a-z]+))?",
+    rf"(?P<noun>{NOUN})(?:\s*(?:#|№|no\.|number|\(|\[)\s*|[\s_]*|-)"
+    rf"(?P<numbers>{NUMBER}{WHOLE}(?:{AND}(?:{NOUN}\s*)?{NUMBER}{WHOLE})*)(?P<after>(?:\s+[a-z]+){{0,3}})",
     re.IGNORECASE,
 )
 ORDINALLY = re.compile(
@@ -49,22 +50,14 @@ ORDINALLY = re.compile(
     re.IGNORECASE,
 )
 COUNTED = re.compile(r"\w+[^s]s|people|men|women|children|feet|mice|fish|sheep|percent|mm|cm|px|or|more", re.IGNORECASE)
-VERBS = frozenset(
-    [
-        "is",
-        "was",
-        "does",
-        "has",
-        "shows",
-        "contains",
-        "depicts",
-        "displays",
-        "holds",
-        "looks",
-        "seems",
-        "appears",
-        "differs",
-    ]
+# What no counted thing stands behind: "the image 3 clearly shows dogs" names a picture, "the picture 3 small dogs" counts dogs.
+BEFORE_NOTHING = re.compile(
+    r"is|was|are|does|do|did|has|have|can|could|may|might|must|will|would|should|shows|show|showing|contains|containing"
+    r"|depicts|depicting|displays|holds|looks|seems|appears|differs|represents|includes|features|portrays|illustrates|says"
+    r"|reads|means|makes|comes|gives|tells|belongs|lies|stands|consists|uses|using|what|which|who|whose|where|when|why|how"
+    r"|there|here|this|these|those|that|the|an?|its?|he|she|they|we|you|i|please|and|but|if|as|than|then|because|always"
+    r"|perhaps|besides|across|in|on|at|of|to|for|from|by|with|without|about|against|between|like|not",
+    re.IGNORECASE,
 )
 
 # ---- Chinese ---------------------------------------------------------------------------------------------------------
@@ -118,8 +111,10 @@ def _is_count(found: re.Match[str]) -> bool:
     if found["one"]:
         return True
     imagine = found["noun"].lower() == "picture" and not found.string[: found.start()].rstrip(" \"'").strip(".?!\n")
-    after = (found["after"] or "").lower()
-    return bool(found["the"] or imagine) and after not in VERBS and COUNTED.fullmatch(after) is not None
+    if not (found["the"] or imagine):
+        return False
+    counted = takewhile(lambda word: BEFORE_NOTHING.fullmatch(word) is None, found["after"].split())
+    return any(COUNTED.fullmatch(word) for word in counted)
 
 
 def _numbers(text: str) -> Iterator[int]:
