@@ -57,6 +57,7 @@ NAMED = [
     ("the image 3 what animals are there", (3,)),
     ("Describe the image 3 using few words", (3,)),
     ("image-3", (3,)),
+    ("What is the third picture in this series?", (3,)),
     (
         "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是",
         (1, 2, 3, 4),
@@ -88,6 +89,7 @@ UNNAMED = [
     "ImageNet 21",
     "the third cat in the picture",
     "the third picture on the wall",
+    "the third picture in the museum",
     "第三张椅子",
     "第三只猫",
     "How many pictures are there?",

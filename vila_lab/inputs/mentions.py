@@ -46,7 +46,8 @@ CARDINAL = re.compile(
 )
 ORDINALLY = re.compile(
     rf"(?<![\w-])(?P<one>an?\s|another\s)?(?P<numbers>{ORDINAL}(?:{AND}(?:the\s)?{ORDINAL})*)\s{NOUN}\b"
-    r"(?!\s(?:on|inside|within|hanging|in)\s)",  # the third picture on the wall is not one that was given
+    # The third picture on the wall is not one that was given; the third in the row is.
+    r"(?!\s(?:on|inside|within|hanging|in)\s(?!(?:the|this|my|your|our)\s(?:row|list|series|set|sequence|prompt|chat)\b))",
     re.IGNORECASE,
 )
 COUNTED = re.compile(r"\w+[^s]s|people|men|women|children|feet|mice|fish|sheep|percent|mm|cm|px|or|more", re.IGNORECASE)
