@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Any, Generic, get_args, get_type_hints
 
 import pytest
 
 import vila_lab
 from vila_lab import Answer, Attribution, Chat, Prompt, Session, Text, Token, TokenMap, Video
+from vila_lab.answers import Answers
 from vila_lab.attribution.registry import NAMES, find
+from vila_lab.attribution.result import Cost
+from vila_lab.attribution.vision import VisionAttention
+from vila_lab.edits.flow import Flow
+from vila_lab.edits.handle import Handle
+from vila_lab.edits.looks import AttentionEvent, HiddenEvent
+from vila_lab.edits.redirect import Redirection
+from vila_lab.engine.memory import Memory
 from vila_lab.errors import OptionError
+from vila_lab.evidence import Evidence, HeadRanking, MetricCard, OrderTest, Sample
+from vila_lab.evidence.effect import Effect
 from vila_lab.experiments import EXPERIMENTS
 from vila_lab.families import OPTIONS
 from vila_lab.families.options import FamilyOptions
+from vila_lab.picture import Picture
+from vila_lab.remote import RemoteSession
+from vila_lab.stream import Stream
+from vila_lab.view.compare import Comparison
+from vila_lab.view.display import Display
 from vila_lab.view.plots import KINDS
 
-CLASSES = (Answer, Attribution, Chat, Prompt, Session, Text, Token, TokenMap, Video)
-BUILT_IN = (str, tuple, object, Exception)
+HELD = (
+    Answer, Answers, Attribution, AttentionEvent, Chat, Comparison, Cost, Display, Effect, Evidence, Flow, Handle, HeadRanking,
+    HiddenEvent, Memory, MetricCard, OrderTest, Picture, Prompt, Redirection, RemoteSession, Sample, Session, Stream, Text, Token,
+    TokenMap, Video, VisionAttention,
+)  # fmt: skip
+"""What a reader holds in the hand: the classes of `__all__`, and what their methods give."""
+
+WITHOUT_A_READER = (AttentionEvent, HiddenEvent, RemoteSession)
+"""The first two are given to a function, as the examples of `Session.on_attention` and `on_hidden` show; a `RemoteSession` needs a
+server, and has the contract of `Session`, whose examples hold for it."""
+
+BUILT_IN = (str, tuple, list, object, Exception, Iterator, Generic)
 SEAM = frozenset(
     f"Session.{name}"
     for name in [
@@ -37,31 +64,63 @@ SEAM = frozenset(
 """What answers and servers ask of a session; readers have `bind`, `ask` and the tables instead."""
 
 
-def public() -> Iterator[tuple[str, Any, bool]]:
-    """Every public name, what it is, and whether it can be called."""
-    for name in vila_lab.__all__:
-        thing = getattr(vila_lab, name)
-        if name not in ("__version__", "families") and not (inspect.isclass(thing) and issubclass(thing, Exception)):
-            yield name, thing, True
-    for kind in CLASSES:
+def public() -> dict[str, Any]:
+    """Every public name, and what it is."""
+    found = {name: getattr(vila_lab, name) for name in vila_lab.__all__ if name not in ("__version__", "families")}
+    for kind in HELD:
+        own = {name for each in kind.__mro__ if each not in BUILT_IN for name in vars(each)}
         for name, member in inspect.getmembers(kind):
-            is_own = not any(name in vars(each) for each in kind.__mro__ if each in BUILT_IN)
-            is_data = not callable(member) and not isinstance(member, property) and not hasattr(member, "func")
-            if not name.startswith("_") and is_own and not is_data:
-                yield f"{kind.__name__}.{name}", member, callable(member)
+            is_described = callable(member) or isinstance(member, property) or hasattr(member, "func")
+            if name in own and not name.startswith("_") and is_described:
+                found[f"{kind.__name__}.{name}"] = member
+    return found
 
 
-PUBLIC = {name: (thing, is_called) for name, thing, is_called in public()}
+def examples_of(kind: type) -> str:
+    """The code of a class's examples."""
+    return "\n".join(re.findall(r"^ *(?:>>>|\.\.\.) (.*)$", kind.__doc__ or "", re.MULTILINE))
+
+
+PUBLIC = public()
+CALLED = [name for name, thing in PUBLIC.items() if callable(thing)]
+READ = [name for name in PUBLIC if name not in CALLED]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_says_what_it_is(name):
-    assert inspect.getdoc(PUBLIC[name][0])
+    assert inspect.getdoc(PUBLIC[name])
 
 
-@pytest.mark.parametrize("name", [name for name, (_, is_called) in PUBLIC.items() if is_called and name not in SEAM])
+@pytest.mark.parametrize(
+    "name", [each for each in CALLED if each not in SEAM and not each.startswith("RemoteSession.")]
+)
 def test_every_public_method_has_an_example(name):
-    assert ">>>" in (inspect.getdoc(PUBLIC[name][0]) or "")
+    assert ">>>" in (inspect.getdoc(PUBLIC[name]) or "")
+
+
+@pytest.mark.parametrize("kind", [each for each in HELD if each not in WITHOUT_A_READER])
+def test_every_class_shows_itself_and_its_properties(kind):
+    shown = examples_of(kind)
+    assert shown
+    for name in READ:
+        owner, _, attribute = name.partition(".")
+        if owner == kind.__name__ and ">>>" not in (inspect.getdoc(PUBLIC[name]) or ""):
+            assert re.search(rf"\.{attribute}\b", shown), name
+
+
+@pytest.mark.parametrize("kind", [each for each in HELD if is_dataclass(each)])
+def test_every_field_is_described(kind):
+    described = (kind.__doc__ or "").partition("Examples\n")[0]
+    listed = {
+        name for line in re.findall(r"^ {4}([\w, ]+?)(?: : .*)?$", described, re.MULTILINE) for name in line.split(", ")
+    }
+    assert {each.name for each in fields(kind) if not each.name.startswith("_")} <= listed
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_stand_under_their_head(name):
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    assert ">>>" not in text.partition("Examples\n--------\n")[0]
 
 
 # -- one source of truth -------------------------------------------------------------------------------------------

@@ -40,12 +40,43 @@ class Answer(ExaminedAnswer):
     What it says by itself (text, tokens, pictures, attention, ledger) is in `vila_lab.recorded.RecordedAnswer`, what is found out by
     running the model again (attributions, evidence, flow) in `vila_lab.examined.ExaminedAnswer`.
 
+    Attributes
+    ----------
+    record : Record
+        All that the answer says by itself, as plain data.
+
     Examples
     --------
     >>> import vila_lab
     >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
-    >>> answer, answer.ledger().columns.tolist()
-    (Answer('Google.', 3 tokens, 1 pictures), ['image_1', 'prompt', 'answer', 'sink'])
+    >>> answer
+    Answer('Google.', 3 tokens, 1 pictures)
+
+    What was said, and to what:
+
+    >>> answer.text, [token.text for token in answer.tokens], answer.model
+    ('Google.', ['Google', '.', ''], 'embedded')
+    >>> answer.parts, [image.size for image in answer.images]
+    ((0, 'What is in image 1?'), [(256, 256)])
+    >>> answer.token_map
+    TokenMap(65 positions: 18 template, 7 text, 36 image, 1 separator, 3 answer; 1 pictures)
+    >>> answer.notes, answer.edits, answer.choices
+    ((), (), {})
+
+    Where it was read, and what that does not show:
+
+    >>> answer.ledger().columns.tolist(), answer.sinks.tolist(), list(answer.head_sets)
+    (['image_1', 'prompt', 'answer', 'sink'], [0], ['routing', 'localization'])
+    >>> print(answer.method, answer.honesty, sep="\\n")
+    attention, mean over all 6 layers and their heads, sinks set apart
+    Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out').
+
+    What it holds in memory, and its question, ready to be run again:
+
+    >>> answer.nbytes > answer.host_bytes >= answer.cache_bytes, answer.device_bytes, answer.looked_at > 0
+    (True, 0, True)
+    >>> answer.replay.prompt_length == answer.token_map.prompt_length
+    True
     """
 
     def __init__(self, record: Record, lab: Lab | None = None) -> None:
@@ -56,7 +87,7 @@ class Answer(ExaminedAnswer):
         return Answer, (self.record,)
 
     def bind(self, lab: Session) -> Answer:
-        """The same answer with a model again, so that it can be attributed: one from a file, or from another process.
+        """A new answer with the same record and a model, so that it can be attributed: of one from a file or another process.
 
         Parameters
         ----------
@@ -111,7 +142,7 @@ class Answer(ExaminedAnswer):
 
     @property
     def looked_at(self) -> float:
-        """When queries and keys were last needed, on the monotonic clock."""
+        """When queries and keys were last needed, in seconds of `time.monotonic`."""
         return self.record.kept.looked_at
 
     def offload(self) -> None:
@@ -218,10 +249,16 @@ class Answer(ExaminedAnswer):
         scan
             Of patching: what `Session.patch_scan` gave.
 
+        Returns
+        -------
+        matplotlib.axes.Axes
+
         Raises
         ------
         OptionError
-            If the kind is unknown, or does not take an option.
+            If the kind is unknown, does not take an option, or has nothing to draw.
+        CaptureError
+            If the figure needs a model, or queries and keys, that are there no more.
 
         Examples
         --------
@@ -299,8 +336,14 @@ class Answer(ExaminedAnswer):
         Parameters
         ----------
         path
+            An existing file is replaced whole or not at all.
         attributions
             More methods to show beside those attributed so far, as names in `vila_lab.methods` or results of `attribute`.
+
+        Raises
+        ------
+        FileAccessError
+            If the place cannot be written; before anything is drawn, where that can be known.
 
         Examples
         --------
@@ -320,9 +363,18 @@ class Answer(ExaminedAnswer):
 
         Parameters
         ----------
+        path
+            An existing file is replaced whole or not at all.
         originals
             Whether the pictures are written as they came (a JPEG, PNG or WebP file to the byte). False writes them only as
             fine as the model saw them: a small file, which says so in its notes.
+
+        Raises
+        ------
+        FileAccessError
+            If the place cannot be written.
+        CaptureError
+            If queries and keys were released.
 
         Examples
         --------

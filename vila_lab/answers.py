@@ -58,6 +58,14 @@ class Answers(list[Any]):
             question, answer; confidence, the geometric mean of the probabilities of the answer's tokens; for each picture the
             share of attention that its tokens got, of all that went to pictures; the verdict, which picture was read most and by
             what; the error of a question that has no answer.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> folder = vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> vila_lab.load().ask_many([question]).frame(check=True).verdict[0]
+        'attention and leave_one_out: image_2'
         """
         import pandas as pd
 

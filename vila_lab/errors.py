@@ -8,7 +8,17 @@ from __future__ import annotations
 
 
 class VilaLabError(Exception):
-    """Base of everything that vila_lab raises on purpose."""
+    """Base of everything that vila_lab raises on purpose.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> try:
+    ...     vila_lab.load().ask("")
+    ... except vila_lab.VilaLabError as error:
+    ...     print(error)
+    there is nothing to ask; give a question, a picture, or a list of both
+    """
 
 
 class PromptError(VilaLabError, ValueError):
@@ -60,7 +70,16 @@ class DeviceError(OptionError, RuntimeError):
 
 
 class NoEffect(OptionError):
-    """An edit changes nothing: there is no such edge, layer or head, or the model's logits stay as they were."""
+    """An edit changes nothing: there is no such edge, layer or head, or the model's logits stay as they were.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> vila_lab.load().knockout("image_1 -> answer", layers=99)
+    Traceback (most recent call last):
+        ...
+    vila_lab.errors.NoEffect: there is no layer 99: the decoder has 6 layers, counted from 0
+    """
 
 
 class CaptureError(VilaLabError, RuntimeError):
@@ -68,7 +87,16 @@ class CaptureError(VilaLabError, RuntimeError):
 
 
 class NotHere(CaptureError, AttributeError):
-    """Something is asked of a model that is on a server, and cannot be done from here."""
+    """Something is asked of a model that is on a server, and cannot be done from here.
+
+    Such as `Session.on_attention` with a Python function, which does not travel.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> issubclass(vila_lab.NotHere, AttributeError)  # so that hasattr() says what a server cannot give
+    True
+    """
 
 
 class ServiceError(VilaLabError, ConnectionError):

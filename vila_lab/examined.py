@@ -116,14 +116,14 @@ class ExaminedAnswer(RecordedAnswer):
         method
             A name in `vila_lab.methods`: "leave_one_out", "shapley", "relevancy" ...
         token : None, int, slice, list of int, or str
-            The answer's token (counted from 0, negative from the end), several, or a word of it; None for all. A word
-            the model did not say is scored in the answer's place with ``at=k``: from token k on.
+            One of the answer's tokens (counted from 0, negative from the end), several, or a word of the answer; None for all.
+            With ``at=k``, a word that the model did not say: it is scored as if it stood there from token k on.
         contrast
-            Why the target rather than this word: its score in the same place is taken away.
+            Another word, for the question "why this rather than that?": its score in the same place is subtracted.
         at
             The answer's token from which a word stands that the model did not say.
         score
-            "logprob", or "logodds", which keeps a gradient where the model is certain.
+            "logprob" (natural logarithm of the probability), or "logodds", which keeps a gradient where the model is certain.
         baseline
             What takes the place of what is left out, of leave_one_out, shapley and occlusion: "remove", "mean", "grey", "blur" or a
             picture; of integrated_gradients where its path begins.
@@ -215,7 +215,7 @@ class ExaminedAnswer(RecordedAnswer):
 
     @property
     def attributions(self) -> tuple[Attribution, ...]:
-        """What was attributed so far, each once; of very many, those that were asked for last.
+        """The results of `attribute` so far, each once; beyond 256 MB, those that were asked for last.
 
         Examples
         --------
@@ -228,7 +228,7 @@ class ExaminedAnswer(RecordedAnswer):
         return self._computed.results
 
     def attributed(self, attributions: Sequence[MethodName | str | Attribution] = ()) -> tuple[Attribution, ...]:
-        """What there is to show: `attributions`, and these as well; a name is computed, if it was not yet.
+        """All results there are to show: those of `ExaminedAnswer.attributions`, and these; a name not attributed yet is computed.
 
         Parameters
         ----------
@@ -317,12 +317,18 @@ class ExaminedAnswer(RecordedAnswer):
         Parameters
         ----------
         causal
-            See `vila_lab.edits.leakage`.
+            Instead of attention, the log-probability (nats) that the answer loses when the edge between the two is cut in all
+            layers; see `vila_lab.edits.leakage`.
 
         Returns
         -------
         xarray.DataArray
-            Dims (layer, reader, source); without layer for the causal twin.
+            Dims (layer, reader, source): shares of the reader's attention; without layer for the causal twin.
+
+        Raises
+        ------
+        OptionError
+            If there are fewer than two pictures.
 
         Examples
         --------
@@ -399,6 +405,14 @@ class ExaminedAnswer(RecordedAnswer):
         Returns
         -------
         Evidence
+            It shows itself in a cell; its ``verdict`` is one line.
+
+        Raises
+        ------
+        OptionError
+            If there is no picture, or a token, a word or a method is unknown.
+        CaptureError
+            As `attribute`.
 
         Examples
         --------
@@ -494,8 +508,23 @@ class ExaminedAnswer(RecordedAnswer):
 
         Parameters
         ----------
-        image, layer, head, at
-            See `vila_lab.attribution.vision.vision_attention`; ``at=(x, y)`` is one place, in pixels of the original picture.
+        image
+            Which picture, counted from 0, or by name: "image_1".
+        layer, head
+            Of the vision tower, counted from 0 (negative from the end); None for the mean of all heads.
+        at : (x, y)
+            One place, in pixels of the original picture, whose patches look; None for the mean of all.
+
+        Returns
+        -------
+        VisionAttention
+
+        Raises
+        ------
+        OptionError
+            If there is no such picture, layer, head or place.
+        CaptureError
+            As `attribute`.
 
         Examples
         --------
@@ -508,7 +537,7 @@ class ExaminedAnswer(RecordedAnswer):
         return found
 
     def known_or_run(self, name: ExperimentName | str, **options: Any) -> Any:
-        """`experiment`; an attribution that was computed is given again, see `attribute`.
+        """`experiment`, but an attribution that was computed before is given again, as by `attribute`.
 
         Parameters
         ----------

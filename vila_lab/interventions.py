@@ -76,12 +76,28 @@ class Interventions:
 
     @property
     def vision_layers(self) -> pd.DataFrame:
-        """The vision tower's layers, as `cross_modal_layers`; they see one tile at a time and no text."""
+        """The vision tower's layers, as `cross_modal_layers`; they see one tile at a time and no text.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> len(vila_lab.load().vision_layers)
+        5
+        """
         return self.layer_table("vision")
 
     @property
     def edits(self) -> tuple[Handle, ...]:
-        """The hooks and edits that act on what this thread and task asks, in order."""
+        """The hooks and edits that act on what this thread and task asks, in order.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab = vila_lab.load()
+        >>> with lab.knockout("image_1 -> *", layers=3):
+        ...     lab.edits
+        (Handle(knock-out of image_1 -> * in all heads of layer 3),)
+        """
         return tuple(self._program)
 
     def clear_edits(self) -> None:
@@ -264,7 +280,7 @@ class Interventions:
         heads, layers
             As in `knockout`.
         factor
-            1 is the one factor that may change nothing.
+            What the heads' outputs are multiplied with: 0 takes them out, 1 leaves them as they are (and alone may change nothing).
         rows
             "all", "answer", another group, or positions.
 

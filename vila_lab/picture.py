@@ -156,6 +156,13 @@ class Picture:
         What reading it changed or left out, for example ``"first frame of 12"``.
     frame : Frame, optional
         Which frame of a video it is, where it was read from a `vila_lab.Video`.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> picture = Picture.of(vila_lab.demo_images() / "g.png")
+    >>> picture.image.size, picture.image.mode, picture.source.endswith("g.png"), picture.notes, picture.frame
+    ((256, 256), 'RGB', True, (), None)
     """
 
     image: Image.Image
@@ -171,6 +178,8 @@ class Picture:
     def digest(self) -> str:
         """sha256 of size and pixels: what tells this picture's content from any other's. Taken once.
 
+        Examples
+        --------
         >>> import numpy as np
         >>> one, other = (Picture.of(np.full((2, 3), grey, np.uint8)) for grey in (7, 7))
         >>> one.digest == other.digest, len(one.digest)

@@ -63,6 +63,8 @@ class Prompt:
     >>> prompt = Prompt.of(["Which is ", np.zeros((2, 2), np.uint8), " red?"])
     >>> prompt.text, len(prompt.pictures)
     ('Which is  red?', 1)
+    >>> len(prompt.parts), [image.size for image in prompt.images], prompt.history, prompt.goes_on
+    (3, [(2, 2)], (), False)
     """
 
     parts: tuple[str | Picture, ...]
@@ -75,13 +77,13 @@ class Prompt:
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        """All of the conversation's, in order."""
+        """The pictures of the whole conversation, in order."""
         parts = [*(part for turn in self.history for part in turn.parts), *self.parts]
         return tuple(part for part in parts if isinstance(part, Picture))
 
     @property
     def images(self) -> list[Image.Image]:
-        """The pictures of the conversation, as PIL images."""
+        """`pictures` as PIL images."""
         return [picture.image for picture in self.pictures]
 
     @property
@@ -132,7 +134,7 @@ class Prompt:
         apply_exif : bool
             Turn pictures upright as their EXIF orientation asks, which the reference does not do, and videos as theirs does.
         background : str or (red, green, blue), optional
-            What shows where a picture is transparent; see `vila_lab.prompt.Picture.of`.
+            What shows where a picture is transparent; see `vila_lab.picture.Picture.of`.
 
         Raises
         ------

@@ -140,6 +140,7 @@ class RemoteSession(Studies):
     name : str
         What the server has loaded.
     url : str
+        Where it listens.
     head_sets : dict
         As in `Session`; what is added here is known here.
     """
@@ -163,6 +164,7 @@ class RemoteSession(Studies):
 
     @property
     def url(self) -> str:
+        """Where the server listens."""
         return self._connection.url
 
     @property

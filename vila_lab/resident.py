@@ -134,6 +134,8 @@ def _shipped_heads() -> dict[str, tuple[tuple[int, int], ...]]:
 def loaded() -> list[Session]:
     """The sessions that are resident now.
 
+    Examples
+    --------
     >>> import vila_lab
     >>> vila_lab.load() in vila_lab.loaded()
     True

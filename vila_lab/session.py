@@ -64,8 +64,15 @@ class Session(Studies):
     Examples
     --------
     >>> import vila_lab
-    >>> vila_lab.load()
+    >>> lab = vila_lab.load()
+    >>> lab
     Session('embedded', 3.9 M parameters on cpu)
+    >>> lab.name, lab.device.type, lab.is_loaded, lab.shape.layers, lab.shape.heads, list(lab.head_sets), lab.edits
+    ('embedded', 'cpu', True, 6, 4, ['routing', 'localization'], ())
+    >>> lab.model is lab.family.model, lab.tokenizer is lab.family.tokenizer, lab.engine.family is lab.family
+    (True, True, True)
+    >>> lab.capture_budget == lab.cache_bytes == 2**30, dict(lab.first_reading)
+    (True, {'tile_first': True})
     """
 
     def __init__(
@@ -107,6 +114,8 @@ class Session(Studies):
         """Tells the model before from after a change of its weights; like no other while somebody's hooks act on it, and None once it
         was unloaded.
 
+        Examples
+        --------
         >>> import vila_lab
         >>> lab = vila_lab.load()
         >>> lab.state == lab.state
@@ -157,6 +166,13 @@ class Session(Studies):
 
     def spec_of(self, name: str, typed: Mapping[str, Any]) -> Spec:
         """An edit from the name of the method that makes it and what is typed there, for a request to carry.
+
+        Parameters
+        ----------
+        name
+            Of a method: "knockout", "steer" ...
+        typed
+            Its arguments by name.
 
         Raises
         ------
@@ -300,6 +316,8 @@ class Session(Studies):
         Answers keep their tapes. Weights that were changed past torch's own count (``weight.data.mul_(2)``) need it; any other
         change is noticed.
 
+        Examples
+        --------
         >>> import vila_lab
         >>> lab = vila_lab.load()
         >>> lab.forget()
@@ -311,6 +329,8 @@ class Session(Studies):
     def memory(self) -> Memory:
         """Bytes that this session and its answers hold, and which of them may be dropped.
 
+        Examples
+        --------
         >>> import vila_lab
         >>> vila_lab.load().memory().weights > 0
         True

@@ -65,6 +65,8 @@ class Stream(Iterator[Token]):
     >>> stream = lab.stream([folder / "g.png", folder / "m.png", "What is in image 2?"])
     >>> [token.text for token in stream], stream.answer.text
     (['Microsoft', '.', ''], 'Microsoft.')
+    >>> stream.text, stream.reused >= 0  # of the prompt's positions some may have been computed for a question before
+    ('Microsoft.', True)
     """
 
     def __init__(self, answering: UnderWay, answer_of: Callable[[Record], Answer]) -> None:
@@ -89,7 +91,16 @@ class Stream(Iterator[Token]):
         raise StopIteration
 
     def then(self, function: Callable[[Answer], None]) -> Stream:
-        """Have a function called with the answer, once there is one: at the stream's end, or when it is asked for."""
+        """Have a function called with the answer, once there is one: at the stream's end, or when it is asked for.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, said = vila_lab.load(), []
+        >>> stream = lab.stream([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> stream.then(lambda answer: said.append(answer.text)).answer.text, said
+        ('Google.', ['Google.'])
+        """
         self._then.append(function)
         return self
 
@@ -129,7 +140,17 @@ class Stream(Iterator[Token]):
         return self._answer
 
     def close(self) -> None:
-        """Stop: a step that is at work in another thread ends within a layer, and no other begins."""
+        """Stop: a step that is at work in another thread ends within a layer, and no other begins.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> stream = vila_lab.load().stream([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> first = next(stream)
+        >>> stream.close()
+        >>> stream.answer.text, stream.answer.notes
+        ('Google', ('the answer was interrupted after 1 token',))
+        """
         self._is_open = False
         self._answering.stop()
 

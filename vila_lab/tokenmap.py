@@ -67,6 +67,12 @@ class TokenMap:
     array([1])
     >>> tokens.heatmap([0.25, 0.5, 0.0, 0.0], picture=0)
     array([[0.25, 0.5 ]])
+    >>> tokens.n_pictures, tokens.n_turns, tokens.prompt_length, tokens.turn.tolist(), tokens.replies.tolist()
+    (1, 1, 4, [0, 0, 0, 0], [])
+    >>> tokens.kind.tolist(), tokens.picture.tolist(), tokens.sizes, tokens.box[1].tolist(), tokens.span[3].tolist()
+    ([2, 2, 3, 1], [0, 0, 0, -1], ((20, 10),), [10.0, 0.0, 20.0, 10.0], [7, 11])
+    >>> tokens.text, tokens.tile.tolist(), tokens.scale.tolist(), tokens.block.tolist()
+    ('<image>cat?', [0, 0, -1, -1], [0, 0, -1, -1], [-1, -1, -1, -1])
     """
 
     kind: NDArray[np.int8]
@@ -262,7 +268,7 @@ class TokenMap:
         return np.flatnonzero((self.picture == picture_index(picture, self.n_pictures)) & (self.tile >= 0))
 
     def share_block(self, some: ArrayLike, others: ArrayLike) -> bool:
-        """Whether any of some positions sees, and is seen by, any of others wherever they stand.
+        """Whether one of some positions and one of others are in the same `block`, so that they see each other both ways.
 
         Examples
         --------
@@ -292,7 +298,7 @@ class TokenMap:
         return table
 
     def tokens_in(self, picture: WhichPicture, box: tuple[float, float, float, float]) -> NDArray[np.int64]:
-        """Visual tokens of a picture whose box meets this box of original pixels (touching edges do not meet).
+        """Positions of a picture's visual tokens whose boxes overlap a box (x0, y0, x1, y1) of original pixels.
 
         Examples
         --------

@@ -22,24 +22,29 @@ class Token:
 
     Attributes
     ----------
-    text
+    text : str
         Its characters; empty for the token that ends the answer, and for one that holds only part of a character
         (the characters stand at the token that completes them).
-    id
+    id : int
         Its id in the vocabulary.
-    logprob
+    logprob : float
         Natural logarithm of its probability under the model, before any temperature.
-    position
+    position : int
         Its place in the sequence, prompt included. The row before it chose it.
-    alternatives
-        The five most probable tokens at this place, as (text, id, logprob), best first.
-    stop
+    alternatives : tuple
+        The most probable tokens at this place, as (text, id, logprob), best first: five, or as many as ``logprobs=`` asked for.
+    stop : bool
         Whether it ended the answer.
 
     Examples
     --------
     >>> Token(" cat", 812, -0.105360515, 41), Token("", 2, -0.5, 42, stop=True)
     (Token(' cat', 90 %, id 812, position 41), Token('', 60.7 %, id 2, position 42, ends the answer))
+    >>> token = Token(" cat", 812, -0.105360515, 41, alternatives=((" cat", 812, -0.105), (" dog", 813, -2.5)))
+    >>> token.text, token.id, token.position, token.stop, token.alternatives[1][0]
+    (' cat', 812, 41, False, ' dog')
+    >>> token.logprob, round(token.probability, 3)
+    (-0.105360515, 0.9)
     """
 
     text: str

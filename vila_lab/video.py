@@ -76,6 +76,8 @@ class Video:
     >>> pictures = Video(folder, frames=4).pictures()
     >>> [picture.frame.number for picture in pictures], pictures[-1].image.getpixel((0, 0))
     ([0, 4, 7, 11], (220, 0, 0))
+    >>> Video(folder).frames, Video(folder).source == folder
+    (8, True)
     """
 
     source: VideoSource

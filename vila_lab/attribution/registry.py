@@ -63,6 +63,13 @@ def methods() -> pd.DataFrame:
 
     The table prints whole, in a notebook and in a terminal, whatever pandas' settings are.
 
+    Returns
+    -------
+    pandas.DataFrame
+        A row per method, by its name.
+
+    Examples
+    --------
     >>> bool(methods().loc["leave_one_out", "signed"])
     True
     """

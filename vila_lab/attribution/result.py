@@ -39,11 +39,19 @@ class Cost:
         Sequences that were scored.
     backwards
         Backward passes.
-    computed
+    computed : float
         Positions that went through the decoder, in plain teacher-forced forwards: below `forwards` where prefixes
         were shared or positions removed.
     seconds
         Wall-clock time.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    >>> cost = answer.attribute("leave_one_out").cost  # as it was asked, and without the picture
+    >>> cost.forwards, cost.backwards, cost.computed <= cost.forwards, cost.seconds > 0
+    (2, 0, True, True)
     """
 
     forwards: int
@@ -59,22 +67,29 @@ class Attribution:
     Attributes
     ----------
     method : str
-        Name in `vila_lab.methods()`.
+        Name in `vila_lab.methods`.
     unit : str
         What a score is, in words.
     signed : bool
         Whether a score below zero speaks against the target.
-    target, contrast : str
+    target : str
         The words scored.
+    contrast : str or None
+        The words whose score was subtracted.
     baseline : str
         What took the place of what was left out; "" where nothing was.
     note : str
         What a reader must know.
     cost : Cost
+        Forwards, backwards and seconds.
     values : (rows, T) array
-        `scores` without labels.
+        `scores` without labels: a row per scored token, a column per position.
     token, text, stop : tuple
         Of each row: number of the answer's token, its characters, whether it ended the answer.
+    token_map : TokenMap
+        What the positions are.
+    images : tuple of PIL images
+        The pictures, in order.
     mean : bool
         Whether rows are averaged to a total (shares) and not added (log-probabilities).
     covers_prompt : bool
@@ -97,6 +112,10 @@ class Attribution:
     >>> found = answer.attribute("leave_one_out")
     >>> found.method, found.unit, found.total().index.tolist()
     ('leave_one_out', 'log-probability', ['image_1'])
+    >>> found.target, found.text, found.token, found.scores.dims
+    ('Google.', ('Google', '.', ''), (0, 1, 2), ('token', 'position'))
+    >>> found.sign, found.baseline, found.features, found.nbytes > 0
+    ('signed', 'remove', ('image_1',), True)
     """
 
     method: str
@@ -132,12 +151,12 @@ class Attribution:
 
     @property
     def sign(self) -> str:
-        """ "signed" or "unsigned"."""
+        """ "signed" where a score below zero speaks against the target, otherwise "unsigned"."""
         return "signed" if self.signed else "unsigned"
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its numbers."""
+        """Bytes of its arrays, without the pictures."""
         arrays = [self.values, self.feature_values, self.feature_errors, *self.extras.values()]
         return sum(array.nbytes for array in arrays if array is not None)
 
@@ -339,7 +358,12 @@ class Attribution:
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write everything to one file: safetensors with a JSON header, no pickle.
+        """Write everything to one file: safetensors with a JSON header, no pickle; `Attribution.open` reads it back.
+
+        Raises
+        ------
+        FileAccessError
+            If the place cannot be written.
 
         Examples
         --------

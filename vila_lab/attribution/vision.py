@@ -51,12 +51,26 @@ class VisionAttention:
     image : int
         Which picture of the prompt, from 0.
     picture : PIL image
+        That picture.
     patches : int
         How many patches look: those at a point are several where tiles, and the whole picture, show it.
     elsewhere : float
         Share of attention on what shows no pixels: class tokens and padding.
     is_read : bool
         Whether anything of the layer reaches the decoder: LLaVA-1.5 runs its last one, and takes its features before it.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    >>> found = answer.vision_attention(at=(128, 128), layer=0, head=1)
+    >>> found.heatmap.shape, found.layer, found.head, found.at, found.image, found.patches, found.is_read
+    ((12, 12), 0, 1, (128.0, 128.0), 0, 1, True)
+    >>> found.where, found.who, round(float(found.heatmap.sum() + found.elsewhere), 3), found.picture.size
+    ('layer 0, head 1', '1 patch at (128, 128)', 1.0, (256, 256))
+    >>> print(found.method, found.honesty, sep="\\n")
+    attention in the vision tower, layer 0, head 1, 1 patch at (128, 128)
+    it says where the tower read, not why the model answered
     """
 
     heatmap: NDArray[np.float64]
@@ -106,6 +120,13 @@ class VisionAttention:
             matplotlib axes to draw on; None makes a figure of its own, which a notebook shows.
         vmax
             The top of the colour scale. Give the same to maps that are compared; None takes this one's own.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.vision_attention(at=(128, 128)).plot().has_data()
+        True
         """
         from ..view.tower import vision_attention
 

@@ -46,6 +46,16 @@ class Flow:
         The words that were scored.
     width : int
         Layers in a band.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    >>> found = answer.flow("Google", stride=3)
+    >>> found.table.columns.tolist(), found.table.index.tolist(), found.width, found.target
+    (['images -> prompt', 'images -> answer', 'prompt -> answer'], [0, 3], 1, 'Google')
+    >>> bool(found.everywhere["images -> answer"] < 0)  # without this edge the answer is less probable
+    True
     """
 
     table: pd.DataFrame
@@ -65,7 +75,20 @@ class Flow:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """One line per edge over the layers."""
+        """One line per edge over the layers.
+
+        Parameters
+        ----------
+        ax
+            matplotlib axes to draw on; None makes a figure of its own, which a notebook shows.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> answer.flow("Google", stride=3).plot().has_data()
+        True
+        """
         from ..view.curves import flow_by_layer
 
         return flow_by_layer({str(edge): self.table[edge] for edge in self.table}, list(self.table.index), ax)

@@ -17,6 +17,26 @@ class Handle:
 
     It is also a context manager, ``with lab.knockout("image_2 -> answer"): lab.ask(...)``: then it acts inside the block only,
     for the thread and the task that entered it, and for those started from there. Nobody else's questions are touched.
+
+    Attributes
+    ----------
+    spec : Spec
+        What it does, as a request carries it.
+    active : bool
+        Until it is removed.
+    is_entered : bool
+        Whether it acts inside a block only.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> lab = vila_lab.load()
+    >>> handle = lab.knockout("image_2 -> answer", layers=4)
+    >>> handle.label, handle.acts_here, lab.edits == (handle,)
+    ('knock-out of image_2 -> answer in all heads of layer 4', True, True)
+    >>> handle.remove()
+    >>> handle.acts_here, lab.edits
+    (False, ())
     """
 
     def __init__(self, spec: Spec, removed: Callable[[], None]) -> None:
@@ -32,11 +52,20 @@ class Handle:
 
     @property
     def acts_here(self) -> bool:
-        """Whether it acts on what this thread and task asks; one without a block is only known to the thread it acts for."""
+        """Whether it acts on what this thread and task asks, which one that was entered as a block elsewhere does not."""
         return self.active and (not self.is_entered or self in ENTERED.get())
 
     def remove(self) -> None:
-        """Take it out; a second time does nothing."""
+        """Take it out; a second time does nothing.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> handle = vila_lab.load().knockout("image_2 -> answer")
+        >>> handle.remove()
+        >>> handle
+        Handle(knock-out of image_2 -> answer in all layers and heads, removed)
+        """
         self.active = False
         self._removed()
 

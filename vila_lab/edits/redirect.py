@@ -42,6 +42,16 @@ class Redirection(Generic[A]):
         The picture steered to, counted from 0.
     share_before, share_after : float
         Its share of the answer's attention, from the ledger.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+    >>> found = lab.redirect(lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"]), image="image_1", heads=None)
+    >>> found.image, found.before.text, found.changed == (found.after.text != found.before.text)
+    (0, 'Microsoft.', True)
+    >>> found.share_after > found.share_before
+    True
     """
 
     before: A

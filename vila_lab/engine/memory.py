@@ -54,6 +54,13 @@ class Memory:
         What `prefix` and `features` may have together.
     note : str
         Why nothing is kept of prompts, where that is so.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> found = vila_lab.load().memory()
+    >>> found.weights > 0, found.tapes + found.caches <= 2 * found.budget, found.prefix + found.features <= found.cache_bytes
+    (True, True, True)
     """
 
     weights: int

@@ -66,7 +66,7 @@ class Sampling:
         given = [each.name for each in fields(self)[1:] if getattr(self, each.name) is not None]
         if given and not self.do_sample:
             raise OptionError(
-                f"{', '.join(given)} only act when sampling: add do_sample=True, or leave them out for the greedy answer"
+                f"without sampling {', '.join(given)} would change nothing: add do_sample=True, or ask without for the greedy answer"
             )
 
     def with_seed(self) -> Sampling:

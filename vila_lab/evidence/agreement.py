@@ -47,6 +47,7 @@ class Evidence:
         The words that are explained.
     verdict : str
         One line: it rests on picture k, on several, hardly on any picture, or the methods disagree; with the numbers that say so.
+        "no verdict", where the model gives no numbers.
     effect : Series
         Natural log-probability (nats) that the words lose when the pictures are painted over in grey: "all" of them together, and
         each ("image_1" ...).
@@ -75,6 +76,12 @@ class Evidence:
     >>> found = vila_lab.load().ask([folder / "g.png", folder / "m.png", "What is in image 2?"]).evidence()
     >>> found.verdict.partition(":")[0], found.effect.idxmax() != "image_1", found.probability > 0.9
     ('rests on picture 2', True, True)
+    >>> found.target, found.probabilities.index.tolist(), found.weight > 3
+    ('Microsoft.', ['Microsoft', '.'], True)
+    >>> found.shares.idxmax(axis=1).to_dict()
+    {'attention': 'image_2', 'integrated_gradients': 'image_2', 'leave_one_out': 'image_2', 'shapley': 'image_2'}
+    >>> found.agree, found.flags, found.scores.shape, found.tau.loc["leave_one_out", "shapley"].item()
+    (True, (), (4, 2), 1.0)
     """
 
     target: str

@@ -44,14 +44,26 @@ class MetricCard:
 
     Attributes
     ----------
-    method, target : str
+    method : str
+        Name in `vila_lab.methods`.
+    target : str
+        The words scored.
     table : DataFrame
-        Rows: the method, flat map, random map, random weights. Columns: see `DIRECTIONS`.
+        Rows: the method, flat map, random map, random weights. Columns: `DIRECTIONS` names them, and says which way is good.
     curves : dict of Curves
         What deletion and insertion were computed from, by row.
     baseline : str
         What took the place of deleted tokens.
     note : str
+        What a reader must know; "" where there is nothing.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    >>> card = answer.metric_card("leave_one_out", "Google")
+    >>> card.method, card.target, card.baseline, list(card.curves) == card.table.index.tolist()
+    ('leave_one_out', 'Google', 'remove', True)
     """
 
     method: str

@@ -23,7 +23,7 @@ under the curve 0.85 for naming, against 0.96)."""
 
 @dataclass(frozen=True)
 class Effect:
-    """Losses of each token of a target.
+    """What each token of a target loses when pictures are painted over.
 
     Attributes
     ----------
@@ -31,6 +31,12 @@ class Effect:
         Natural log-probability of each token as it was asked.
     lost : (1 + pictures, rows) array
         What is lost of it, in nats, when all pictures are painted over, and when each is. Below zero: it became more probable.
+
+    Examples
+    --------
+    >>> found = Effect(np.log([0.5, 0.9]), np.array([[4.0, 1.0], [0.0, 0.1]]))  # two tokens, one picture that hardly matters alone
+    >>> found.lost.sum(1).tolist(), round(found.weight, 1)
+    ([5.0, 0.1], 2.9)
     """
 
     logprobs: NDArray[np.float64]

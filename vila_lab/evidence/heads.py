@@ -63,6 +63,12 @@ class Sample:
         Where in it, in its pixels; needed to score localization.
     word : str or None
         The word of the answer whose rows are read; None for the whole answer. A sample whose answer lacks it is skipped.
+
+    Examples
+    --------
+    >>> sample = Sample(("cat.png", "dog.png"), "Which image shows a dog?", "image_2", boxes=((0, 0, 40, 30),), word="2")
+    >>> sample.picture, sample.question, sample.boxes, sample.word, sample.images[1]
+    (1, 'Which image shows a dog?', ((0, 0, 40, 30),), '2', 'dog.png')
     """
 
     images: tuple[Any, ...]
@@ -82,7 +88,12 @@ class HeadRanking:
 
     Attributes
     ----------
-    kind, model, rule : str
+    kind : str
+        "routing" or "localization".
+    model : str
+        Name of the model.
+    rule : str
+        How heads were chosen, in words.
     heads : tuple of (layer, head)
         The set that ``heads=kind`` stands for.
     ranking : tuple of dict
@@ -92,7 +103,25 @@ class HeadRanking:
         Accuracy of the set on the half of the samples that it was not chosen on, of random sets, of control sets (other
         heads of the same layers), and of chance, each with its interval.
     samples, skipped : int
+        How many samples were read, and how many were not, as the answer lacks the sample's word.
     shape : (layers, heads)
+        Of the decoder.
+    extra : dict
+        What the kind tells beyond that.
+    note : str
+        What a reader must know.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+    >>> pictures = folder / "g.png", folder / "m.png"
+    >>> samples = [Sample(pictures, f"What is in image {k + 1}?", k) for k in (0, 1, 0, 1)]
+    >>> before = lab.head_sets["routing"]
+    >>> found = lab.rank_heads(samples, top=2)
+    >>> lab.head_sets["routing"] = before
+    >>> found.kind, found.model, found.shape, found.samples, len(found.heads), list(found.scores)
+    ('routing', 'embedded', (6, 4), 4, 2, ['chosen', 'random', 'control', 'chance'])
     """
 
     kind: str
@@ -108,7 +137,15 @@ class HeadRanking:
     note: str = NOT_CAUSAL
 
     def table(self) -> pd.DataFrame:
-        """`ranking` as a DataFrame."""
+        """`ranking` as a DataFrame: a row per head, best first.
+
+        Examples
+        --------
+        >>> ranking = {"layer": 4, "head": 0, "score": 0.9}
+        >>> found = HeadRanking("routing", "embedded", "", ((4, 0),), (ranking,), {}, 10, 0, (6, 4))
+        >>> found.table().columns.tolist()
+        ['layer', 'head', 'score']
+        """
         import pandas as pd
 
         return pd.DataFrame(list(self.ranking))
@@ -123,11 +160,27 @@ class HeadRanking:
         return f"<div>{head}<ul>{scored}</ul>{self.table().round(3).head(8).to_html()}<small>{self.note}</small></div>"
 
     def to_json(self) -> dict[str, Any]:
+        """The ranking as what JSON can hold.
+
+        Examples
+        --------
+        >>> found = HeadRanking("routing", "embedded", "", ((4, 0),), (), {}, 10, 0, (6, 4))
+        >>> HeadRanking.from_json(found.to_json()).heads
+        ((4, 0),)
+        """
         content = asdict(self)
         return {**content, "scores": {name: list(value) for name, value in self.scores.items()}}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> HeadRanking:
+        """A ranking from what `to_json` made.
+
+        Examples
+        --------
+        >>> found = HeadRanking("routing", "embedded", "", ((4, 0),), (), {}, 10, 0, (6, 4))
+        >>> HeadRanking.from_json(found.to_json()).shape
+        (6, 4)
+        """
         return cls(
             **{
                 **content,
@@ -139,7 +192,21 @@ class HeadRanking:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the ranking as JSON; one already in the file for the other kind stays there."""
+        """Write the ranking as JSON; one already in the file for the other kind stays there.
+
+        Raises
+        ------
+        FileAccessError
+            If the file cannot be written, or holds something else.
+
+        Examples
+        --------
+        >>> import json, tempfile
+        >>> found = HeadRanking("routing", "embedded", "", ((4, 0),), (), {}, 10, 0, (6, 4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     list(json.loads(found.save(f"{folder}/heads.json").read_text()))
+        ['routing']
+        """
         check_place(path)
         content = {**_rankings(Path(path).expanduser()), self.kind: self.to_json()}
         return write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")

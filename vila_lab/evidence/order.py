@@ -50,6 +50,16 @@ class OrderTest:
     position_bias : float
         Share of the other orders in which the answer changed: 0 for a model that does not mind the order. NaN for
         one picture.
+    note : str
+        What a reader must know.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+    >>> found = lab.order_test([folder / "g.png", folder / "m.png", "What is in image 2?"], max_new_tokens=3)
+    >>> found.answer, found.position_bias, found.table.kind.unique().tolist()
+    ('Microsoft.', 0.0, ['order', 'duplicate', 'blank', 'twin'])
     """
 
     answer: str
@@ -64,6 +74,14 @@ class OrderTest:
         ------
         OptionError
             If there is no variant of that kind.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> found = lab.order_test([folder / "g.png", folder / "m.png", "What is in image 2?"], max_new_tokens=3)
+        >>> found.changed("blank")
+        0.5
         """
         mine = self.table[self.table.kind == kind]
         if mine.empty:

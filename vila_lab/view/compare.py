@@ -135,11 +135,26 @@ class Comparison:
     Attributes
     ----------
     labels : tuple of str
+        The answers' names.
     views : tuple of AnswerView
+        What is drawn of each.
+    pictures : tuple of tuple of int
+        For each answer's pictures a number, the same for the same pixels.
     notes : tuple of str
         What differs between the questions, and how much of the text.
     scale : str
         "own" or "shared"; see `compare`.
+
+    Examples
+    --------
+    >>> import vila_lab
+    >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+    >>> pictures = [folder / "g.png", folder / "m.png"]
+    >>> found = vila_lab.compare(lab.ask([*pictures, "What is in image 1?"]), lab.ask([*pictures[::-1], "What is in image 1?"]))
+    >>> found.labels, found.pictures, found.scale
+    (('order 1, 2', 'order 2, 1'), ((0, 1), (1, 0)), 'own')
+    >>> found.notes[0] in found.plain, list(found.payload)
+    (True, ['answers', 'notes'])
     """
 
     def __init__(
@@ -189,6 +204,20 @@ class Comparison:
         path
         attributions
             More methods to show, as in `compare`.
+
+        Raises
+        ------
+        FileAccessError
+            If the place cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> lab, picture = vila_lab.load(), vila_lab.demo_images() / "g.png"
+        >>> found = vila_lab.compare(lab.ask([picture, "What is this?"]), lab.ask([picture, "What is in image 1?"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found.to_html(f"{folder}/both.html").name
+        'both.html'
         """
         more = self._more
         if attributions and more is not None:
@@ -196,7 +225,15 @@ class Comparison:
         return write_file(path, self.page_text)
 
     def page_text(self) -> str:
-        """What `to_html` writes."""
+        """What `to_html` writes.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> vila_lab.compare(answer, answer).page_text()[:15]
+        '<!doctype html>'
+        """
         identity, script = live("mountCompare", to_json(self.payload), HOST.read_text(encoding="utf-8"))
         return whole_page(" / ".join(self.labels), static(identity, self.plain, self._static()), script)
 

@@ -38,6 +38,9 @@ class Display:
     >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
     >>> sorted(Display.of(view_of(answer.record)).mimebundle())
     ['image/png', 'text/html', 'text/plain']
+    >>> shown = answer.display()
+    >>> shown.title, shown.words.splitlines()[0], shown.nbytes > len(shown.png)
+    ('What is in image 1?', '[1] What is in image 1?', True)
     """
 
     payload: dict[str, Any]
@@ -48,7 +51,16 @@ class Display:
 
     @classmethod
     def of(cls, view: AnswerView) -> Display:
-        """Draw a view; nothing of it is held."""
+        """Draw a view; nothing of it is held.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> from vila_lab.view import view_of
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> Display.of(view_of(answer.record)).payload == answer.display().payload
+        True
+        """
         payload, words, picture = pack(view), plain(view), overview_picture(view)
         png = b""
         if picture is not None:
@@ -64,28 +76,82 @@ class Display:
         return len(to_json(self.payload)) + len(self.body) + len(self.png) + len(self.words)
 
     def fragment(self) -> str:
-        """The text/html of a notebook cell: one div with its static picture and the script that revives it."""
+        """The text/html of a notebook cell: one div with its static picture and the script that revives it.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> shown = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"]).display()
+        >>> shown.fragment().startswith(shown.body)
+        True
+        """
         return f'{self.body}\n<script type="module">{self._script()}</script>'
 
     def fragment_of(self, payload: dict[str, Any], function: str, more: str) -> str:
-        """`fragment`, brought to life by a host of its own and from another payload; ``more`` is the host's source."""
+        """`fragment`, brought to life by a host of its own and from another payload.
+
+        Parameters
+        ----------
+        payload
+            What the host draws.
+        function
+            The host's name.
+        more
+            Its source, behind the viewer's.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> shown = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"]).display()
+        >>> "showMine(" in shown.fragment_of(shown.payload, "showMine", "function showMine() {}")
+        True
+        """
         text = to_json(payload)
         identity, script = live(function, text, more)
         body = self.body.replace(identity_of(to_json(self.payload)), identity, 1)
         return f'{body}\n<script type="module">{script}</script>'
 
     def page_text(self) -> str:
-        """A whole page that works offline: everything inside, and a policy that forbids every request."""
+        """A whole page that works offline: everything inside, and a policy that forbids every request.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> shown = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"]).display()
+        >>> shown.body in shown.page_text()
+        True
+        """
         return whole_page(self.title, self.body, self._script())
 
     def page(self, path: str | Path) -> Path:
-        """Write the offline page; returns its path. Raises `FileAccessError` where it cannot be written."""
+        """Write the offline page; returns its path.
+
+        Raises
+        ------
+        FileAccessError
+            If the place cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile, vila_lab
+        >>> shown = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"]).display()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     shown.page(f"{folder}/answer.html").name
+        'answer.html'
+        """
         return write_file(path, self.page_text)
 
     def mimebundle(self) -> dict[str, str]:
         """The cell's display: text/html, image/png (base64) and text/plain, and never a widget.
 
         A widget would break when the notebook is opened again without its kernel; without matplotlib there is no PNG.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> shown = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"]).display()
+        >>> list(shown.mimebundle())
+        ['text/html', 'text/plain', 'image/png']
         """
         bundle = {"text/html": self.fragment(), "text/plain": self.words}
         return bundle | ({"image/png": base64.b64encode(self.png).decode("ascii")} if self.png else {})
