@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import vila_lab
 from tests.inside import left_title
 from vila_lab import gallery
 from vila_lab.errors import OptionError
-from vila_lab.view import plots
+from vila_lab.view import deletion_curves, frame_shares, head_grid, layer_shares, lettering, plots
+from vila_lab.view.lettering import MissingFontWarning, drawable
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,38 @@ def test_every_kind_draws_on_its_own_and_where_it_is_told(answer, options, kind)
     own = answer.plot(kind, **options.get(kind, {}))
     assert isinstance(own, Axes)
     assert own._repr_png_().startswith(b"\x89PNG")
+
+
+def test_without_a_chinese_font_every_kind_falls_back_and_one_warning_says_so(lab, demo, options, fonts, monkeypatch):
+    monkeypatch.setattr(lettering, "CJK_FONTS", ())
+    google, microsoft, apple = (demo / f"{name}.png" for name in "gma")
+    chinese, other = (
+        lab.ask("图像1是谷歌,以其搜索引擎闻名。图像2是", images=[google, second], max_new_tokens=8)
+        for second in (microsoft, apple)
+    )
+    scan = lab.patch_scan(chinese, other, layers=[1], positions=[0, chinese.token_map.prompt_length - 1])
+    written = set()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for kind in plots.KINDS:
+            ax = chinese.plot(kind, **{"patching": {"scan": scan}}.get(kind, options.get(kind, {})))
+            ax.figure.savefig(io.BytesIO())
+            written |= {text.get_text() for text in ax.figure.findobj(Text)}
+        for ax in in_chinese():
+            ax.figure.savefig(io.BytesIO())
+            written |= {text.get_text() for text in ax.figure.findobj(Text)}
+    assert [each.category for each in said] == [MissingFontWarning], [str(each.message) for each in said]
+    assert any("▯" in text for text in written)
+    assert [text for text in written if drawable(text) != text] == []
+
+
+def in_chinese():
+    """Figures of which the names are what a caller gives, each with one that is Chinese."""
+    yield frame_shares({"词": [0.1, 0.2], "答": [0.2, 0.3]}, [[0, 1]], whole="答", names=["片"], across="秒", unit="份")
+    curve = [0.9, 0.5, 0.1]
+    yield deletion_curves([0, 0.5, 1], {"图": curve}, {"图": curve}, baselines=["图"], unit="概率", title="图")
+    yield layer_shares(np.full((2, 2), 0.5), ["图", "词"], title="层")
+    yield head_grid(np.full((2, 2, 1), 0.5), ["图"], unit="份", title="头")
 
 
 @pytest.mark.parametrize("kind", ["heatmap", "ledger", "layers", "heads"])

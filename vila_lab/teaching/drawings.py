@@ -170,7 +170,7 @@ def looks(images: Sequence[Image.Image], tokens: TokenMap, rows: Mapping[str, Ar
         for name, heat, ax in zip(names, heats[k], across, strict=True):
             heatmap_overlay(image, heat, ax, vmax=top, signed=False)
             over = f"{name}\n{percent(heat.sum())}" if k == 0 else percent(heat.sum())
-            ax.set_title(over, fontsize=8.5, color=SOFT_INK, pad=2)
+            ax.set_title(drawable(over), fontsize=8.5, color=SOFT_INK, pad=2, **lettering())
     write_head(figure, title)
     first: Axes = axes[0, 0]
     return first

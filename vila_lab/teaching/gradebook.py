@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import FileAccessError, FileError, OptionError
 from ..inputs.sources import reason
-from ..view.lettering import cut, label_down, write_title
+from ..view.lettering import cut, label_down, write_legend, write_title
 from ..view.style import PICTURE_COLOURS, SOFT_INK, new_axes, ruled
 from .exercise import POINTS
 from .quiz import Quiz
@@ -141,7 +141,7 @@ class Gradebook:
         label_down(ax, [cut(f"{k}.  {question}", LONGEST_LABEL) for k, question in enumerate(self.questions, 1)])
         ax.set(xlim=(0, 1.12), ylim=(count - 0.5, -0.5), xticks=[0, 0.25, 0.5, 0.75, 1])
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5)
+        write_legend(ax)
         write_title(ax, f"how many were right, of those who revealed it (students: {len(self.cards)})")
         return ax
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .lettering import label_across, token_label
+from .lettering import label_across, token_label, write_legend
 from .payload import AnswerView, label
 from .style import SOFT_INK, column_look, new_axes
 
@@ -66,8 +66,7 @@ def ledger(
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
     if legend:
-        # From top to bottom as the parts of a bar.
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5, reverse=True)
+        write_legend(ax, reverse=True)  # from top to bottom as the parts of a bar
     return ax
 
 

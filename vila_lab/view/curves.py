@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .checks import checked, checked_words
-from .lettering import drawable, lettering, write_title
+from .lettering import write_legend, write_names, write_title
 from .levels import peak
 from .payload import label
 from .style import INK, MARKERS, PICTURE_COLOURS, REST_LINES, new_axes, picture_colour, ruled
@@ -187,7 +187,7 @@ def _layers(layers: Sequence[int] | None, count: int) -> NDArray[np.float64]:
 def _line(
     ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], name: str, colour: str, marker: str, look: str = "-"
 ) -> None:
-    ax.plot(x, y, look, color=colour, marker=marker, markersize=4.5, linewidth=1.7, label=drawable(name), zorder=2)
+    ax.plot(x, y, look, color=colour, marker=marker, markersize=4.5, linewidth=1.7, label=name, zorder=2)
 
 
 def _finish(ax: Axes, layers: NDArray[np.float64] | None, across: str, up: str, title: str) -> None:
@@ -197,10 +197,6 @@ def _finish(ax: Axes, layers: NDArray[np.float64] | None, across: str, up: str, 
     if layers is not None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
         ax.set_xlim(layers.min() - 0.3, layers.max() + 0.3)
-    ax.set_xlabel(across, fontsize=9)
-    ax.set_ylabel(up, fontsize=9)
-    font = {"family": lettering()["family"], "size": 8.5}
-    legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False, prop=font)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    write_names(ax, across, up)
+    write_legend(ax)
     write_title(ax, title)

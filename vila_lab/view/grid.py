@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .checks import checked, checked_words
-from .lettering import drawable, lettering, write_title
+from .lettering import write_legend, write_title
 from .levels import peak
 from .payload import label, percent
 from .style import new_axes, picture_colour, plain
@@ -66,7 +66,7 @@ def head_grid(
 
     values = checked("shares", shares, ("layers", "heads", "pictures"))
     layers, heads, pictures = values.shape
-    labels = [drawable(label(name)) for name in checked_words("names", names, pictures, "pictures")]
+    labels = [label(name) for name in checked_words("names", names, pictures, "pictures")]
     ax = plain(ax or new_axes(min(max(2.6 + 0.62 * heads, 5.2), 11.0), min(1.5 + 0.5 * layers, 12.0)))
     top = (peak([values]) if vmax is None else vmax) or 1.0
     across, up = (axis.ravel() for axis in np.meshgrid(np.arange(heads), np.arange(layers)))  # each (layers * heads,)
@@ -86,13 +86,7 @@ def head_grid(
     ax.set(xlim=(-0.6, heads - 0.4), ylim=(-0.6, layers - 0.4))
     frame_heads(ax, outline, layers, heads)
     name_heads(ax, layers, heads)
-    font = {"family": lettering()["family"], "size": 8.5}
-    legend = ax.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False, prop=font,
-        title=f"full height:\n{percent(top)}\n{drawable(unit)}", title_fontproperties=font, alignment="left",
-    )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    write_legend(ax, title=f"full height:\n{percent(top)}\n{unit}")
     write_title(ax, title)
     return ax
 

@@ -16,6 +16,7 @@ from PIL import ImageFont
 from .style import SOFT_INK
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -237,6 +238,35 @@ def label_down(ax: Axes, labels: Sequence[str], *, size: float = 9) -> None:
     """Write tick labels at the left, one per row from 0 on."""
     ax.set_yticks(range(len(labels)), [drawable(text) for text in labels], fontsize=size, **lettering())
     ax.tick_params(axis="y", length=0)
+
+
+def write_names(ax: Axes, across: str = "", up: str = "") -> None:
+    """What the axes are, below and at the left."""
+    ax.set_xlabel(drawable(across), fontsize=9, **lettering())
+    ax.set_ylabel(drawable(up), fontsize=9, **lettering())
+
+
+def write_legend(ax: Axes, handles: Sequence[Artist] | None = None, *, title: str = "", reverse: bool = False) -> None:
+    """Names of what is drawn, at the right, where nothing is.
+
+    Parameters
+    ----------
+    handles
+        In the order in which they are named; by default all that have a label, as they were drawn.
+    title
+        Written over them.
+    reverse
+        From the last to the first.
+    """
+    font = {"family": lettering()["family"], "size": 8.5}
+    legend = ax.legend(
+        handles=ax.get_legend_handles_labels()[0] if handles is None else handles,
+        loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False, prop=font,
+        title=drawable(title), title_fontproperties=font, alignment="left", reverse=reverse,
+    )  # fmt: skip
+    legend.get_title().set_parse_math(False)
+    for text in legend.get_texts():
+        text.set(text=drawable(text.get_text()), parse_math=False)
 
 
 def write_title(ax: Axes, title: str, pad: float | None = None) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import OptionError
 from ..picture import Frame
 from .checks import checked
-from .lettering import drawable, lettering, write_title
+from .lettering import drawable, lettering, write_legend, write_names, write_title
 from .style import INK, MARKERS, PICTURE_COLOURS, RULE, SOFT_INK, new_axes, picture_colour, ruled
 
 if TYPE_CHECKING:
@@ -164,11 +164,12 @@ def frame_shares(
         values = np.concatenate(places), lines[whole]
         ax.scatter(*values, s=52, c=colours, edgecolors=INK, linewidths=0.9, zorder=4)
     if len(lines) > 1:
-        _name_lines(ax, list(lines))
+        drawn = {str(line.get_label()): line for line in ax.get_lines()}
+        write_legend(ax, [drawn[name] for name in lines])  # in the order in which they were given
     _scale(ax, list(lines.values()), share)
-    _name_times(ax, clips, places, across)
+    _name_times(ax, clips, places)
     _name_videos(ax, places, names)
-    ax.set_ylabel(unit, fontsize=9)
+    write_names(ax, across, unit)
     high = _show_frames(ax, np.concatenate(places), pictures, images)
     write_title(ax, title, pad=72 * high + 8)
     return ax
@@ -198,19 +199,7 @@ def _draw(
     x = np.concatenate([np.append(clip, np.nan) for clip in across])
     y = np.concatenate([np.append(piece, np.nan) for piece in pieces])
     marker = "" if width > 2 else MARKERS[0]
-    ax.plot(x, y, look, color=colour, marker=marker, markersize=2.8, linewidth=width, label=drawable(name), zorder=3)
-
-
-def _name_lines(ax: Axes, names: Sequence[str]) -> None:
-    """A legend at the right, where no line runs, in the order in which the lines were given."""
-    drawn = {str(line.get_label()): line for line in ax.get_lines()}
-    handles = [drawn[drawable(name)] for name in names]
-    font = {"family": lettering()["family"], "size": 8.5}
-    legend = ax.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False, prop=font
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    ax.plot(x, y, look, color=colour, marker=marker, markersize=2.8, linewidth=width, label=name, zorder=3)
 
 
 def _scale(ax: Axes, lines: Sequence[NDArray[np.float64]], share: bool) -> None:
@@ -224,9 +213,7 @@ def _scale(ax: Axes, lines: Sequence[NDArray[np.float64]], share: bool) -> None:
         ax.axhline(0, color=INK, linewidth=0.9, zorder=1)
 
 
-def _name_times(
-    ax: Axes, clips: Sequence[NDArray[np.float64]], across: Sequence[NDArray[np.float64]], unit: str
-) -> None:
+def _name_times(ax: Axes, clips: Sequence[NDArray[np.float64]], across: Sequence[NDArray[np.float64]]) -> None:
     """A mark at each frame, and its time where there is room."""
     places, times = np.concatenate(across), np.concatenate(clips)
     margin = 0.04 * float(places[-1] - places[0]) or 0.5
@@ -235,7 +222,6 @@ def _name_times(
     ax.set_xticks(places[shown], [f"{time:.2f}".rstrip("0").rstrip(".") for time in times[shown]])
     ax.set_xticks(places, minor=True)
     ax.tick_params(axis="x", which="both", length=3, color=RULE)
-    ax.set_xlabel(unit, fontsize=9)
 
 
 def _name_videos(ax: Axes, across: Sequence[NDArray[np.float64]], names: Sequence[str]) -> None:
