@@ -155,6 +155,8 @@ class Connection:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """What goes wrong on the way, as one sentence."""
+        if self._client.is_closed:
+            raise ServiceError(f"this session of {self.url} was closed; vila_lab.connect({self.url!r}) makes another")
         try:
             yield
         except httpx2.TimeoutException as error:

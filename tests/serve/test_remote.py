@@ -364,6 +364,14 @@ def test_a_server_that_ends_is_told_in_a_sentence(another_server):
         there.close()
 
 
+def test_a_closed_session_says_so(server):
+    with vila_lab.connect(server[0], TOKEN) as there:
+        answer = there.ask(QUESTION)
+    with pytest.raises(ServiceError, match="was closed"):
+        answer.attribute("rollout")
+    there.close()  # a second time does nothing
+
+
 def test_equal_questions_are_answered_once(server, there, lab):
     """Also those of several clients, while the first of them is under way."""
     asked: list[int] = []

@@ -51,6 +51,10 @@ def test_traits_can_be_set_read_and_observed(answers):
         ("head", 40, "no head 40"),
         ("selected_region", [7, 0, 0, 1, 1], "names no place"),
         ("selected_region", [0, 1], "names no place"),
+        ("selected_region", [0, "a", 0, 1, 1], "names no place"),
+        ("selected_region", [0, float("nan"), 0, 1, 1], "names no place"),
+        ("selected_region", [0, 9, 9, 1, 1], "names no place"),
+        ("selected_region", [0, 9999, 0, 99999, 1], "names no place"),
     ],
 )
 def test_what_is_not_there_is_refused(answers, name, value, words):

@@ -10,6 +10,7 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,19 @@ def link(one: Any, other: Any) -> None:
         one.set_trait(name, value if one.has(name, value) else None)
 
 
+def is_place(region: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether a region is a box that meets its picture.
+
+    >>> is_place([0, 2, 2, 5, 5], [(10, 10)]), is_place([0, 20, 2, 25, 5], [(10, 10)]), is_place([1, 2, 2, 5, 5], [(10, 10)])
+    (True, False, False)
+    """
+    if len(region) != 5 or not all(isinstance(each, Real) for each in region) or region[0] not in range(len(sizes)):
+        return False
+    x0, y0, x1, y1 = map(float, region[1:])
+    width, height = sizes[int(region[0])]
+    return x1 >= 0 and y1 >= 0 and x0 <= min(x1, width) and y0 <= min(y1, height)  # of NaN none is true
+
+
 @cache
 def widget_class() -> Any:
     try:
@@ -171,7 +185,7 @@ def widget_class() -> Any:
             if value is None:
                 return True
             if name == "selected_region":
-                return len(value) == 5 and value[0] in range(len(self._record.images))
+                return is_place(value, [image.size for image in self._record.images])
             return value in range(self._counts[name])
 
         @traitlets.validate(*CHOICES)
