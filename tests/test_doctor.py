@@ -45,6 +45,12 @@ def test_a_missing_extra_is_no_fault_and_its_pip_line_is_there(monkeypatch):
     assert all("not installed" in each.state and each.remedy for each in doctor.extras())
 
 
+def test_a_version_before_its_release_is_as_good_in_an_extra_as_elsewhere(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda name: "99.0rc1")
+    assert "99.0rc1, verified" in found(doctor.needed)["torch"].state
+    assert not found(doctor.widgets)["widgets"].remedy
+
+
 def test_without_a_chinese_font_it_names_the_package(monkeypatch):
     monkeypatch.setattr("vila_lab.view.lettering.font_family", lambda: ("DejaVu Sans",))
     (line,) = doctor.fonts()

@@ -83,9 +83,14 @@ def _version(needs: Requirement, remedy: str) -> Finding:
     version = installed(needs.name)
     if version is None:
         return Finding(needs.name, "not installed", remedy, is_fault=True)
-    if needs.specifier.contains(version, prereleases=True):
+    if _is_verified(needs, version):
         return Finding(needs.name, f"{version}, verified ({needs.specifier})")
     return Finding(needs.name, f"{version}, not verified ({needs.specifier} is)", remedy, is_fault=True)
+
+
+def _is_verified(needs: Requirement, version: str | None) -> bool:
+    """Whether a version is among those asked for, which one before its release is, too."""
+    return version is not None and needs.specifier.contains(version, prereleases=True)
 
 
 def device() -> Iterator[Finding]:
@@ -132,9 +137,7 @@ def extras() -> Iterator[Finding]:
 def _extra(name: str, needs: Iterable[Requirement], extra: str, works: str) -> Finding:
     found = {each.name: installed(each.name) for each in needs}
     state = ", ".join(f"{package} {version or 'not installed'}" for package, version in found.items())
-    outside = [
-        each.name for each in needs if (version := found[each.name]) is None or not each.specifier.contains(version)
-    ]
+    outside = [each for each in needs if not _is_verified(each, found[each.name])]
     if not found or outside:
         return Finding(name, state or "unknown", f'pip install "{PACKAGE}[{extra}]"')
     return Finding(name, f"{state}: {works}" if works else state)

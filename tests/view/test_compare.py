@@ -160,6 +160,11 @@ def test_what_is_no_attribution_is_said(alike, given):
             call(*alike, attributions=given)
 
 
+def test_a_comparison_of_views_has_no_more_methods(make_view, tmp_path):
+    with pytest.raises(OptionError, match="is of views"):
+        views(make_view, ("a",), ("b",)).to_html(tmp_path / "both.html", attributions=["rollout"])
+
+
 def test_an_unknown_method_and_scale_are_named(alike):
     with pytest.raises(OptionError, match="did you mean 'leave_one_out'"):
         vila_lab.compare(*alike, attributions=["leave_one_ot"])

@@ -207,6 +207,8 @@ class Comparison:
 
         Raises
         ------
+        OptionError, CaptureError
+            As `compare`.
         FileAccessError
             If the place cannot be written.
 
@@ -219,10 +221,13 @@ class Comparison:
         ...     found.to_html(f"{folder}/both.html").name
         'both.html'
         """
-        more = self._more
-        if attributions and more is not None:
-            return write_file(path, lambda: more(attributions).page_text())
-        return write_file(path, self.page_text)
+        if not attributions:
+            return write_file(path, self.page_text)
+        if (more := self._more) is None:
+            raise OptionError(
+                "this comparison is of views, which no method can be run on; vila_lab.compare takes answers"
+            )
+        return write_file(path, lambda: more(attributions).page_text())
 
     def page_text(self) -> str:
         """What `to_html` writes.
