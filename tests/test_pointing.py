@@ -227,3 +227,8 @@ def test_the_nearest_option_of_a_question_is_proposed(options, message, lab):
 
 def test_what_resembles_nothing_proposes_nothing():
     assert nearest("magic", ["attention", "rollout"]) == nearest(None, ["attention"]) == ""
+
+
+def test_a_word_is_a_text(answer):
+    with pytest.raises(OptionError, match="rows_of takes a word of the answer, not 3"):
+        answer.rows_of(3)

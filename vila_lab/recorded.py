@@ -33,7 +33,7 @@ class RecordedAnswer:
     token_map : TokenMap
         What every position of prompt and answer is.
     parts : tuple
-        The prompt as it was asked: texts, and the index of a picture where it stood.
+        The question as it was asked, in order: texts, and for each picture its number, from 0.
     notes : tuple of str
         What a reader must know: a first frame taken, an orientation ignored, an answer cut at its limit.
     choices : dict
@@ -69,7 +69,7 @@ class RecordedAnswer:
 
     @property
     def parts(self) -> tuple[str | int, ...]:
-        """The prompt as it was asked: texts, and the index of a picture where it stood."""
+        """The question as it was asked, in order: texts, and for each picture its number, from 0."""
         return self.record.parts
 
     @property
@@ -79,7 +79,7 @@ class RecordedAnswer:
 
     @property
     def choices(self) -> dict[str, float]:
-        """Where the answer was one of some choices, how probable each was among them."""
+        """How probable each of the choices was among them, where ``response_format`` gave some; empty otherwise."""
         return self.record.choices
 
     @property
@@ -110,6 +110,13 @@ class RecordedAnswer:
         xarray.DataArray
             float32, dims (token, layer, head, position). Row k belongs to ``tokens[k]``; it was computed at the
             position before that token, so the columns from the token on are 0.
+
+        Raises
+        ------
+        OptionError
+            If there is no such layer or head.
+        CaptureError
+            If queries and keys were released.
 
         Examples
         --------
@@ -168,7 +175,12 @@ class RecordedAnswer:
         pandas.DataFrame
             Columns ``image_1`` to ``image_n`` (visual tokens of each picture), ``prompt`` (all other positions of the
             prompt), ``answer`` (tokens generated before), ``sink`` (see `sinks`); the index holds the tokens' numbers
-            and texts.
+            and texts. Mean over layers and heads: attention says where the model read, not why it answered.
+
+        Raises
+        ------
+        CaptureError
+            If queries and keys were released before it was computed.
 
         Examples
         --------
@@ -182,6 +194,11 @@ class RecordedAnswer:
     def rows_of(self, word: str | None = None) -> list[int]:
         """Numbers of the tokens that hold a word's first occurrence; all that say something for None; none if it was
         not said.
+
+        Raises
+        ------
+        OptionError
+            If it is no word.
 
         Examples
         --------

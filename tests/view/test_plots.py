@@ -85,6 +85,8 @@ def test_attention_is_called_attention_and_not_a_reason(answer, kind):
 def test_an_unknown_kind_lists_those_there_are(answer):
     with pytest.raises(OptionError, match=r"unknown kind of figure 'pie'; known: heatmap, ledger, .*agreement"):
         answer.plot("pie")
+    with pytest.raises(OptionError, match=r"unknown kind of figure \['ledger'\]"):
+        answer.plot(["ledger"])
 
 
 def test_an_unknown_option_lists_those_there_are(answer):

@@ -320,6 +320,8 @@ class Record:
 
     def rows_of(self, word: str | None = None) -> list[int]:
         """See `Answer.rows_of`."""
+        if not isinstance(word, str | None):
+            raise OptionError(f"rows_of takes a word of the answer, not {word!r}")
         return self.said() if word is None else tokens_of_word(word, self.tokens)
 
     def numbers_of(self, token: WhichTokens = None) -> list[int]:

@@ -73,7 +73,7 @@ def plot(record: Record, run: Run, kind: str, ax: Axes | None = None, **options:
     OptionError
         If the kind or an option is unknown; the message lists those there are.
     """
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise OptionError(f"unknown kind of figure {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
     draw = KINDS[kind]
     known = list(inspect.signature(draw).parameters)[3:]
