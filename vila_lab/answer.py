@@ -14,7 +14,7 @@ from .engine.lab import Lab
 from .engine.memory import Holding, image_bytes
 from .engine.record import Record
 from .engine.record_bytes import KEY
-from .errors import OptionError
+from .errors import CaptureError, OptionError
 from .evidence import MetricCard
 from .examined import ExaminedAnswer
 from .options import given, spelled
@@ -181,7 +181,10 @@ class Answer(ExaminedAnswer):
 
     @progress(None, "", "drawing")
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return self.display().mimebundle()
+        try:
+            return self.display().mimebundle()
+        except CaptureError as error:  # released before it was shown: a cell has no use for a traceback
+            return {"text/plain": f"{self!r}: {error}"}
 
     @progress(None, "", "drawing")
     def display(self, attributions: Sequence[MethodName | str | Attribution] = ()) -> Display:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import vila_lab
 from vila_lab.engine.memory import image_bytes
+from vila_lab.errors import CaptureError
 from vila_lab.view import Display, compact, payload
 
 
@@ -70,3 +71,14 @@ def test_the_same_pictures_look_the_same_however_large_they_were():
 def test_an_opened_answer_has_the_same_display(answer, tmp_path):
     again = vila_lab.open(answer.save(tmp_path / "a.safetensors"))
     assert again.display().payload == answer.display().payload
+
+
+def test_an_answer_that_was_released_before_it_was_shown_says_so_in_its_cell():
+    answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+    answer.release()
+    bundle = answer._repr_mimebundle_()
+    assert list(bundle) == ["text/plain"]
+    assert bundle["text/plain"].startswith("Answer('Google.', 3 tokens, 1 pictures): ")
+    assert "were released" in bundle["text/plain"]
+    with pytest.raises(CaptureError):
+        answer.display()
