@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,24 @@ from tests.attribution.conftest import CASES, replay_of, state_of
 from vila_lab.answer import Answer
 from vila_lab.attribution.registry import NAMES
 from vila_lab.session import Session
+
+IMPORTING = """
+import os, signal, sys
+import vila_lab
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "matplotlib.artist":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"], max_new_tokens=1)
+sys.meta_path.insert(0, CtrlC())
+try:
+    answer.attribute("METHOD", on="pixels")
+except KeyboardInterrupt:
+    print("interrupted", answer.attribute("METHOD", on="pixels").method)
+"""
 
 FEW = {"integrated_gradients": {"steps": 3}, "occlusion": {"cells": (2, 1)}}
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # kernels round by where their operands lie in memory
@@ -120,3 +141,11 @@ def test_after_an_interrupt_the_session_answers(two, fresh):
             answer.attribute("shapley")
     again = session.ask(replay_of(answer).prompt, max_new_tokens=4)
     np.testing.assert_allclose([t.logprob for t in again.tokens], [t.logprob for t in answer.tokens], **ROUNDING)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "input_x_gradient"])
+def test_an_import_is_whole_after_ctrl_c(method):
+    """Python does not import what is half there once more, so that every later call would fail."""
+    script = IMPORTING.replace("METHOD", method)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+    assert found.stdout == f"interrupted {method}\n"

@@ -14,7 +14,15 @@ from torch import Tensor
 from ..engine.replay import Replay
 from ..engine.target import Target
 from ..families.base import Embedded
+from ..interrupts import uninterrupted
 from .coalitions import Choice, Feature, evaluate, evaluate_plainly
+
+
+def captum_methods() -> Any:
+    """captum's methods, imported whole: Ctrl-C inside the import would leave captum, and the pyplot that it needs, half there for good."""
+    with uninterrupted():
+        import captum.attr
+    return captum.attr
 
 
 def score_function(
@@ -45,9 +53,8 @@ def interpretable_input(features: Sequence[Feature]) -> Any:
     >>> seen.values, seen.to_tensor(), seen.to_model_input(torch.zeros(1, 1))
     (['image_1'], tensor([[1.]]), [(1,)])
     """
-    from captum.attr import InterpretableInput
 
-    class PromptInput(InterpretableInput):  # type: ignore[misc]
+    class PromptInput(captum_methods().InterpretableInput):  # type: ignore[misc]
         """Presence of each feature of a prompt."""
 
         n_itp_features = len(features)

@@ -8,7 +8,7 @@ import torch
 from ..engine.replay import Replay, frozen
 from ..engine.target import Target
 from ..progress import progress
-from .captum_seam import score_function
+from .captum_seam import captum_methods, score_function
 from .gradient_inputs import inputs_of
 from .method import Method, Outcome
 from .recording import gradients_of, recorded
@@ -46,13 +46,11 @@ def attribute(replay: Replay, target: Target, *, on: str = "embeddings") -> Outc
 
 
 def _on_pixels(replay: Replay, target: Target, on: str) -> Outcome:
-    from captum.attr import InputXGradient
-
     inputs = inputs_of(replay, on, "grey")
     rows = []
     with frozen(replay.model), torch.enable_grad(), progress(len(target.rows), "passes") as bar:
         value = inputs.value.detach().clone().requires_grad_()
-        method = InputXGradient(score_function(replay, target, inputs.prompt, bar))
+        method = captum_methods().InputXGradient(score_function(replay, target, inputs.prompt, bar))
         for out in range(len(target.rows)):
             rows.append(inputs.by_position(method.attribute(value, target=out).detach()))
             replay.meter.backwards += 1

@@ -12,7 +12,7 @@ from ..engine.replay import Replay, frozen
 from ..engine.target import Target
 from ..errors import OptionError
 from ..progress import progress
-from .captum_seam import score_function
+from .captum_seam import captum_methods, score_function
 from .features import baseline_name
 from .gradient_inputs import inputs_of
 from .method import Method, Outcome
@@ -55,8 +55,6 @@ def attribute(
     positions choose experts (mixtures of experts) the score jumps on the way, and what a jump adds is in no gradient.
     The path is walked once per token, since captum takes the gradient of one output at a time.
     """
-    from captum.attr import IntegratedGradients
-
     if steps < 1:
         raise OptionError(f"steps must be at least 1, not {steps}")
     inputs = inputs_of(replay, on, baseline)
@@ -68,7 +66,7 @@ def attribute(
         with torch.enable_grad():
             value = inputs.value.detach().clone().requires_grad_()
             start = inputs.baseline.detach().clone().requires_grad_()
-            method = IntegratedGradients(function)
+            method = captum_methods().IntegratedGradients(function)
             for out in range(len(target.rows)):
                 scores = method.attribute(value, start, target=out, n_steps=steps, internal_batch_size=1)
                 replay.meter.backwards += steps
