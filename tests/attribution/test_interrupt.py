@@ -19,6 +19,8 @@ IMPORTING = """
 import os, signal, sys
 import vila_lab
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background is started with Ctrl-C ignored
+
 class CtrlC:
     def find_spec(self, name, *_):
         if name == "matplotlib.artist":
