@@ -21,7 +21,6 @@ def ledger(
     *,
     start: int = 0,
     stop: int | None = None,
-    places: int | None = None,
     legend: bool = False,
 ) -> Axes:
     """Stacked bars, one per answer token: the share of each picture, the prompt, the answer and the sink.
@@ -34,8 +33,6 @@ def ledger(
         Where to draw; None makes a figure of its own (``ax.figure``).
     start, stop
         The tokens to draw, as in a slice.
-    places
-        Room for how many bars, so that rows of a long answer stand in line; None is as many as there are.
     legend
         Whether to say at the right which colour is which.
     """
@@ -44,7 +41,6 @@ def ledger(
     ax = ax or new_axes(9.0, 2.6, None if legend else (0.08, 0.3, 0.9, 0.66))
     tokens = view.tokens[start:stop]
     rows = view.ledger[start:stop]
-    places = places or max(len(tokens), 1)
     across = np.arange(len(tokens))
     base = np.zeros(len(tokens))
     for k, column in enumerate(view.columns):
@@ -59,9 +55,9 @@ def ledger(
             bars, facecolor="none", edgecolor="#999999", hatch="////", linewidth=0, label="not captured"
         )
         ax.add_collection(hatched, autolim=False)
-    label_across(ax, [token_label(token, start + k) for k, token in enumerate(tokens)], places=places)
+    label_across(ax, [token_label(token, start + k) for k, token in enumerate(tokens)])
     ax.set_ylim(0, 1)
-    ax.set_xlim(-0.6, places - 0.4)
+    ax.set_xlim(-0.6, max(len(tokens), 1) - 0.4)
     ax.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"], fontsize=8, color=SOFT_INK)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)

@@ -210,9 +210,7 @@ def slanted(labels: Sequence[str], places: int, inches: float) -> bool:
     return (longest(labels) + 1) * places > COLUMNS_PER_INCH * inches
 
 
-def label_across(
-    ax: Axes, labels: Sequence[str], *, at: Any = None, places: int | None = None, size: float = 9, top: bool = False
-) -> None:
+def label_across(ax: Axes, labels: Sequence[str], *, at: Any = None, size: float = 9, top: bool = False) -> None:
     """Write tick labels under (or over) the axes, slanted where they would touch.
 
     Parameters
@@ -221,12 +219,10 @@ def label_across(
         Text to be drawn as it is; what no font has becomes a box.
     at
         Where each stands; by default 0, 1, 2 ...
-    places
-        Room for how many labels there is; by default as many as there are.
     """
     positions = range(len(labels)) if at is None else at
     inches = ax.get_window_extent().width / ax.figure.dpi
-    lean = slanted(labels, places or max(len(labels), 1), inches)
+    lean = slanted(labels, max(len(labels), 1), inches)
     ax.set_xticks(positions, [drawable(text) for text in labels], fontsize=size, **lettering())
     ax.tick_params(axis="x", rotation=55 if lean else 0, length=0, top=False, labeltop=top, labelbottom=not top)
     side = "left" if top else "right"
