@@ -29,7 +29,7 @@ setup: $(READY) browser axe
 # One environment for everything: a lean one for the demo saved 29 of 131 seconds, once.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[adapters,completion,docs,lab,serve,structured,video,test]" $(TORCH) --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[adapters,completion,docs,lab,serve,structured,sweep,video,test]" $(TORCH) --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/torchvision $(TORCHVISION)
 	@touch $@
 

@@ -48,6 +48,7 @@ TESTS = (
     "tests/serve",
     "tests/test_experiments.py",
     "tests/families",
+    "tests/sweeps",
     "tests/test_session.py",
 )
 COMMON = ROOT / ".ci" / "common_tests.py"

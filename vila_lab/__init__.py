@@ -40,6 +40,8 @@ _HOMES = {
     "loaded": "resident",
     "methods": "attribution",
     "open": "chat",
+    "open_sweep": "sweeps.opened",
+    "sweep": "sweeps.running",
 }
 _RENAMED = {"open": "open_saved"}
 
@@ -65,6 +67,8 @@ __all__ = [
     "loaded",
     "methods",
     "open",
+    "open_sweep",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -78,6 +82,8 @@ if TYPE_CHECKING:
     from .remote import connect
     from .resident import load, loaded
     from .session import Session
+    from .sweeps.opened import open_sweep
+    from .sweeps.running import sweep
     from .tiny import demo_images
     from .tokenmap import TokenMap
     from .tokens import Token

@@ -11,7 +11,7 @@ import numpy as np
 from .answer import Answer
 from .engine.record import Record
 from .engine.request import Request
-from .errors import CaptureError, OptionError, VilaLabError
+from .errors import Interrupted, OptionError, VilaLabError
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def answered(
     except KeyboardInterrupt:
         if errors == "raise":
             raise
-        late = CaptureError("the call was interrupted before it was answered; ask it again")
+        late = Interrupted("the call was interrupted before it was answered; ask it again")
         found |= {number: failed(late, number) for number in requests if number not in found}
     words = [requests[k].prompt.text if k in requests else str(prompt) for k, prompt in enumerate(listed)]
     return Answers([found[number] for number in range(len(listed))], words)

@@ -19,6 +19,7 @@ from .errors import MissingExtra, OptionError, VilaLabError
 from .families import OPTIONS
 from .inputs.naming import Text
 from .options import check_range
+from .sweeps.commands import add_report, add_sweep
 from .tiny import DEMO_MEDIA, DEMO_TEXT, demo_images
 from .writing import check_place
 
@@ -95,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_serve_options(serve)
 
+    sweeping = add_sweep(commands)
+    add_report(commands)
     _add_small_commands(commands)
     for command, page in ((infer, None), (demo, "vila-lab-demo.html")):
         command.add_argument("--html", metavar="PAGE", default=page, help="write the answer as one self-contained page")
@@ -103,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     form = infer.add_mutually_exclusive_group()
     form.add_argument("--json-mode", action="store_true", help="the answer is a JSON object")
     form.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of the schema in this file")
-    for command in (infer, serve):
+    for command in (infer, serve, sweeping):
         command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
         command.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
     return parser

@@ -86,6 +86,18 @@ class CaptureError(VilaLabError, RuntimeError):
     """Attention cannot be captured this way, or what was captured is incomplete or was released."""
 
 
+class Interrupted(CaptureError):
+    """A question of several was not answered, because somebody interrupted the call."""
+
+
+class RayError(VilaLabError, ConnectionError):
+    """Ray cannot be started or reached, or a worker of it cannot go on."""
+
+
+class SweepStopped(VilaLabError, RuntimeError):
+    """More questions of a sweep failed than were allowed to."""
+
+
 class NotHere(CaptureError, AttributeError):
     """Something is asked of a model that is on a server, and cannot be done from here.
 

@@ -17,11 +17,11 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import FileAccessError
+from ..inputs.fetching import fetch
 from ..session import Session
 from .app import GRACE, create_app
 from .doors import send_refusal
 from .failures import closing
-from .fetching import fetch
 from .settings import PLAIN, Settings
 
 LAST = 14.0  # seconds from the first signal after which the process ends, whatever it is doing

@@ -26,20 +26,21 @@ PAGE_STYLE = (
 )
 
 
-def whole_page(title: str, body: str, script: str) -> str:
+def whole_page(title: str, body: str, script: str, style: str = "") -> str:
     """A page around what is shown without scripts, and the script.
 
     Its policy allows exactly one script and one style sheet, by their hashes, so that nothing in the answer could ever run.
     """
+    style = PAGE_STYLE + style
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(PAGE_STYLE)}'; "
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(clean(' '.join(title.split())))}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(clean(' '.join(title.split())))}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         f'{body}\n<script type="module">{script}</script>\n</body>\n</html>\n'
     )
 

@@ -14,8 +14,8 @@ import httpcore
 import pytest
 
 from vila_lab.errors import PictureError
-from vila_lab.serve import fetching
-from vila_lab.serve.fetching import fetch, is_public
+from vila_lab.inputs import fetching
+from vila_lab.inputs.fetching import fetch, is_public
 
 WRITTEN = """
 127.0.0.1 127.1 127.0.1 2130706433 0x7f000001 0177.0.0.1 0x7f.0.0.1 127.000.000.001 0 0.0.0.0 localhost LOCALHOST localhost.

@@ -1,0 +1,133 @@
+"""The commands of sweeps: their options, and what they print. Knows the command line, and imports the rest when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError, SweepStopped
+from ..options import given
+
+if TYPE_CHECKING:
+    from .opened import Sweep
+
+__all__ = ["add_report", "add_sweep"]
+
+SHOWN_ERRORS = 5
+
+
+def add_sweep(commands: Any) -> argparse.ArgumentParser:
+    """Add ``vila-lab sweep`` to a parser's commands."""
+    found: argparse.ArgumentParser = commands.add_parser(
+        "sweep",
+        help="ask many questions, once each; the same call again goes on where it ended",
+        description="Ask many questions, once each, and keep what was said and where it came from. The same call again goes on "
+        "where it ended, whatever was killed when. `vila-lab sweep compact FOLDER` writes the parts of a sweep as one.",
+    )
+    add = found.add_argument
+    add(
+        "questions", nargs="+", metavar="QUESTIONS", help="JSON lines, CSV, Parquet, a dataset, or a folder of pictures"
+    )
+    add("--out", metavar="FOLDER", help="where the sweep is kept: a folder, or an address such as s3://...")
+    add("-m", "--model", help="hub id or folder; without it the small embedded model answers")
+    add("--methods", default="ledger", help="with commas: ledger, evidence, and attributions (default: ledger)")
+    add("--columns", metavar="FILE", help="JSON: which columns hold images, question, options, answer, id, rests_on")
+    add("--pattern", default="", metavar="NAME", help="of a folder: how pictures are named, {id}_{n}.png")
+    add("--question", default="", help="of a folder: what to ask of its pictures")
+    add("--shard", metavar="I/N", help="every Nth question, beginning with the Ith: one of N calls, on N machines")
+    add("--limit", type=int, metavar="N", help="the first N questions alone")
+    add("--batch-size", type=int, default=16, metavar="B", help="questions of a part, asked together (default: 16)")
+    add("--max-errors", type=int, metavar="N", help="stop when more than N questions failed")
+    add("--no-records", action="store_true", help="keep tables and maps, but no whole answers")
+    add("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    add(
+        "--engine",
+        choices=["loop", "ray"],
+        default="loop",
+        help="one after the other here, or workers of Ray (default: loop)",
+    )
+    add("--workers", type=int, default=1, metavar="N", help="of Ray: how many ask side by side (default: 1)")
+    add("--gpus", type=float, metavar="G", help="of Ray: GPUs of a worker, 0.5 for two workers on one")
+    add("--ray-address", metavar="ADDRESS", help="of Ray: a cluster that runs already")
+    add("--device-map", metavar="MAP", help="auto: a model larger than one GPU, over all that a worker has")
+    found.set_defaults(run=run_sweep)
+    return found
+
+
+def add_report(commands: Any) -> argparse.ArgumentParser:
+    """Add ``vila-lab report`` to a parser's commands."""
+    found: argparse.ArgumentParser = commands.add_parser(
+        "report", help="write what a sweep shows, as a page and as a notebook, into its folder"
+    )
+    found.add_argument("folder", metavar="FOLDER", help="of a sweep")
+    found.add_argument("--worst", type=int, default=6, metavar="N", help="answers to show whole (default: 6)")
+    found.set_defaults(run=run_report)
+    return found
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    """Run a sweep and say how it went: 0, or 1 where questions failed."""
+    from .running import sweep
+
+    first, *more = options.questions
+    if first == "compact" and more:
+        return run_compact(more)
+    if more:
+        raise OptionError(f"one file or folder of questions at a time; {more[0]!r} is another")
+    if not options.out:
+        raise OptionError("say where the sweep is kept: --out FOLDER")
+    stopped = ""
+    loading = given(device=options.device, dtype=options.dtype, device_map=options.device_map)
+    try:
+        found = sweep(
+            first, options.out, model=options.model, loading=loading, methods=options.methods, columns=options.columns, pattern=options.pattern,
+            question=options.question, shard=options.shard, limit=options.limit, batch_size=options.batch_size,
+            max_errors=options.max_errors, records=not options.no_records, max_new_tokens=options.max_new_tokens,
+            engine=options.engine, workers=options.workers, gpus=options.gpus, ray_address=options.ray_address,
+        )  # fmt: skip
+    except SweepStopped as error:
+        from .opened import open_sweep
+
+        found, stopped = open_sweep(options.out), str(error)
+    sys.stdout.write(summary(found))
+    if stopped:
+        sys.stderr.write(f"vila-lab: {stopped}\n")
+    return int(bool(stopped) or found.failed > 0)
+
+
+def summary(sweep: Sweep) -> str:
+    """What came of a sweep, in lines."""
+    frame = sweep.frame()
+    errors = frame["error"].dropna()
+    lines = [f"{len(frame)} questions, {len(frame) - len(errors)} answered, {len(errors)} failed: {sweep.store.place}"]
+    judged = frame["right"].dropna()
+    if len(judged):
+        lines.append(f"right: {int(judged.sum())} of {len(judged)} ({100 * float(judged.mean()):.1f} %)")
+    names = frame.loc[errors.index, "id"].fillna(frame.loc[errors.index, "row"]) if len(errors) else []
+    lines += [f"  {name}: {said}" for name, said in list(zip(names, errors, strict=True))[:SHOWN_ERRORS]]
+    if len(errors) > SHOWN_ERRORS:
+        lines.append(f"  and {len(errors) - SHOWN_ERRORS} more; frame()['error'] lists them")
+    return "\n".join(lines) + "\n"
+
+
+def run_compact(folders: list[str]) -> int:
+    """Write the parts of each sweep as one."""
+    from .compacting import compact
+    from .opened import open_sweep
+
+    for folder in folders:
+        for path in compact(open_sweep(folder)):
+            sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Write a sweep's report."""
+    from .opened import open_sweep
+    from .pages import write_report
+
+    for path in write_report(open_sweep(options.folder), worst=options.worst):
+        sys.stdout.write(f"{Path(path)}\n")
+    return 0
