@@ -100,7 +100,7 @@ def test_an_option_that_makes_no_sense_is_told(serve, options, words):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("aiorwlock") is None, reason="Ray Serve is not installed")
 def test_a_replica_answers_as_the_session(lab):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
