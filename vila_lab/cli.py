@@ -9,14 +9,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .arguments import add_answer, add_family, add_place, add_reading, family_of, form_of, reading_of
 from .course import hand_out
 from .errors import MissingExtra, OptionError, VilaLabError
-from .families import OPTIONS
 from .inputs.naming import Text
 from .options import check_range
 from .sweeps.commands import add_report, add_sweep
@@ -57,10 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask a model about pictures: all pictures first, then the text.",
     )
     infer.add_argument("-m", "--model-path", help="hub id or folder; without it the small embedded model answers")
-    for option in _family_options():
-        flag = f"--{option.name.replace('_', '-')}"
-        names = [name for name in (option.metadata.get("short"), flag) if name]
-        infer.add_argument(*names, default=argparse.SUPPRESS, help=option.metadata["help"])
+    add_family(infer)
     infer.add_argument("--text", help="the question")
     infer.add_argument(
         "--media",
@@ -77,12 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="read N frames of each video, evenly spread (default: 8)",
     )
-    infer.add_argument("--apply-exif", action="store_true", help="turn pictures as their EXIF data says")
-    infer.add_argument(
-        "--background",
-        metavar="COLOUR",
-        help="put transparent pictures on this colour: white, '#ffffff' (default: on none)",
-    )
+    add_reading(infer)
     infer.set_defaults(run=_infer)
 
     demo = commands.add_parser("demo", help="the four-picture example on the embedded model, as a page")
@@ -96,19 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_serve_options(serve)
 
-    sweeping = add_sweep(commands)
+    add_sweep(commands)
     add_report(commands)
     _add_small_commands(commands)
     for command, page in ((infer, None), (demo, "vila-lab-demo.html")):
         command.add_argument("--html", metavar="PAGE", default=page, help="write the answer as one self-contained page")
         command.add_argument("--json", action="store_true", help="print answer, tokens and ledger as JSON")
-    infer.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: 256 or what fits)")
-    form = infer.add_mutually_exclusive_group()
-    form.add_argument("--json-mode", action="store_true", help="the answer is a JSON object")
-    form.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of the schema in this file")
-    for command in (infer, serve, sweeping):
-        command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
-        command.add_argument("--dtype", help="float32, float16, bfloat16 or auto")
+    add_answer(infer)
+    for command in (infer, serve):
+        add_place(command)
     return parser
 
 
@@ -154,12 +142,6 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     serve.set_defaults(run=_serve)
 
 
-def _family_options() -> list[Field[Any]]:
-    """What a prompt may be told in one family alone, on the command line too."""
-    found = {each.name: each for options in OPTIONS.values() for each in fields(options) if "help" in each.metadata}
-    return list(found.values())
-
-
 def _infer(options: argparse.Namespace) -> int:
     if not options.text and not options.media:
         raise OptionError("there is nothing to ask: give --text, --media, or both")
@@ -167,12 +149,12 @@ def _infer(options: argparse.Namespace) -> int:
 
     # A misspelt file, and a page that cannot be written, are told before a model is loaded.
     _check_page(options)
-    read = {"apply_exif": options.apply_exif, "background": options.background}
-    prompt = Prompt.of(Text(options.text or ""), images=_media(options) or None, **read)
-    form = _response_format(options)
+    prompt = Prompt.of(Text(options.text or ""), images=_media(options) or None, **reading_of(options))
+    form = form_of(options)
     _say(f"loading {options.model_path or 'the embedded model'} ...")
-    given = {each.name: getattr(options, each.name) for each in _family_options() if hasattr(options, each.name)}
-    answer = _session(options).ask(prompt, max_new_tokens=options.max_new_tokens, response_format=form, **given)
+    answer = _session(options).ask(
+        prompt, max_new_tokens=options.max_new_tokens, response_format=form, **family_of(options)
+    )
     return _show(answer, options)
 
 
@@ -190,21 +172,6 @@ def _media(options: argparse.Namespace) -> list[Any]:
         Video(name, options.num_video_frames) if is_video_name(name) or Path(name).is_dir() else name
         for name in options.media
     ]
-
-
-def _response_format(options: argparse.Namespace) -> dict[str, Any] | None:
-    """What the answer has to look like."""
-    if options.json_mode:
-        return {"type": "json_object"}
-    if options.json_schema is None:
-        return None
-    try:
-        schema = json.loads(Path(options.json_schema).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"--json-schema {options.json_schema}: it cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise OptionError(f"--json-schema {options.json_schema}: it is no JSON ({error})") from error
-    return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import add_answer, add_family, add_place, add_reading, family_of, form_of, reading_of
 from ..errors import OptionError, SweepStopped
 from ..options import given
 
 if TYPE_CHECKING:
-    from .opened import Sweep
+    import pandas as pd
 
 __all__ = ["add_report", "add_sweep"]
 
@@ -41,7 +42,9 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=16, metavar="B", help="questions of a part, asked together (default: 16)")
     add("--max-errors", type=int, metavar="N", help="stop when more than N questions failed")
     add("--no-records", action="store_true", help="keep tables and maps, but no whole answers")
-    add("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    add_answer(found)
+    add_family(found)
+    add_reading(found)
     add(
         "--engine",
         choices=["loop", "ray"],
@@ -52,6 +55,7 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     add("--gpus", type=float, metavar="G", help="of Ray: GPUs of a worker, 0.5 for two workers on one")
     add("--ray-address", metavar="ADDRESS", help="of Ray: a cluster that runs already")
     add("--device-map", metavar="MAP", help="auto: a model larger than one GPU, over all that a worker has")
+    add_place(found)
     found.set_defaults(run=run_sweep)
     return found
 
@@ -85,23 +89,24 @@ def run_sweep(options: argparse.Namespace) -> int:
             first, options.out, model=options.model, loading=loading, methods=options.methods, columns=options.columns, pattern=options.pattern,
             question=options.question, shard=options.shard, limit=options.limit, batch_size=options.batch_size,
             max_errors=options.max_errors, records=not options.no_records, max_new_tokens=options.max_new_tokens,
-            engine=options.engine, workers=options.workers, gpus=options.gpus, ray_address=options.ray_address,
+            response_format=form_of(options), engine=options.engine, workers=options.workers, gpus=options.gpus,
+            ray_address=options.ray_address, **reading_of(options), **family_of(options),
         )  # fmt: skip
     except SweepStopped as error:
         from .opened import open_sweep
 
         found, stopped = open_sweep(options.out), str(error)
-    sys.stdout.write(summary(found))
+    frame = found.frame()
+    sys.stdout.write(summary(frame, found.store.place))
     if stopped:
         sys.stderr.write(f"vila-lab: {stopped}\n")
-    return int(bool(stopped) or found.failed > 0)
+    return int(bool(stopped) or bool(frame["error"].notna().any()))
 
 
-def summary(sweep: Sweep) -> str:
+def summary(frame: pd.DataFrame, place: str) -> str:
     """What came of a sweep, in lines."""
-    frame = sweep.frame()
     errors = frame["error"].dropna()
-    lines = [f"{len(frame)} questions, {len(frame) - len(errors)} answered, {len(errors)} failed: {sweep.store.place}"]
+    lines = [f"{len(frame)} questions, {len(frame) - len(errors)} answered, {len(errors)} failed: {place}"]
     judged = frame["right"].dropna()
     if len(judged):
         lines.append(f"right: {int(judged.sum())} of {len(judged)} ({100 * float(judged.mean()):.1f} %)")

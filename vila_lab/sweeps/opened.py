@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Maps", "Sweep", "open_sweep"]
 
 FIRST = ("key", "id", "question", "answer", "error", "expected", "right")
-INNER = ("id_is_number", "asked", "at")
+INNER = ("id_is_number", "asked", "at", "part")
 
 
 def open_sweep(place: str | Path) -> Sweep:
@@ -79,15 +79,15 @@ class Sweep:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._homes: dict[str, str] = {}
+        self._parts: list[str] = []  # of which `_homes` tells
 
     def __repr__(self) -> str:
-        failed = self.failed
-        return f"Sweep({len(self)} questions{f', {failed} without an answer' if failed else ''})"
+        return _told(self.frame())
 
     def _repr_html_(self) -> str:
         frame = self.frame()
         shown: str = frame.head(20).to_html(escape=True, float_format="{:.2f}".format, na_rep="") if len(frame) else ""
-        return f"<div>{escape(repr(self))}{shown}</div>"
+        return f"<div>{escape(_told(frame))}{shown}</div>"
 
     def __len__(self) -> int:
         return len(self.frame())
@@ -121,7 +121,6 @@ class Sweep:
         if not len(frame):
             return pd.DataFrame(columns=list(FIRST))
         frame = _once(frame)
-        self._homes = {}
         numbers = frame.pop("id_is_number") if "id_is_number" in frame else None
         if numbers is not None:
             frame["id"] = [
@@ -145,7 +144,9 @@ class Sweep:
         frame = _pandas(self.store.table("tokens"))
         if not len(frame):
             return pd.DataFrame(columns=["key", "token", "text", "probability", "stop", "picture"])
-        return frame.drop_duplicates(["key", "token", "picture"], keep="last").reset_index(drop=True)
+        # A question that two workers asked at once has its tokens in two parts, and its answer from one.
+        is_answer_s = frame["key"].map(self._keys()) == frame.pop("part")
+        return frame[is_answer_s].reset_index(drop=True)
 
     def maps(self, method: str = "attention") -> Maps:
         """Where in the pictures: for each key its maps, read when they are asked for.
@@ -160,7 +161,7 @@ class Sweep:
         OptionError
             If no question has maps of that method.
         """
-        return Maps(self, method)
+        return Maps(self.store, self._keys(), method)
 
     # ---- answers -----------------------------------------------------------------------------------------------------
 
@@ -214,12 +215,10 @@ class Sweep:
 
     def _keys(self) -> dict[str, str]:
         """In which part each key has its answer; an error counts where there is none."""
-        if not self._homes:
-            for name in self.store.names():
-                table = self.store.table("part", ["key", "error"], [name])
-                for key, error in zip(table["key"].to_pylist(), table["error"].to_pylist(), strict=True):
-                    if error is None or key not in self._homes:
-                        self._homes[key] = name
+        parts = self.store.names()
+        if parts != self._parts:
+            frame = _newest(_pandas(self.store.table("part", ["key", "error", "part", "at"])))
+            self._homes, self._parts = dict(zip(frame["key"], frame["part"], strict=True)), parts
         return self._homes
 
     def _whole(self, key: str) -> str:
@@ -242,8 +241,8 @@ class Sweep:
 class Maps(Mapping[str, "list[xr.DataArray]"]):
     """Maps over the pictures of each answer, by key; a map is (rows, columns) and sums to what its picture got."""
 
-    def __init__(self, sweep: Sweep, method: str) -> None:
-        self._store, self.method = sweep.store, method
+    def __init__(self, store: Store, homes: Mapping[str, str], method: str) -> None:
+        self._store, self.method = store, method
         self._places: dict[str, tuple[str, int]] = {}
         known: set[str] = set()
         for part in self._store.names():
@@ -253,7 +252,7 @@ class Maps(Mapping[str, "list[xr.DataArray]"]):
                     continue
                 how, _, picture = rest.partition("/image_")
                 known.add(how)
-                if how == method:
+                if how == method and homes.get(key) == part:
                     count = max(int(picture), self._places.get(key, (part, 0))[1])
                     self._places[key] = part, count
         if known and method not in known:
@@ -287,11 +286,21 @@ def _pandas(table: Any) -> pd.DataFrame:
     return frame
 
 
-def _once(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each question once: its answer before an error, the later before the earlier; an error goes once its row was answered."""
+def _told(frame: pd.DataFrame) -> str:
+    failed = int(frame["error"].notna().sum())
+    return f"Sweep({len(frame)} questions{f', {failed} without an answer' if failed else ''})"
+
+
+def _newest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each key once, failed ones first: its answer before an error, the later before the earlier."""
     frame = frame.sort_values("at", kind="stable")
     frame = frame.assign(_failed=frame["error"].notna()).sort_values("_failed", ascending=False, kind="stable")
-    frame = frame.drop_duplicates("key", keep="last")
+    return frame.drop_duplicates("key", keep="last")
+
+
+def _once(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each question once; an error goes once its row was answered under another key, as when a picture was mended."""
+    frame = _newest(frame)
     is_mended = frame["_failed"] & frame.duplicated(["run", "asked"], keep="last")
     return frame[~is_mended].drop(columns="_failed")
 

@@ -17,7 +17,7 @@ from ..attribution import methods as attribution_methods
 from ..errors import OptionError, VilaLabError
 from ..inputs.naming import Text
 from ..options import nearest
-from ..picture import Picture
+from ..picture import HowRead, Picture
 from .row import Row
 
 __all__ = ["Plan", "key_of", "weights_of"]
@@ -57,6 +57,11 @@ class Plan:
     def run(self) -> str:
         """A name of all of it, the same for the same plan."""
         return _digest(asdict(self))[:16]
+
+    @property
+    def reading(self) -> HowRead:
+        """How pictures are read."""
+        return HowRead(self.options.get("apply_exif", False), self.options.get("background"))
 
 
 def methods_of(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -90,11 +90,17 @@ class Pool:
     """
 
     def __init__(self, loading: Mapping[str, Any], cluster: Cluster) -> None:
-        self._cluster = cluster
         self._ray = _started(cluster)
-        gpus = cluster.gpus if cluster.gpus is not None else float(self._ray.cluster_resources().get("GPU", 0) > 0)
+        there = float(self._ray.cluster_resources().get("GPU", 0))
+        gpus = cluster.gpus if cluster.gpus is not None else float(there > 0)
+        if cluster.address is None and gpus > there:  # a cluster may start machines; this one stays as it is
+            self._ray.shutdown()
+            raise RayError(
+                f"a worker wants {gpus:g} GPUs, and Ray finds {there:g} on this machine; give fewer as gpus="
+            )
         kind = self._ray.remote(num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Remote)
-        self._actors = [kind.remote(dict(loading)) for _ in range(cluster.workers)]
+        self._workers = [kind.remote(dict(loading)) for _ in range(cluster.workers)]
+        self._starting: dict[Any, Any] = {}
 
     @property
     def edits(self) -> tuple[str, ...]:
@@ -102,43 +108,49 @@ class Pool:
         return ()
 
     def about(self, options: Mapping[str, Any]) -> tuple[str, str]:
-        """See `Remote.about`."""
-        with _said():
-            found: tuple[str, str] = self._ray.get(self._actors[0].about.remote(dict(options)))
+        """See `Remote.about`; of the first worker that is there."""
+        self._starting = {worker.about.remote(dict(options)): worker for worker in self._workers}
+        found: tuple[str, str] = self._first_of(self._starting)[1]
         return found
 
     def run(self, plan: Plan, store: Store, batches: Iterable[list[Keyed]]) -> Iterator[tuple[list[Keyed], Done]]:
         """Batches and what became of them, as they come; read no further ahead than workers can follow.
+
+        A worker gets its first batch once it is there, so that none lies with a machine that a cluster has still to start; and it
+        goes when there is none left for it, so that the cluster can give its machine back.
 
         Raises
         ------
         RayError
             If a worker cannot go on.
         """
-        pool = self._ray.util.ActorPool(self._actors)
         source = iter(batches)
-        asked: dict[Any, list[Keyed]] = {}
-        while True:
-            while pool.has_free() and (batch := next(source, None)) is not None:
-                pool.submit(
-                    lambda actor, batch: self._noted(asked, actor.run.remote(plan, store.place, batch), batch), batch
-                )
-            if not pool.has_next():
-                return
-            with _said():
-                (ready, *_), _ = self._ray.wait(list(asked), num_returns=1)
-                done = pool.get_next_unordered()
-            yield asked.pop(ready), done
+        waiting: dict[Any, tuple[Any, list[Keyed]]] = {
+            future: (worker, []) for future, worker in self._starting.items()
+        }
+        is_more = True
+        while is_more or any(batch for _, batch in waiting.values()):
+            ready, done = self._first_of(waiting)
+            worker, batch = waiting.pop(ready)
+            following = next(source, None)
+            is_more = following is not None
+            if following is None:
+                self._ray.kill(worker)
+            else:
+                waiting[worker.run.remote(plan, store.place, following)] = worker, following
+            if batch:
+                yield batch, done
 
-    @staticmethod
-    def _noted(asked: dict[Any, list[Keyed]], future: Any, batch: list[Keyed]) -> Any:
-        asked[future] = batch
-        return future
+    def _first_of(self, futures: Iterable[Any]) -> tuple[Any, Any]:
+        """Whichever is there first, and what came of it."""
+        with _said():
+            (ready, *_), _ = self._ray.wait(list(futures), num_returns=1)
+            return ready, self._ray.get(ready)
 
     def close(self) -> None:
         """Let the workers go, and Ray where it was started for them."""
-        for actor in self._actors:
-            self._ray.kill(actor)
+        for worker in self._workers:
+            self._ray.kill(worker)
         self._ray.shutdown()
 
 

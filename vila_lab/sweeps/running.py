@@ -15,11 +15,16 @@ from dataclasses import asdict
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, Unpack, get_args
 
+from ..engine.request import Request, limits_of
+from ..engine.sampling import Sampling
 from ..errors import OptionError, SweepStopped
+from ..families.options import FamilyOptions
 from ..options import check_range, given, nearest
+from ..picture import Colour, HowRead
 from ..progress import Count, progress, told_to
+from ..prompt import Prompt
 from ..resident import load
 from ..session import Session
 from ..versions import installed
@@ -66,7 +71,12 @@ def sweep(
     top_k: int | None = None,
     min_p: float | None = None,
     seed: int | None = None,
-    **options: Any,
+    stop: str | Sequence[str] | None = None,
+    logprobs: int | None = None,
+    response_format: Any = None,
+    apply_exif: bool = False,
+    background: Colour | None = None,
+    **options: Unpack[FamilyOptions],
 ) -> Sweep:
     """Ask many questions, and keep what was said and where it came from; the same call again goes on where it ended.
 
@@ -103,8 +113,13 @@ def sweep(
     workers, gpus, ray_address
         Of Ray: how many workers, GPUs of each (0.5 puts two on one; by default one where there are any), and the address of a
         cluster that runs already.
-    max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, options
-        As `Session.ask` takes them.
+    max_new_tokens, do_sample, temperature, top_p, top_k, min_p, seed, stop, logprobs, response_format, apply_exif, background, options
+        As in `Session.ask`, for every question.
+
+    Other Parameters
+    ----------------
+    conv_mode, tile_all_images, tile_first, image_aspect_ratio, generation_config, picture_order
+        As in `Session.ask`.
 
     Returns
     -------
@@ -148,15 +163,19 @@ def sweep(
     chosen = methods_of(methods)
     table = Table(source, pattern, question)
     rows = _rows(table, Columns.of(columns))
+    # What no question could be asked with is told now, and not as every row's error.
+    sampling = Sampling(do_sample, temperature, top_p, top_k, seed, min_p)
+    Request(Prompt.of("?"), None, sampling, **limits_of(max_new_tokens, stop, logprobs, response_format))
+    HowRead(apply_exif, background)
     asked = given(
         max_new_tokens=max_new_tokens, do_sample=do_sample or None, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
-        seed=seed,
+        seed=seed, stop=stop, logprobs=logprobs, response_format=response_format, apply_exif=apply_exif or None, background=background,
     )  # fmt: skip
     store = Store(out, new=True)
     load_options = {"source": model, **(loading or {})}
     cluster = Cluster(workers, gpus, ray_address)
     with _asking(engine, lab, load_options, cluster) as asker:
-        plan = Plan(*asker.about(options), chosen, asked | options, records, asker.edits)
+        plan = Plan(*asker.about(options), chosen, {**asked, **options}, records, asker.edits)
         write_manifest(store, plan, table)
         mine = (row for row in islice(rows, limit) if row.number % parts == part)
         errors: list[str] = []

@@ -11,13 +11,14 @@ import io
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from ..errors import FileAccessError, FileError, MissingExtra, SavedFileNotFound
@@ -132,8 +133,7 @@ class Store:
 
     def names(self) -> list[str]:
         """The parts that are there, in the order of their names."""
-        found = self.files.glob(self.path(f"{QUESTIONS}-*.parquet"))
-        return sorted(posixpath.basename(each).removeprefix(f"{QUESTIONS}-").removesuffix(".parquet") for each in found)
+        return sorted(map(_part_of, self.files.glob(self.path(f"{QUESTIONS}-*.parquet"))))
 
     def table(self, kind: str, columns: Sequence[str] | None = None, names: Sequence[str] | None = None) -> pa.Table:
         """The tables of all parts, one below the other.
@@ -177,15 +177,21 @@ class Store:
         return self.path(COMPACTED[kind])
 
     def _read(self, name: str, columns: Sequence[str] | None) -> pa.Table:
-        parquet = arrow().parquet
+        with self._undamaged(name), self.files.open(self.path(name), "rb") as file:
+            source = arrow().parquet.ParquetFile(file)
+            there = None if columns is None else [each for each in columns if each in source.schema_arrow.names]
+            return source.read(columns=there)
+
+    @contextmanager
+    def _undamaged(self, name: str) -> Iterator[None]:
+        """What reading a file raises, as one sentence."""
         try:
-            with self.files.open(self.path(name), "rb") as file:
-                source = parquet.ParquetFile(file)
-                there = None if columns is None else [each for each in columns if each in source.schema_arrow.names]
-                return source.read(columns=there)
-        except (OSError, ValueError) as error:
+            yield
+        except (OSError, ValueError, SafetensorError) as error:
+            # Of a batch's three files this one says that it was asked.
+            stands = name if name in COMPACTED.values() else f"{QUESTIONS}-{_part_of(name)}.parquet"
             raise FileError(
-                f"{name!r} in {self.place!r} is damaged or gone ({reason(error)}); run the sweep again"
+                f"{name!r} in {self.place!r} is damaged ({reason(error)}); delete {stands!r} and run the sweep again"
             ) from error
 
     def arrays(self, name: str, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -195,25 +201,29 @@ class Store:
         ------
         KeyError
             If the part has none of that name.
+        FileError
+            If the file is damaged.
         """
-        path = self.path(f"{QUESTIONS}-{name}.safetensors")
-        if not self.files.exists(path):
+        file = f"{QUESTIONS}-{name}.safetensors"
+        if not self.has(file):
             raise KeyError(keys[0] if keys else name)
-        if not self.is_local:
-            found = load(self.files.cat_file(path))
-            return {key: found[key] for key in keys}
-        with safe_open(path, "np") as file:
-            there = set(file.keys())
-            if missing := [key for key in keys if key not in there]:
-                raise KeyError(missing[0])
-            return {key: file.get_tensor(key) for key in keys}
+        with self._undamaged(file):
+            if not self.is_local:
+                found = load(self.get(file))
+                return {key: found[key] for key in keys}
+            with safe_open(self.path(file), "np") as source:
+                there = set(source.keys())
+                if missing := [key for key in keys if key not in there]:
+                    raise KeyError(missing[0])
+                return {key: source.get_tensor(key) for key in keys}
 
     def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         """What arrays a part has, and their shapes; only the file's header is read."""
-        path = self.path(f"{QUESTIONS}-{name}.safetensors")
-        if not self.files.exists(path):
+        name = f"{QUESTIONS}-{name}.safetensors"
+        if not self.has(name):
             return {}
-        with self.files.open(path, "rb") as file:  # the format: 8 bytes of a length, and as many bytes of JSON
+        with self._undamaged(name), self.files.open(self.path(name), "rb") as file:
+            # the format: 8 bytes of a length, and as many bytes of JSON
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         return {key: tuple(told["shape"]) for key, told in sorted(header.items()) if key != "__metadata__"}
 
@@ -229,6 +239,11 @@ class Store:
     def get(self, name: str) -> bytes:
         """The bytes of a file."""
         return bytes(self.files.cat_file(self.path(name)))
+
+
+def _part_of(file: str) -> str:
+    """The part that a file is of, by its name."""
+    return posixpath.basename(file).partition("-")[2].partition(".")[0]
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

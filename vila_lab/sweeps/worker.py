@@ -13,7 +13,7 @@ from ..answer import Answer
 from ..errors import Interrupted, MissingExtra, PromptError, VilaLabError
 from ..inputs.naming import Text
 from ..inputs.sources import shorten
-from ..picture import Picture
+from ..picture import HowRead, Picture
 from ..prompt import Prompt
 from ..session import Session
 from ..video import is_video_name
@@ -75,7 +75,7 @@ class Worker:
         prompts: dict[str, Prompt] = {}
         for each in batch:
             try:
-                prompts[each.key] = prompt_of(each.row)
+                prompts[each.key] = prompt_of(each.row, self.plan.reading)
             except VilaLabError as error:
                 errors[each.key] = _sentence(error)
         found: dict[str, Found] = {}
@@ -119,13 +119,14 @@ class Worker:
         rows, tokens = [], []
         for each in batch:
             cells = row_cells(each, self.plan) | {
+                "part": name,
                 "error": errors.get(each.key),
                 "at": at,
                 "seconds": seconds / len(batch),
             }
             if each.key in found and each.key not in errors:
                 cells |= found[each.key].cells
-                tokens += [{"key": each.key, **cells} for cells in found[each.key].tokens]
+                tokens += [{"key": each.key, "part": name, **cells} for cells in found[each.key].tokens]
             rows.append(cells)
         self.store.write(name, table_of(rows), table_of(tokens), arrays)
 
@@ -149,8 +150,8 @@ def row_cells(each: Keyed, plan: Plan) -> dict[str, Any]:
     }
 
 
-def prompt_of(row: Row) -> Prompt:
-    """A row's question, its pictures read.
+def prompt_of(row: Row, reading: HowRead) -> Prompt:
+    """A row's question, its pictures read so.
 
     Raises
     ------
@@ -168,18 +169,18 @@ def prompt_of(row: Row) -> Prompt:
             continue
         number += 1
         try:
-            parts.append(part if is_video_name(part) else _picture(part))
+            parts.append(part if is_video_name(part) else _picture(part, reading))
         except VilaLabError as error:
             raise type(error)(f"picture {number} of {count}: {error}") from error
-    return Prompt.of(parts)
+    return Prompt.of(parts, apply_exif=reading.apply_exif, background=reading.background)
 
 
-def _picture(source: Any) -> Picture:
+def _picture(source: Any, reading: HowRead) -> Picture:
     """A picture, whatever its name looks like: no name is ever taken for text. What lies behind a web address is fetched as the
     service does."""
     if isinstance(source, str) and source.lower().startswith(WEB):
-        return Picture.of(_fetched(source))
-    return Picture.of(source)
+        return reading.read(_fetched(source))
+    return reading.read(source)
 
 
 def _fetched(address: str) -> bytes:
