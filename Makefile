@@ -83,8 +83,8 @@ types: $(READY)
 # is tried without it.
 test: setup lint types
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 PYTHONPATH=.:.venv/torchvision $(BIN)/python -m pytest tests/families -p tests.beside_cpu_torch \
-		-n auto --maxprocesses 4 --dist loadfile
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests vila_lab training notebooks --doctest-modules -n auto --maxprocesses 4 --dist loadfile \
+		-n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest tests vila_lab training notebooks --doctest-modules -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 # Everything that is asked for in its lowest and in its newest allowed version; writes docs/verified.md.

@@ -138,7 +138,8 @@ def test_the_page_works_offline_at_every_width(sweep: Sweep, browser: Any, width
     shown.on("console", lambda message: said.append(message.text))
     shown.on("pageerror", lambda error: said.append(str(error)))
     shown.goto(Path(path).as_uri())
-    shown.wait_for_function("document.querySelectorAll('[data-alive]').length === 2")
+    for number in range(2):
+        shown.locator("[data-alive]").nth(number).wait_for(state="attached")
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     assert said == []
     context.close()
