@@ -6,6 +6,8 @@ and `except ValueError` do what a reader expects.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class VilaLabError(Exception):
     """Base of everything that vila_lab raises on purpose.
@@ -95,7 +97,17 @@ class RayError(VilaLabError, ConnectionError):
 
 
 class SweepStopped(VilaLabError, RuntimeError):
-    """More questions of a sweep failed than were allowed to."""
+    """More questions of a sweep failed than were allowed to.
+
+    Attributes
+    ----------
+    sweep : Sweep
+        What was asked until then.
+    """
+
+    def __init__(self, message: str, sweep: Any = None) -> None:
+        super().__init__(message)
+        self.sweep = sweep
 
 
 class NotHere(CaptureError, AttributeError):

@@ -69,6 +69,16 @@ def test_failed_questions_are_told_and_end_it_with_one(
     assert "more than max_errors=1" in told.err
 
 
+def test_the_end_of_a_run_tells_of_no_other(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(json.dumps({"id": "x", "images": ["nowhere.png"], "question": "?"}))
+    assert main(["sweep", str(broken), "--out", out, "--max-new-tokens", "3"]) == 1
+    capsys.readouterr()
+    assert main(["sweep", str(table), "--out", out, "--conv-mode", "auto"]) == 0
+    assert "5 questions, 5 answered, 0 failed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

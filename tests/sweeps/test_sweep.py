@@ -84,6 +84,16 @@ def test_a_complete_sweep_asks_nothing_but_its_bad_rows(
     assert mended["error"].isna().all()
 
 
+@pytest.mark.parametrize("identity", [3, None])
+def test_an_error_goes_when_its_row_is_mended_in_the_table(identity: int | None, lab: Session, tmp_path: Path) -> None:
+    """Told by the row's id; without one the mended row is another question, and both are told."""
+    row = {"id": identity, "images": ["nowhere.png"], "question": "What is in image 1?"}
+    assert vila_lab.sweep([row], tmp_path, lab=lab).failed == 1
+    mended = vila_lab.sweep([row | {"images": [str(FOLDER / "g.png")]}], tmp_path, lab=lab).frame()
+    assert mended["error"].isna().sum() == 1
+    assert mended["error"].notna().sum() == (identity is None)
+
+
 def test_another_question_or_option_is_another_key(
     questions: Questions, calls: list[int], lab: Session, tmp_path: Path
 ) -> None:
@@ -176,9 +186,10 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(
 
 def test_too_many_errors_stop_it(lab: Session, tmp_path: Path) -> None:
     rows = [{"id": k, "images": ["nowhere.png"], "question": "?"} for k in range(8)]
-    with pytest.raises(SweepStopped, match="4 of 4 questions failed, more than max_errors=2"):
+    with pytest.raises(SweepStopped, match="4 of 4 questions failed, more than max_errors=2") as stopped:
         vila_lab.sweep(rows, tmp_path, lab=lab, batch_size=2, max_errors=2)
     assert len(vila_lab.open_sweep(tmp_path).frame()) == 4
+    assert stopped.value.sweep.frame()["run"].unique().tolist() == [stopped.value.sweep.run]
 
 
 def test_what_each_row_may_have_wrong_stands_in_its_error(lab: Session, tmp_path: Path) -> None:
@@ -311,6 +322,18 @@ def test_without_records_everything_but_the_answers_is_there(
     assert len(sweep.maps()) == 2
     with pytest.raises(CaptureError, match="records=False"):
         sweep[sweep.frame()["key"][0]]
+
+
+def test_without_originals_a_picture_is_as_fine_as_the_model_saw_it(lab: Session, tmp_path: Path) -> None:
+    Image.effect_noise((1200, 900), 80).convert("RGB").save(tmp_path / "large.png")
+    row = {"images": [str(tmp_path / "large.png")], "question": "What is in image 1?"}
+    sizes = []
+    for originals in (True, False):
+        out = tmp_path / f"out {originals}"
+        sweep = vila_lab.sweep([row], out, lab=lab, originals=originals)
+        sizes.append(sum(file.stat().st_size for file in out.glob("*.safetensors")))
+        assert sweep[next(iter(sweep))].text == sweep.frame()["answer"][0]
+    assert sizes[1] < sizes[0] / 3
 
 
 def test_ids_stay_what_they_were(lab: Session, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="the first N questions alone")
     add("--batch-size", type=int, default=16, metavar="B", help="questions of a part, asked together (default: 16)")
     add("--max-errors", type=int, metavar="N", help="stop when more than N questions failed")
+    add("--no-originals", action="store_true", help="keep pictures only as fine as the model saw them")
     add("--no-records", action="store_true", help="keep tables and maps, but no whole answers")
     add_answer(found)
     add_family(found)
@@ -88,15 +89,14 @@ def run_sweep(options: argparse.Namespace) -> int:
         found = sweep(
             first, options.out, model=options.model, loading=loading, methods=options.methods, columns=options.columns, pattern=options.pattern,
             question=options.question, shard=options.shard, limit=options.limit, batch_size=options.batch_size,
-            max_errors=options.max_errors, records=not options.no_records, max_new_tokens=options.max_new_tokens,
-            response_format=form_of(options), engine=options.engine, workers=options.workers, gpus=options.gpus,
+            max_errors=options.max_errors, records=not options.no_records, originals=not options.no_originals,
+            max_new_tokens=options.max_new_tokens, response_format=form_of(options), engine=options.engine, workers=options.workers, gpus=options.gpus,
             ray_address=options.ray_address, **reading_of(options), **family_of(options),
         )  # fmt: skip
     except SweepStopped as error:
-        from .opened import open_sweep
-
-        found, stopped = open_sweep(options.out), str(error)
+        found, stopped = error.sweep, str(error)
     frame = found.frame()
+    frame = frame[frame["run"] == found.run] if len(frame) else frame  # others may lie in the same folder
     sys.stdout.write(summary(frame, found.store.place))
     if stopped:
         sys.stderr.write(f"vila-lab: {stopped}\n")

@@ -147,7 +147,9 @@ def _first(scores: NDArray[np.float64]) -> int | None:
     return int(np.nanargmax(scores)) + 1
 
 
-def kept(answer: Answer, found: Found, records: bool) -> Arrays:
+def kept(answer: Answer, found: Found, *, records: bool, originals: bool) -> Arrays:
     """The arrays of a part that are this answer's: its maps, and all of it."""
-    whole = {"record": np.frombuffer(answer.record.to_bytes(), np.uint8)} if records else {}
-    return {**whole, **{f"map/{name}": each for name, each in found.arrays.items()}}
+    arrays: Arrays = {f"map/{name}": each for name, each in found.arrays.items()}
+    if records:
+        arrays["record"] = np.frombuffer(answer.record.to_bytes(originals=originals), np.uint8)
+    return arrays

@@ -64,6 +64,8 @@ class Sweep:
     ----------
     store : Store
         Where it lies.
+    run : str or None
+        Of what `vila_lab.sweep` returns, the run it was, as the frame's column of that name says; None of a folder that was opened.
 
     Examples
     --------
@@ -76,8 +78,8 @@ class Sweep:
     >>> folder.cleanup()
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, run: str | None = None) -> None:
+        self.store, self.run = store, run
         self._homes: dict[str, str] = {}
         self._parts: list[str] = []  # of which `_homes` tells
 
@@ -299,10 +301,11 @@ def _newest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _once(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each question once; an error goes once its row was answered under another key, as when a picture was mended."""
+    """Each question once; an error goes once its row was asked under another key: its picture was mended, or the row in the table."""
     frame = _newest(frame)
-    is_mended = frame["_failed"] & frame.duplicated(["run", "asked"], keep="last")
-    return frame[~is_mended].drop(columns="_failed")
+    was_asked_again = frame.duplicated(["run", "asked"], keep="last")
+    was_asked_again |= frame["id"].notna() & frame.duplicated(["run", "id", "row"], keep="last")
+    return frame[~(frame["_failed"] & was_asked_again)].drop(columns="_failed")
 
 
 def _with_more(frame: pd.DataFrame) -> pd.DataFrame:

@@ -42,6 +42,8 @@ class Plan:
         Of `Session.ask_many`.
     records : bool
         Whether answers are kept whole, so that they can be opened.
+    originals : bool
+        Whether they are kept with their pictures as they came, and not only as fine as the model saw them.
     edits : tuple of str
         The edits under which answers are given, in words.
     """
@@ -51,6 +53,7 @@ class Plan:
     methods: tuple[str, ...] = ("ledger",)
     options: Mapping[str, Any] = field(default_factory=dict)
     records: bool = True
+    originals: bool = True
     edits: tuple[str, ...] = ()
 
     @property

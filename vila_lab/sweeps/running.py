@@ -60,6 +60,7 @@ def sweep(
     batch_size: int = BATCH,
     max_errors: int | None = None,
     records: bool = True,
+    originals: bool = True,
     engine: Engine = "loop",
     workers: int = 1,
     gpus: float | None = None,
@@ -108,6 +109,8 @@ def sweep(
         How many questions may fail.
     records
         Whether answers are kept whole, so that ``sweep[key]`` opens them.
+    originals
+        False keeps their pictures only as fine as the model saw them: photographs of a telephone are most of a sweep's bytes.
     engine
         "loop": one batch after the other, here. "ray": by workers of Ray, which load the model by themselves.
     workers, gpus, ray_address
@@ -131,7 +134,7 @@ def sweep(
     OptionError
         If something cannot be as it is said, before anything is asked.
     SweepStopped
-        If more questions failed than `max_errors`; what was asked is kept.
+        If more questions failed than `max_errors`; its ``sweep`` is what was asked until then.
     MissingExtra
         Without the extra ``sweep``.
     RayError
@@ -175,7 +178,7 @@ def sweep(
     load_options = {"source": model, **(loading or {})}
     cluster = Cluster(workers, gpus, ray_address)
     with _asking(engine, lab, load_options, cluster) as asker:
-        plan = Plan(*asker.about(options), chosen, {**asked, **options}, records, asker.edits)
+        plan = Plan(*asker.about(options), chosen, {**asked, **options}, records, originals, asker.edits)
         write_manifest(store, plan, table)
         mine = (row for row in islice(rows, limit) if row.number % parts == part)
         errors: list[str] = []
@@ -185,9 +188,10 @@ def sweep(
                 errors += done.errors.values()
                 if max_errors is not None and len(errors) > max_errors:
                     raise SweepStopped(
-                        f"{len(errors)} of {bar.done} questions failed, more than max_errors={max_errors} allows; the last: {errors[-1]}"
+                        f"{len(errors)} of {bar.done} questions failed, more than max_errors={max_errors} allows; the last: {errors[-1]}",
+                        Sweep(store, plan.run),
                     )
-    return Sweep(store)
+    return Sweep(store, plan.run)
 
 
 class Here:

@@ -85,7 +85,7 @@ class Worker:
                 if not isinstance(answer, Answer):
                     raise answer
                 found[key] = findings(answer, self.plan.methods)
-                arrays |= {f"{key}/{name}": each for name, each in kept(answer, found[key], self.plan.records).items()}
+                arrays |= {f"{key}/{name}": each for name, each in self._kept(answer, found[key]).items()}
                 answer.release()
             except Exception as error:  # whatever a model raises is this question's, and the others go on
                 errors[key] = _sentence(error)
@@ -93,6 +93,9 @@ class Worker:
         name = hashlib.sha256("".join(sorted(each.key for each in batch)).encode()).hexdigest()[:20]
         self._write(name, batch, found, errors, arrays, seconds)
         return Done(name, errors, seconds)
+
+    def _kept(self, answer: Answer, found: Found) -> Arrays:
+        return kept(answer, found, records=self.plan.records, originals=self.plan.originals)
 
     def _answers(self, prompts: list[Prompt]) -> Sequence[Answer | Exception]:
         """The answers of a batch; where it fails as a whole each question is asked by itself, so that one can fail alone."""
