@@ -293,17 +293,28 @@ class Record:
         """See `Answer.ledger`."""
         import pandas as pd
 
-        groups = [*(f"image_{k + 1}" for k in range(len(self.images))), "prompt", "answer"]
-        table = self.token_map.indicator(groups)
+        index = pd.MultiIndex.from_arrays(
+            [range(len(self.tokens)), [t.text for t in self.tokens]], names=["token", "text"]
+        )
+        return pd.DataFrame(self.ledger_values(), index=index, columns=[*self._ledger_groups, "sink"])
+
+    def ledger_values(self) -> NDArray[np.float64]:
+        """The numbers of `ledger`, for callers that have many answers: a table of pandas takes longer than what is in it.
+
+        Returns
+        -------
+        (tokens, pictures + 3) array
+        """
+        table = self.token_map.indicator(self._ledger_groups)
         table[self.sinks] = 0
         sink = np.zeros((len(table), 1), np.float32)
         sink[self.sinks] = 1
         shares = self.mean_attention().astype(np.float64) @ np.concatenate([table, sink], 1)
-        shares /= shares.sum(1, keepdims=True)
-        index = pd.MultiIndex.from_arrays(
-            [range(len(self.tokens)), [t.text for t in self.tokens]], names=["token", "text"]
-        )
-        return pd.DataFrame(shares, index=index, columns=[*groups, "sink"])
+        return np.asarray(shares / shares.sum(1, keepdims=True))
+
+    @property
+    def _ledger_groups(self) -> list[str]:
+        return [*(f"image_{k + 1}" for k in range(len(self.images))), "prompt", "answer"]
 
     def heatmap(self, image: WhichPicture = 0, token: WhichTokens = None) -> NDArray[np.float64]:
         """Attention over the original picture; see `Answer.heatmap`."""

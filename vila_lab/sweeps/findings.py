@@ -85,7 +85,7 @@ def _said(answer: Answer) -> dict[str, Any]:
 
 def _ledger(answer: Answer, found: Found) -> None:
     """Shares of attention: of each picture over the answer, of each token, and where in the pictures."""
-    table = answer.ledger().to_numpy()  # (tokens, pictures + 3)
+    table = answer.record.ledger_values()  # (tokens, pictures + 3)
     n = len(answer.images)
     said = [k for k, token in enumerate(answer.tokens) if not token.stop]
     mean = table[said].mean(0) if said else np.full(table.shape[1], np.nan)
