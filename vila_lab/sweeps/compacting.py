@@ -49,12 +49,11 @@ def _maps(store: Store) -> str:
     target: Any = place if store.is_local else zarr.storage.FsspecStore(store.files, path=place)
     root = zarr.open_group(target, mode="w", zarr_format=3)
     grids: Mapping[str, list[tuple[str, str, int, str]]] = defaultdict(list)
-    for part in store.names():
-        for name, shape in store.shapes(part).items():
-            key, _, rest = name.partition("/map/")
-            if rest:
-                method, _, picture = rest.partition("/image_")
-                grids[f"{method}/{shape[0]}x{shape[1]}"].append((part, key, int(picture), name))
+    for part, name, shape in store.shapes():
+        key, _, rest = name.partition("/map/")
+        if rest:
+            method, _, picture = rest.partition("/image_")
+            grids[f"{method}/{shape[0]}x{shape[1]}"].append((part, key, int(picture), name))
     for path, found in grids.items():
         _grid(root.create_group(path), store, found)
     return place

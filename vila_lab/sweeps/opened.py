@@ -247,16 +247,15 @@ class Maps(Mapping[str, "list[xr.DataArray]"]):
         self._store, self.method = store, method
         self._places: dict[str, tuple[str, int]] = {}
         known: set[str] = set()
-        for part in self._store.names():
-            for name in self._store.shapes(part):
-                key, _, rest = name.partition("/map/")
-                if not rest:
-                    continue
-                how, _, picture = rest.partition("/image_")
-                known.add(how)
-                if how == method and homes.get(key) == part:
-                    count = max(int(picture), self._places.get(key, (part, 0))[1])
-                    self._places[key] = part, count
+        for part, name, _ in store.shapes():
+            key, _, rest = name.partition("/map/")
+            if not rest:
+                continue
+            how, _, picture = rest.partition("/image_")
+            known.add(how)
+            if how == method and homes.get(key) == part:
+                count = max(int(picture), self._places.get(key, (part, 0))[1])
+                self._places[key] = part, count
         if known and method not in known:
             raise OptionError(
                 f"there are no maps of {method!r}{nearest(method, known)}; there are some of {', '.join(sorted(known))}"
