@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import pytest
 
 import vila_lab
 from vila_lab import Session
-from vila_lab.errors import OptionError
+from vila_lab.errors import OptionError, RayError
 
 pytest.importorskip("pyarrow")
 pytestmark = [
@@ -168,3 +169,19 @@ def test_a_killed_driver_leaves_whole_parts_and_no_process(
 def test_a_session_and_ray_do_not_go_together(questions: Questions, lab: Session, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="workers of Ray"):
         vila_lab.sweep(questions(1), tmp_path, lab=lab, engine="ray")
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence_at_once(questions: Questions, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(RayError, match=f"cannot be reached at '{address}' .*does it run there"):
+            vila_lab.sweep(questions(1), tmp_path, engine="ray", ray_address=address)
+
+
+def test_more_gpus_than_there_are_is_one_sentence_and_leaves_nothing(questions: Questions, tmp_path: Path) -> None:
+    with pytest.raises(RayError) as refused:
+        vila_lab.sweep(questions(1), tmp_path, engine="ray", gpus=99)
+    if "cannot be started" in str(refused.value):
+        pytest.skip(str(refused.value))
+    assert "wants 99 GPUs, and Ray finds" in str(refused.value)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import MissingExtra, RayError, VilaLabError
 from ..inputs.sources import reason, shorten
@@ -23,6 +25,7 @@ from .worker import Done, Keyed, Worker
 __all__ = ["Cluster", "Pool"]
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_worker_niceness": "0"}
+CONNECTING = 10.0  # seconds
 NOISY = ("ray", "ray.data", "ray.serve", "ray.tune")
 
 
@@ -176,6 +179,7 @@ def _started(cluster: Cluster) -> Any:
         import ray
     except ImportError as error:
         raise MissingExtra('workers of Ray need it: pip install "vila-lab[sweep]"') from error
+    _check_answers(cluster.address)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False} if cluster.address is None else {}
@@ -188,3 +192,13 @@ def _started(cluster: Cluster) -> Any:
             did, way = "reached", "does it run, and is its token in RAY_AUTH_TOKEN?"
         raise RayError(f"Ray cannot be {did} ({shorten(reason(error), 200)}); {way}") from error
     return ray
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address where nobody listens; Ray by itself tries for twenty minutes."""
+    where = urlsplit(address if address and "://" in address else f"//{address or ''}")
+    try:
+        if where.hostname and where.port:
+            socket.create_connection((where.hostname, where.port), CONNECTING).close()
+    except (OSError, ValueError) as error:
+        raise RayError(f"Ray cannot be reached at {address!r} ({reason(error)}); does it run there?") from error
