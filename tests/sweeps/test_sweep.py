@@ -393,6 +393,7 @@ def test_weights_that_differ_in_one_number_are_others(lab: Session) -> None:
         model.weight[0, 0] += 1
     assert weights_of(model) != before
     assert weights_of(lab.family.model) == weights_of(lab.family.model)
+    assert weights_of(model.to("meta")) == weights_of(torch.nn.Linear(3, 3, device="meta"))
 
 
 # ---- stopped at any time ---------------------------------------------------------------------------------------------

@@ -27,9 +27,10 @@ __all__ = ["notebook", "page", "write_report"]
 
 PAGE, NOTEBOOK = "report.html", "report.ipynb"
 STYLE = (
-    "main { max-width: 62rem; margin: 0 auto; padding: 1rem; } h1, h2, h3 { line-height: 1.2; } main > img { background: #fff; } "
+    "main { max-width: 62rem; margin: 0 auto; padding: 1rem; } h1, h2, h3 { line-height: 1.2; } main > img { background: #fff; width: min(100%, 32rem); } "
     ".wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; } "
-    "th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8886; } tbody th { text-align: left; }"
+    "th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8886; } tbody th { text-align: left; } "
+    "@media (max-width: 30rem) { th, td { padding: .25rem .3rem; font-size: .85em; } }"
 )
 PERCENT = ("share", "low", "high", "even", "confidence", "from", "to")
 NOTES = {
@@ -71,10 +72,10 @@ def write_report(sweep: Sweep, *, run: str | None = None, worst: int = 6) -> lis
 
 def page(report: Report, worst: int = 6) -> str:
     """A page that works offline: tables, figures, and the worst answers as live viewers."""
-    plan, asked = report.manifest["plan"], str(report.manifest["questions"])
-    title = f"Sweep of {asked}"
+    plan = report.manifest["plan"]
+    title = f"A sweep of {len(report.frame):,} questions"
     told = (
-        f"{len(report.frame)} questions to {plan['model']}, {report.failed} without an answer; methods: {', '.join(plan['methods'])}. "
+        f"From {report.manifest['questions']}, to {plan['model']}; {report.failed} without an answer; methods: {', '.join(plan['methods'])}. "
         f"Begun {report.manifest['started']}, reported {time.strftime('%Y-%m-%d')}."
     )
     parts = [f"<h1>{escape(title)}</h1><p>{escape(told)}</p>"]
@@ -133,14 +134,19 @@ def notebook(report: Report) -> str:
 def _figure(ax: Axes, name: str) -> str:
     buffer = io.BytesIO()
     figure: Any = ax.figure
-    figure.savefig(buffer, format="png", dpi=140)
+    figure.savefig(buffer, format="png", dpi=200)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f'<img alt="{escape(name, quote=True)}, as in the table below" src="data:image/png;base64,{data}">'
 
 
 def _html(table: pd.DataFrame) -> str:
+    import pandas as pd
+
     formats = {name: "{:.1%}".format for name in PERCENT if name in table}
-    shown: str = table.to_html(escape=True, formatters=formats, float_format="{:.3g}".format, na_rep="", border=0)
+    numbered = isinstance(table.index, pd.RangeIndex)  # which says nothing
+    shown: str = table.to_html(
+        escape=True, formatters=formats, float_format="{:.3g}".format, na_rep="", border=0, index=not numbered
+    )
     return shown.replace(' style="text-align: right;"', "")  # the page's own style says it, and allows no other
 
 

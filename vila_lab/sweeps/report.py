@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Figure", "Report"]
 
 Figure: TypeAlias = Literal["accuracy", "calibration", "places"]
+SIZE = 4.8, 3.2  # inches: no wider, so that its words can be read on a telephone
 DRAWN: dict[str, str] = {"accuracy": "accuracy", "calibration": "calibration", "places": "which place is named"}
 """The table of each figure."""
 
@@ -135,18 +136,19 @@ class Report:
             )
         if DRAWN[kind] not in self.tables:
             raise OptionError(f"there is nothing for the figure {kind!r}: the report has no table {DRAWN[kind]!r}")
-        ax = ruled(ax or new_axes(6.4, 3.6))
+        ax = ruled(ax or new_axes(*SIZE))
         kinds[kind](ax, self.tables[DRAWN[kind]])
         return ax
 
     def _accuracy(self, ax: Axes, table: pd.DataFrame) -> None:
-        split = [(name, self.tables.get(f"accuracy by {name}")) for name in ("pictures", "rests_on")]
-        rows = [(f"{name} {label}", row) for name, each in split if each is not None for label, row in each.iterrows()]
-        rows = rows or [("all", table.loc["all"])]
+        rows = [
+            (said.format(label), row)
+            for name, said in (("pictures", "{} pictures"), ("rests_on", "on picture {}"))
+            for label, row in self.tables.get(f"accuracy by {name}", table.iloc[:0]).iterrows()
+        ] or [("all", table.loc["all"])]
         across = np.arange(len(rows))
         _with_ends(ax, across, *(np.array([row[name] for _, row in rows]) for name in ("share", "low", "high")))
-        labels = [label.replace("rests_on", "right one: picture") for label, _ in rows]
-        ax.set_xticks(across, labels, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
+        ax.set_xticks(across, [label for label, _ in rows], rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
         write_title(ax, "Right answers, with 95 % intervals")
 
 
@@ -169,9 +171,10 @@ def _places(ax: Axes, table: pd.DataFrame) -> None:
             ax, places, *(rows[name].to_numpy() for name in ("share", "low", "high")), number=number, label=str(method)
         )
     ax.axhline(1 / most, color=RULE, linewidth=1)
-    ax.set_xticks(range(1, most + 1), [f"picture {k + 1}" for k in range(most)], fontsize=8)
+    ax.set_xticks(range(1, most + 1))
+    ax.set_xlabel("picture; the line is what no preference would be", fontsize=8)
     write_legend(ax)
-    write_title(ax, f"Which of {most} pictures is named first; the line is what no preference would be")
+    write_title(ax, f"Which of {most} pictures is named first")
 
 
 def _with_ends(ax: Axes, x: Any, share: Any, low: Any, high: Any, *, number: int = 4, label: str = "") -> None:

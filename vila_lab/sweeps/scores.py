@@ -69,7 +69,8 @@ def grounding(frame: pd.DataFrame) -> pd.DataFrame:
         rows.append((method, hits))
         if (named["right"].notna()).any():
             is_right = named["right"].fillna(False).astype(bool).to_numpy()
-            rows += [(f"{method}, right answers", hits[is_right]), (f"{method}, wrong answers", hits[~is_right])]
+            split = {"right": hits[is_right], "wrong": hits[~is_right]}
+            rows += [(f"{method}, {name} answers", each) for name, each in split.items() if len(each)]
     return _shares(rows)
 
 
@@ -100,7 +101,7 @@ def agreement(frame: pd.DataFrame) -> pd.DataFrame:
     for a, b in combinations(methods_in(frame), 2):
         both = several[[a + PICTURE, b + PICTURE]].dropna()
         rows.append((f"{a} and {b}", (both[a + PICTURE] == both[b + PICTURE]).to_numpy(bool)))
-    return _shares(rows)
+    return _shares(rows).rename(columns={"right": "same"})
 
 
 def calibration(frame: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:

@@ -58,7 +58,7 @@ class Table:
     @property
     def name(self) -> str:
         """What was asked, in words."""
-        return str(self.source) if isinstance(self.source, str | Path) else f"{type(self.source).__name__} of rows"
+        return str(self.source) if isinstance(self.source, str | Path) else f"a {type(self.source).__name__} of rows"
 
     @property
     def count(self) -> int | None:
