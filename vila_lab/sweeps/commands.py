@@ -110,8 +110,11 @@ def summary(frame: pd.DataFrame, place: str) -> str:
     judged = frame["right"].dropna()
     if len(judged):
         lines.append(f"right: {int(judged.sum())} of {len(judged)} ({100 * float(judged.mean()):.1f} %)")
-    names = frame.loc[errors.index, "id"].fillna(frame.loc[errors.index, "row"]) if len(errors) else []
-    lines += [f"  {name}: {said}" for name, said in list(zip(names, errors, strict=True))[:SHOWN_ERRORS]]
+    told = frame.loc[errors.index[:SHOWN_ERRORS]]
+    lines += [
+        f"  {row if name is None else name}: {said}"
+        for name, row, said in zip(told["id"], told["row"], told["error"], strict=True)
+    ]
     if len(errors) > SHOWN_ERRORS:
         lines.append(f"  and {len(errors) - SHOWN_ERRORS} more; frame()['error'] lists them")
     return "\n".join(lines) + "\n"

@@ -68,7 +68,7 @@ def grounding(frame: pd.DataFrame) -> pd.DataFrame:
         )
         rows.append((method, hits))
         if (named["right"].notna()).any():
-            is_right = named["right"].fillna(False).astype(bool).to_numpy()
+            is_right = named["right"].map(lambda each: each is True).to_numpy(bool)
             split = {"right": hits[is_right], "wrong": hits[~is_right]}
             rows += [(f"{method}, {name} answers", each) for name, each in split.items() if len(each)]
     return _shares(rows)
