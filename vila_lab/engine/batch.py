@@ -20,7 +20,6 @@ from ..hooks import Tape
 from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
-from ..hooks.sites import select_sites
 from ..interrupts import check_stop
 from ..tokens import Token
 from ..upstream import joined
@@ -102,7 +101,7 @@ def answer_batch(
     columns = torch.arange(before)
     shown = torch.stack([columns >= before - row.start for row in rows])  # (B, K)
     layers = family.decoder_layers
-    recorder = DecoderRecorder(select_sites(family.model, ("text",))["text"])
+    recorder = DecoderRecorder(family.sites)
     norms = ResidualNorms(layers[len(layers) // 2])
     with recorder.watching(), norms:
         while not all(row.has_ended for row in rows):

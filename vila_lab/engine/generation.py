@@ -14,7 +14,6 @@ from ..hooks.edits import is_look, looks_before
 from ..hooks.joining import tape_of
 from ..hooks.recorder import DecoderRecorder
 from ..hooks.sinks import ResidualNorms
-from ..hooks.sites import select_sites
 from ..interrupts import check_finished, check_stop
 from ..tokens import Token
 from .asked import Asked
@@ -52,7 +51,7 @@ class Generation:
         self._cuts: tuple[int, ...] = ()
         self._edits = tuple(edits)
         self._editing = Editing(family.model, edits)
-        self._recorder = DecoderRecorder(select_sites(family.model, ("text",))["text"])
+        self._recorder = DecoderRecorder(family.sites)
         self._cache = family.new_cache()
 
     @contextmanager

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..hooks.sites import select_sites
+from ..hooks.sites import Site, select_sites
 from ..upstream import CACHE, made_cache
 from .embedded import Embedded
 
@@ -41,6 +41,21 @@ class Decoder:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self._sites: list[Site] = []
+
+    @property
+    def sites(self) -> list[Site]:
+        """The decoder's attention modules, in order. To look for them takes as long as a short token, so that is done once, and
+        again where one of them was replaced."""
+        if not self._sites or not all(map(self._stands, self._sites)):
+            self._sites = select_sites(self.model, ("text",))["text"]
+        return self._sites
+
+    def _stands(self, site: Site) -> bool:
+        try:
+            return self.model.get_submodule(site.name) is site.module
+        except AttributeError:
+            return False
 
     @property
     def decoder_layers(self) -> Sequence[nn.Module]:
@@ -56,8 +71,7 @@ class Decoder:
     @cached_property
     def window(self) -> int | None:
         """How far back the rows of the layer that looks back least see; None where all see everything."""
-        sites = select_sites(self.model, ("text",))["text"]
-        windows = [getattr(site.module, "sliding_window", None) for site in sites]
+        windows = [getattr(site.module, "sliding_window", None) for site in self.sites]
         return min((int(window) for window in windows if window), default=None)
 
     def capped(self, logits: Tensor) -> Tensor:
