@@ -45,8 +45,8 @@ class Decoder:
 
     @property
     def sites(self) -> list[Site]:
-        """The decoder's attention modules, in order. To look for them takes as long as a short token, so that is done once, and
-        again where one of them was replaced."""
+        """The decoder's attention modules, in order. Looking for them is a walk through all modules (0.4 ms of the embedded model's
+        15 for a question), so that is done once, and again where one of them was replaced."""
         if not self._sites or not all(map(self._stands, self._sites)):
             self._sites = select_sites(self.model, ("text",))["text"]
         return self._sites
