@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import vila_lab
-from vila_lab import Session, demo_images
+from vila_lab import Answer, Session, demo_images
 from vila_lab.errors import CaptureError, FileError, OptionError, SavedFileNotFound, SweepStopped
 from vila_lab.sweeps import running
 from vila_lab.sweeps.opened import Sweep
@@ -229,6 +229,33 @@ def test_what_a_model_raises_is_one_question_s_error(
     ]
     frame = vila_lab.sweep(rows, tmp_path, lab=lab).frame()
     assert frame["error"].tolist() == [None, "RuntimeError: CUDA error: an illegal access"]
+
+
+def test_a_method_that_fails_takes_nothing_with_it(
+    questions: Questions, lab: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Answer, **_: Any) -> Any:
+        raise RuntimeError("CUDA out\nof memory")
+
+    monkeypatch.setattr(Answer, "evidence", failing)
+    sweep = vila_lab.sweep(questions(2), tmp_path, lab=lab, methods="evidence,leave_one_out")
+    frame = sweep.frame()
+    assert frame["error"].tolist() == ["evidence: RuntimeError: CUDA out of memory"] * 2
+    assert frame["right"].all()
+    assert (frame["leave_one_out_picture"] == frame["rests_on"].str[0]).all()
+    assert sweep[frame["key"][0]].text == frame["answer"][0]
+    monkeypatch.undo()
+    mended = vila_lab.sweep(questions(2), tmp_path, lab=lab, methods="evidence,leave_one_out").frame()
+    assert mended["error"].isna().all()
+    assert len(mended) == 2
+
+
+def test_words_alone_are_answered_with_nothing_to_share_out(lab: Session, tmp_path: Path) -> None:
+    rows = [{"question": "Hello"}, {"images": [str(FOLDER / "g.png")], "question": "What is in image 1?"}]
+    frame = vila_lab.sweep(rows, tmp_path, lab=lab, methods="ledger,evidence,leave_one_out").frame()
+    assert frame["error"].isna().all()
+    assert frame["answer"][0] == lab.ask("Hello").text
+    assert frame["pictures"].tolist() == [0, 1]
 
 
 def test_options_reach_every_question(lab: Session, tmp_path: Path) -> None:

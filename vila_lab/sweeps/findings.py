@@ -26,28 +26,26 @@ class Found:
         A row per token and picture.
     arrays : dict
         Maps over the pictures, ``method/image_k``, (rows, columns) each.
+    failed : dict
+        What a method raised, by the method's name.
     """
 
     def __init__(self) -> None:
         self.cells: dict[str, Any] = {}
         self.tokens: list[dict[str, Any]] = []
         self.arrays: Arrays = {}
+        self.failed: dict[str, Exception] = {}
 
 
 def findings(answer: Answer, methods: Sequence[str]) -> Found:
-    """Compute what a plan asks for.
+    """Compute what a plan asks for. A method that fails takes neither the answer with it nor the other methods.
 
     Parameters
     ----------
     answer
-        With its model.
+        With its model. Without a picture there is nothing that methods could share out, and only what was said is found.
     methods
         "ledger", "evidence", and names in `vila_lab.methods`.
-
-    Raises
-    ------
-    VilaLabError
-        As the methods do.
 
     Examples
     --------
@@ -60,14 +58,21 @@ def findings(answer: Answer, methods: Sequence[str]) -> Found:
     """
     found = Found()
     found.cells |= _said(answer)
-    for method in methods:
-        if method == "ledger":
-            _ledger(answer, found)
-        elif method == "evidence":
-            _evidence(answer, found)
-        else:
-            _attribution(answer, method, found)
+    for method in methods if answer.images else ():
+        try:
+            _find(answer, method, found)
+        except Exception as error:  # whatever a model raises is this method's
+            found.failed[method] = error
     return found
+
+
+def _find(answer: Answer, method: str, found: Found) -> None:
+    if method == "ledger":
+        _ledger(answer, found)
+    elif method == "evidence":
+        _evidence(answer, found)
+    else:
+        _attribution(answer, method, found)
 
 
 def _said(answer: Answer) -> dict[str, Any]:

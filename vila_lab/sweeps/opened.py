@@ -96,7 +96,7 @@ class Sweep:
 
     @property
     def failed(self) -> int:
-        """How many questions have no answer."""
+        """How many questions have an error: there is no answer, or a method failed on it."""
         return int(self.frame()["error"].notna().sum())
 
     @property
@@ -112,7 +112,7 @@ class Sweep:
         Returns
         -------
         DataFrame
-            key; id as given; question; answer, the model's; error, one sentence where there is no answer; expected, the answer
+            key; id as given; question; answer, the model's; error, one sentence where there is no answer or a method failed; expected, the answer
             that was given with the question, and right, whether it was said; the question's own columns; confidence, the
             geometric mean of the probabilities of the answer's tokens; and for each method the pictures' numbers as a list, and
             ``..._picture``, the one that counts most, from 1.
@@ -289,7 +289,7 @@ def _pandas(table: Any) -> pd.DataFrame:
 
 def _told(frame: pd.DataFrame) -> str:
     failed = int(frame["error"].notna().sum())
-    return f"Sweep({len(frame)} questions{f', {failed} without an answer' if failed else ''})"
+    return f"Sweep({len(frame)} questions{f', {failed} failed' if failed else ''})"
 
 
 def _newest(frame: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,7 @@ NOTES = {
     "calibration": "Whether answers are right as often as the model is sure.",
     "verdicts": "What answers rest on, by evidence().",
     "cost": "Seconds of asking and of methods, on the machine that ran it.",
-    "errors": "Why questions have no answer.",
+    "errors": "Why questions have no answer, or which method failed on one.",
 }
 SPLIT = "Of the answers that could be judged, split by this column."
 
@@ -75,7 +75,7 @@ def page(report: Report, worst: int = 6) -> str:
     plan = report.manifest["plan"]
     title = f"A sweep of {len(report.frame):,} questions"
     told = (
-        f"From {report.manifest['questions']}, to {plan['model']}; {report.failed} without an answer; methods: {', '.join(plan['methods'])}. "
+        f"From {report.manifest['questions']}, to {plan['model']}; {report.failed} failed; methods: {', '.join(plan['methods'])}. "
         f"Begun {report.manifest['started']}, reported {time.strftime('%Y-%m-%d')}."
     )
     parts = [f"<h1>{escape(title)}</h1><p>{escape(told)}</p>"]

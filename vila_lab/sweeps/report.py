@@ -74,7 +74,7 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """How many of its questions have no answer."""
+        """How many of its questions have an error."""
         return int(self.frame["error"].notna().sum())
 
     @cached_property

@@ -85,6 +85,8 @@ class Worker:
                 if not isinstance(answer, Answer):
                     raise answer
                 found[key] = findings(answer, self.plan.methods)
+                if found[key].failed:
+                    errors[key] = "; ".join(f"{name}: {_sentence(each)}" for name, each in found[key].failed.items())
                 arrays |= {f"{key}/{name}": each for name, each in self._kept(answer, found[key]).items()}
                 answer.release()
             except Exception as error:  # whatever a model raises is this question's, and the others go on
@@ -127,7 +129,7 @@ class Worker:
                 "at": at,
                 "seconds": seconds / len(batch),
             }
-            if each.key in found and each.key not in errors:
+            if each.key in found:
                 cells |= found[each.key].cells
                 tokens += [{"key": each.key, "part": name, **cells} for cells in found[each.key].tokens]
             rows.append(cells)
