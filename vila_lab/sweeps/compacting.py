@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingExtra
-from .opened import Sweep
+from .opened import Sweep, map_name, maps_in
 from .store import QUESTIONS, TOKENS, Store
 
 __all__ = ["compact"]
@@ -49,11 +49,8 @@ def _maps(store: Store) -> str:
     target: Any = place if store.is_local else zarr.storage.FsspecStore(store.files, path=place)
     root = zarr.open_group(target, mode="w", zarr_format=3)
     grids: Mapping[str, list[tuple[str, str, int, str]]] = defaultdict(list)
-    for part, name, shape in store.shapes():
-        key, _, rest = name.partition("/map/")
-        if rest:
-            method, _, picture = rest.partition("/image_")
-            grids[f"{method}/{shape[0]}x{shape[1]}"].append((part, key, int(picture), name))
+    for part, key, method, picture, (rows, columns) in maps_in(store):
+        grids[f"{method}/{rows}x{columns}"].append((part, key, picture, map_name(key, method, picture)))
     for path, found in grids.items():
         _grid(root.create_group(path), store, found)
     return place

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import OptionError
-from .scores import accuracy, methods_in
+from .scores import PICTURE, accuracy, methods_in
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Compared", "compared"]
-
-PICTURE = "_picture"
 
 
 @dataclass(frozen=True, eq=False)

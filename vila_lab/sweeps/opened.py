@@ -247,14 +247,10 @@ class Maps(Mapping[str, "list[xr.DataArray]"]):
         self._store, self.method = store, method
         self._places: dict[str, tuple[str, int]] = {}
         known: set[str] = set()
-        for part, name, _ in store.shapes():
-            key, _, rest = name.partition("/map/")
-            if not rest:
-                continue
-            how, _, picture = rest.partition("/image_")
+        for part, key, how, picture, _ in maps_in(store):
             known.add(how)
             if how == method and homes.get(key) == part:
-                count = max(int(picture), self._places.get(key, (part, 0))[1])
+                count = max(picture, self._places.get(key, (part, 0))[1])
                 self._places[key] = part, count
         if known and method not in known:
             raise OptionError(
@@ -265,7 +261,7 @@ class Maps(Mapping[str, "list[xr.DataArray]"]):
         import xarray as xr
 
         part, count = self._places[key]
-        names = [f"{key}/map/{self.method}/image_{k + 1}" for k in range(count)]
+        names = [map_name(key, self.method, k + 1) for k in range(count)]
         found = self._store.arrays(part, names)
         return [
             xr.DataArray(found[name], dims=("row", "column"), name=f"{self.method} in picture {k + 1}")
@@ -277,6 +273,20 @@ class Maps(Mapping[str, "list[xr.DataArray]"]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def map_name(key: str, method: str, picture: int) -> str:
+    """What a part calls the map of a method over a picture, from 1, of a question."""
+    return f"{key}/map/{method}/image_{picture}"
+
+
+def maps_in(store: Store) -> Iterator[tuple[str, str, str, int, tuple[int, ...]]]:
+    """Part, key, method, picture (from 1) and shape of every map there is."""
+    for part, name, shape in store.shapes():
+        key, _, rest = name.partition("/map/")
+        if rest:
+            method, _, picture = rest.partition("/image_")
+            yield part, key, method, int(picture), shape
 
 
 def _pandas(table: Any) -> pd.DataFrame:

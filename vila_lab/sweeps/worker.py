@@ -131,7 +131,7 @@ class Worker:
             }
             if each.key in found:
                 cells |= found[each.key].cells
-                tokens += [{"key": each.key, "part": name, **cells} for cells in found[each.key].tokens]
+                tokens += [{"key": each.key, "part": name, **token} for token in found[each.key].tokens]
             rows.append(cells)
         self.store.write(name, table_of(rows), table_of(tokens), arrays)
 
