@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from ..errors import MissingExtra, RayError, VilaLabError
 from ..inputs.sources import reason, shorten
 from ..resident import load
-from .plan import Plan, weights_of
+from .plan import Plan
 from .store import Store
-from .worker import Done, Keyed, Worker
+from .worker import Done, Keyed, Worker, about
 
 __all__ = ["Cluster", "Pool"]
 
@@ -57,15 +57,8 @@ class Remote:
         self._worker: Worker | None = None
 
     def about(self, options: Mapping[str, Any]) -> tuple[str, str]:
-        """Name and weights of its model, which takes such options of a family.
-
-        Raises
-        ------
-        OptionError
-            If it does not take them.
-        """
-        self._lab.options_of(options)
-        return self._lab.name, weights_of(self._lab.family.model)
+        """See `vila_lab.sweeps.worker.about`."""
+        return about(self._lab, options)
 
     def run(self, plan: Plan, place: str, batch: list[Keyed]) -> Done:
         """See `Worker.run`."""

@@ -30,12 +30,12 @@ from ..session import Session
 from ..versions import installed
 from .columns import Columns
 from .opened import Sweep
-from .plan import Plan, key_of, methods_of, weights_of
+from .plan import Plan, key_of, methods_of
 from .ray_pool import Cluster, Pool
 from .row import Row, row_of
 from .store import Store
 from .tables import Table
-from .worker import Done, Keyed, Worker
+from .worker import Done, Keyed, Worker, about
 
 __all__ = ["sweep"]
 
@@ -208,9 +208,8 @@ class Here:
         return tuple(map(str, self._lab.edits))
 
     def about(self, options: Mapping[str, Any]) -> tuple[str, str]:
-        """Name and weights of its model, which takes such options of a family."""
-        self._lab.options_of(options)
-        return self._lab.name, weights_of(self._lab.family.model)
+        """See `vila_lab.sweeps.worker.about`."""
+        return about(self._lab, options)
 
     def run(self, plan: Plan, store: Store, batches: Iterable[list[Keyed]]) -> Iterator[tuple[list[Keyed], Done]]:
         """Batches and what became of them."""

@@ -18,11 +18,11 @@ from ..prompt import Prompt
 from ..session import Session
 from ..video import is_video_name
 from .findings import Arrays, Found, findings, kept
-from .plan import Plan, asked_of
+from .plan import Plan, asked_of, weights_of
 from .row import Row
 from .store import Store, table_of
 
-__all__ = ["Done", "Keyed", "Worker"]
+__all__ = ["Done", "Keyed", "Worker", "about"]
 
 WEB = ("http://", "https://")
 
@@ -134,6 +134,18 @@ class Worker:
                 tokens += [{"key": each.key, "part": name, **token} for token in found[each.key].tokens]
             rows.append(cells)
         self.store.write(name, table_of(rows), table_of(tokens), arrays)
+
+
+def about(lab: Session, options: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and weights of a session's model, which takes such options of its family.
+
+    Raises
+    ------
+    OptionError
+        If it does not take them.
+    """
+    lab.options_of(options)
+    return lab.name, weights_of(lab.family.model)
 
 
 def row_cells(each: Keyed, plan: Plan) -> dict[str, Any]:
