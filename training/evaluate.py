@@ -2,7 +2,7 @@
 
 ``python -m training.evaluate`` prints the table (whole answers exactly right, 95 % Wilson intervals, chance beside
 each) and writes it as JSON. The scenes' seeds and renders were never trained on; one in seven (thing, background) pairs
-was held out of training too, and ``--style stripes`` draws a background that no training picture had.
+was held out of training too, and ``--style checks`` or ``--style rings`` draws a background that no training picture had.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,12 +99,14 @@ def held_out_scenes(seed: int, count: int, style: str | None) -> list[Scene]:
     ]
 
 
-def cases(task: str, count: int, scenes: list[Scene], sampler: SetSampler) -> Iterator[Case]:
-    """``count`` questions of one task over sets of one to six of the scenes."""
+def cases(
+    task: str, count: int, scenes: list[Scene], sampler: SetSampler, pictures: int | None = None
+) -> Iterator[Case]:
+    """``count`` questions of one task over sets of one to six of the scenes, or of just so many."""
     rng = sampler.rng
     found = 0
     while found < count:
-        n = int(rng.choice(len(FULL.pictures), p=FULL.pictures)) + 1
+        n = pictures or int(rng.choice(len(FULL.pictures), p=FULL.pictures)) + 1
         _, rows = sampler.compose(n, FULL)
         contents = sampler.contents(rows)
         turn = TASKS[task](contents, rng, "zh" if rng.random() < 0.5 else "en")
@@ -171,14 +173,23 @@ def measure(session: Session, task: str, found: Iterator[Case], count: int, miss
 
 
 def evaluate(
-    session: Session, *, count: int, seed: int, style: str | None, misses: list[str] | None = None
+    session: Session,
+    *,
+    count: int,
+    seed: int,
+    style: str | None = None,
+    pictures: int | None = None,
+    tasks: Sequence[str] = tuple(TASKS),
+    misses: list[str] | None = None,
 ) -> list[Row]:
-    """All tasks, ``count`` questions each."""
+    """Some tasks or all, ``count`` questions each; the example's four marks beside all tasks over any number of pictures."""
     scenes = held_out_scenes(seed, POOL, style)
     sampler = SetSampler(
         pack(scenes), session.tokenizer, np.random.default_rng(EVALUATION_SEED + seed), range(len(scenes))
     )
-    rows = [measure(session, task, cases(task, count, scenes, sampler), count, misses) for task in TASKS]
+    rows = [measure(session, task, cases(task, count, scenes, sampler, pictures), count, misses) for task in tasks]
+    if pictures is not None or set(tasks) != set(TASKS):
+        return rows
     rows.append(measure(session, "mission, fresh renders", mission_cases(count, seed, style), count, misses))
     rows.append(measure(session, "mission, demo pictures", demo_cases(), 24, misses))
     return rows
@@ -201,11 +212,21 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--style", help="one background for all scenes; by default those of the training")
+    parser.add_argument("--pictures", type=int, help="sets of this many pictures; by default of one to six")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
     parser.add_argument("--misses", type=Path, help="write the wrong answers here")
     options = parser.parse_args()
     misses: list[str] = []
-    rows = evaluate(load(options.model), count=options.count, seed=options.seed, style=options.style, misses=misses)
+    rows = evaluate(
+        load(options.model),
+        count=options.count,
+        seed=options.seed,
+        style=options.style,
+        pictures=options.pictures,
+        tasks=options.tasks,
+        misses=misses,
+    )
     print(table(rows))
     options.out.write_text(
         json.dumps([asdict(row) | {"share": row.share} for row in rows], indent=1) + "\n", encoding="utf-8"

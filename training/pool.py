@@ -1,6 +1,6 @@
 """A pool of drawn pictures in arrays, so that training neither draws nor encodes twice. Knows nothing of models.
 
-``python -m training.pool --size 40000 --seed 1 --out pool.npz``
+``python -m training.pool --size 60000 --seed 1 --out pool.npz``
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from vila_lab.tiny.backgrounds import TEXTURES
 from vila_lab.tiny.names import INDEX
 from vila_lab.tiny.probes import random_names
-from vila_lab.tiny.world import Scene, draw_scene
+from vila_lab.tiny.world import Scene, draw_scene, held_out
+
+from .weather import weathered
 
 SIDE = 96  # pixels of the model's square
 CELLS = 12  # patches along one side
 MOST = 4  # things in a picture
+TEXTURED, WEATHERED = 0.6, 0.5  # shares of the pictures
 
 
 @dataclass
@@ -91,9 +95,20 @@ def pack(scenes: list[Scene]) -> Pool:
     return Pool(pixels, labels, things, centres)
 
 
+def draw_one(rng: np.random.Generator) -> Scene:
+    """A scene to learn from: on any background but those held out, half of them weathered."""
+    names = random_names(rng)
+    style = None
+    if rng.random() < TEXTURED:
+        allowed = [s for s in TEXTURES if not any(held_out(name, s) for name in names)]
+        style = str(rng.choice(allowed or TEXTURES))
+    scene = draw_scene(rng, names, style=style)
+    return replace(scene, image=weathered(rng, scene.image)) if rng.random() < WEATHERED else scene
+
+
 def _draw_chunk(seed: int, size: int) -> Pool:
     rng = np.random.default_rng(seed)
-    return pack([draw_scene(rng, random_names(rng)) for _ in range(size)])
+    return pack([draw_one(rng) for _ in range(size)])
 
 
 def draw_pool(size: int, seed: int, workers: int = 2) -> Pool:
@@ -115,7 +130,7 @@ def draw_pool(size: int, seed: int, workers: int = 2) -> Pool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=40_000)
+    parser.add_argument("--size", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

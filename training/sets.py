@@ -28,10 +28,11 @@ COMPANY_RANGE = range(len(OBJECTS), len(THINGS))
 
 TASK_WEIGHTS = {
     "mixed": {
-        "name": 5, "which": 2, "yes_no": 2.5, "same": 2.5, "count": 3, "position": 1.5, "complete": 1, "compare": 0.5, "list": 1,
+        "name": 5, "which": 2, "yes_no": 2.5, "same": 2.5, "count": 3, "position": 1.5, "complete": 1, "compare": 0.5, "list": 1.5,
     },
+    "singles": {"list": 3, "name": 2.5, "same": 2.5, "compare": 1.5, "count": 1.5, "which": 1, "complete": 0.5, "yes_no": 0.5},
     "odd": {"odd": 2.5, "name": 1.5, "same": 3, "which": 1.5, "count": 2.5, "yes_no": 1, "position": 1, "complete": 0.5, "compare": 0.5},
-    "companies": {"complete": 4, "company": 1.5, "name": 1, "which": 1, "same": 0.7, "yes_no": 0.7},
+    "companies": {"complete": 3, "company": 3, "name": 1, "which": 1, "same": 0.7, "yes_no": 0.7},
 }  # fmt: skip
 
 
@@ -41,11 +42,13 @@ class Mixture:
 
     single: float  # share of pictures that hold one thing
     pictures: tuple[float, ...]  # weights of 1, 2, ... pictures
+    singles: float = 0.0  # share of sets, of those of many pictures, in which nearly every picture holds one thing
 
 
 EASY = Mixture(single=1.0, pictures=(0.08, 0.22, 0.25, 0.45))
 FULL = Mixture(single=0.55, pictures=(0.07, 0.13, 0.22, 0.32, 0.13, 0.13))
-HARD = Mixture(single=0.42, pictures=FULL.pictures)  # pictures of several things are learnt last: practise them more
+# Pictures of several things and sets of six are learnt last, and few sets of six can be listed: practise them more.
+HARD = Mixture(single=0.45, pictures=(0.05, 0.09, 0.16, 0.28, 0.18, 0.24), singles=0.2)
 
 
 @dataclass
@@ -121,8 +124,8 @@ class SetSampler:
             for r in rows
         ]
 
-    def _count(self, mixture: Mixture) -> int:
-        return 1 if self.rng.random() < mixture.single else int(self.rng.choice([2, 3, 4], p=[0.68, 0.22, 0.1]))
+    def _count(self, single: float) -> int:
+        return 1 if self.rng.random() < single else int(self.rng.choice([2, 3, 4], p=[0.68, 0.22, 0.1]))
 
     def _showing(self, thing: int, count: int) -> int:
         found = self.by_thing.get((thing, count))
@@ -142,17 +145,18 @@ class SetSampler:
             common, other = (int(t) for t in rng.choice(list(things), 2, replace=False))
             odd = int(rng.integers(n))
             return "odd", np.array([self._showing(other if k == odd else common, 1) for k in range(n)])
+        kind, single = ("singles", 0.85) if n >= 3 and draw < 0.36 + mixture.singles else ("mixed", mixture.single)
         theme = int(rng.integers(len(OBJECTS)))
         with_theme = set(rng.permutation(n)[: int(rng.integers(0, n + 1))].tolist())
         rows = []
         for k in range(n):
             if k in with_theme:
-                rows.append(self._showing(theme, self._count(mixture)))
+                rows.append(self._showing(theme, self._count(single)))
             elif rng.random() < 0.06:
                 rows.append(self._showing(int(rng.choice(list(COMPANY_RANGE))), 1))
             else:
-                rows.append(int(rng.choice(self.by_count[self._count(mixture)])))
-        return "mixed", np.array(rows)
+                rows.append(int(rng.choice(self.by_count[self._count(single)])))
+        return kind, np.array(rows)
 
     def turn(self, kind: str, contents: list[list[Held]]) -> Turn:
         weights = TASK_WEIGHTS[kind]

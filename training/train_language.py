@@ -16,9 +16,11 @@ by a dense target that the drawn world gives for free (all of them fade out befo
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from vila_lab.tiny.names import THINGS
 
 from .pool import CELLS, MOST, Pool
 from .resuming import log, resume, save
-from .sets import EASY, GRID, HARD, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
+from .sets import EASY, FULL, GRID, HARD, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
 from .tokenizer import build_tokenizer
 from .train_vision import features, normalise
 
@@ -45,6 +47,7 @@ GUIDED_LAYER, PROBED_LAYER = (
     4,
 )  # 0-based: the third layer's heads are rewarded, its input and the fourth's output probed
 FIND_HEAD, BIND_HEAD = 0, 1
+SIX = replace(FULL, pictures=(0, 0, 0, 0, 0, 1))  # the hardest sets, measured by themselves
 
 
 def decoder_config(vocab_size: int) -> Qwen2Config:
@@ -244,12 +247,50 @@ def gather(cells: np.ndarray, batch: Batch) -> Tensor:
     return torch.from_numpy(cells[rows.ravel()].astype(np.float32)).view(*rows.shape, *cells.shape[1:])
 
 
-def mixture_at(share: float) -> Mixture:
-    """One thing per picture and up to four pictures first, the full world after 45 % of the training."""
-    ramp = min(1.0, max(0.0, (share - 0.3) / 0.15))
-    easy = [*EASY.pictures, *([0.0] * (MOST_PICTURES - len(EASY.pictures)))]
-    pictures = np.array(easy) * (1 - ramp) + np.array(HARD.pictures) * ramp
-    return Mixture(EASY.single * (1 - ramp) + HARD.single * ramp, tuple(pictures / pictures.sum()))
+@dataclass(frozen=True)
+class Plan:
+    """What happens when, in steps.
+
+    All but the end is the same for every length that is long enough, so a run can be made longer before its rate falls.
+
+    Attributes
+    ----------
+    warm
+        The rate rises until here.
+    guided
+        Two heads are rewarded until here; then the world grows from one thing in each of four pictures to the full one.
+    full
+        The world is full from here on.
+    cool
+        The rate falls from here to the end; the dense targets fade out in the first half of that.
+    """
+
+    warm: int
+    guided: int
+    full: int
+    cool: int
+    steps: int
+
+    @classmethod
+    def of(cls, steps: int) -> Plan:
+        return cls(min(300, steps // 12), min(1400, steps // 4), min(2100, steps // 3), round(0.65 * steps), steps)
+
+    def rate(self, step: int) -> float:
+        """The learning rate as a share of the highest."""
+        if step < self.cool:
+            return min(1.0, (step + 1) / max(1, self.warm))
+        return 1 - math.sqrt((step - self.cool) / (self.steps - self.cool))
+
+    def aid(self, step: int) -> float:
+        """Weight of the dense targets."""
+        return float(np.clip(1 - 2 * (step - self.cool) / (self.steps - self.cool), 0, 1))
+
+    def mixture(self, step: int) -> Mixture:
+        ramp = float(np.clip((step - self.guided) / (self.full - self.guided), 0, 1))
+        easy = [*EASY.pictures, *([0.0] * (MOST_PICTURES - len(EASY.pictures)))]
+        pictures = np.array(easy) * (1 - ramp) + np.array(HARD.pictures) * ramp
+        single = EASY.single * (1 - ramp) + HARD.single * ramp
+        return Mixture(single, tuple(pictures / pictures.sum()), HARD.singles * ramp)
 
 
 def train(
@@ -261,7 +302,7 @@ def train(
     batch: int,
     rate: float,
     seed: int,
-    save_every: int = 200,
+    save_every: int = 500,
     on_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train, logging to ``out/log.jsonl`` and resuming from ``out/state.pt`` if that is there."""
@@ -277,9 +318,8 @@ def train(
     )
     student = Student(len(tokenizer), tower.config.hidden_size, names)
     optimiser = torch.optim.AdamW(student.parameters(), rate, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, rate, total_steps=steps, pct_start=0.08, anneal_strategy="cos"
-    )
+    plan = Plan.of(steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, plan.rate)
     parts: dict[str, Any] = {"student": student, "optimiser": optimiser, "schedule": schedule}
     first = resume(out, parts)
     split = len(pool) - HELD_OUT
@@ -288,13 +328,12 @@ def train(
     held_out = SetSampler(pool, tokenizer, np.random.default_rng(10_000), held_rows)
     started = time.perf_counter()
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc="language")):
-        share = step / steps
-        aid = 1.0 if share < 0.7 else max(0.0, (0.85 - share) / 0.15)
-        guide = 0.3 if share < 0.3 else 0.0
-        found = sampler.batch(batch, mixture_at(share))
+        found = sampler.batch(batch, plan.mixture(step))
         if on_step is not None:
             on_step(step)
-        loss, losses, logits = student(found, gather(cells, found), aid=aid, guide=guide)
+        loss, losses, logits = student(
+            found, gather(cells, found), aid=plan.aid(step), guide=0.3 if step < plan.guided else 0.0
+        )
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -307,7 +346,8 @@ def train(
             log(out, record)
             bar.set_postfix(answer=record["answer"])
         if step % save_every == save_every - 1 or step == steps - 1:
-            record = {"step": step + 1, "held_out": evaluate(student, held_out, cells, mixture_at(share))}
+            record = {"step": step + 1, "held_out": evaluate(student, held_out, cells, plan.mixture(step))}
+            record["held_out_six"] = evaluate(student, held_out, cells, SIX)
             log(out, record)
             save(out, step + 1, parts)
 
@@ -317,7 +357,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--tower", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)

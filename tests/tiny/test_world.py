@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.pool import CELLS, draw_pool, pack
+from training.pool import CELLS, draw_one, draw_pool, pack
 from training.sets import coarse
+from training.weather import weathered
+from vila_lab.tiny.backgrounds import HELD_OUT_STYLES, STYLES, TEXTURES
 from vila_lab.tiny.names import INDEX, OBJECTS, THINGS
-from vila_lab.tiny.world import HELD_OUT_STYLE, STYLES, draw_scene, held_out, sprites
+from vila_lab.tiny.world import draw_scene, held_out, sprites
 
 NAMES = st.lists(st.sampled_from([t.name for t in THINGS]), min_size=1, max_size=4, unique=True)
 CANVAS = st.tuples(st.integers(48, 300), st.integers(48, 300))
@@ -72,17 +74,52 @@ def test_labels_name_the_thing_that_covers_the_cell():
     assert set(np.unique(labels)) == {-1, INDEX["pizza"]}
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", STYLES + TEXTURES)
 def test_about_one_pair_in_seven_is_held_out(style):
     share = np.mean([held_out(t.name, style) for t in THINGS])
     assert 0.08 < share < 0.2
 
 
-def test_training_pictures_keep_off_held_out_pairs_and_style():
-    for seed in range(60):
-        scene = draw_scene(np.random.default_rng(seed), ["bee"])
-        assert scene.style != HELD_OUT_STYLE
-        assert not held_out("bee", scene.style)
+def test_training_pictures_keep_off_held_out_pairs_and_styles():
+    drawn = [draw_one(np.random.default_rng(seed)) for seed in range(200)]
+    assert {scene.style for scene in drawn} == {*STYLES, *TEXTURES}
+    assert not {*HELD_OUT_STYLES} & {*STYLES, *TEXTURES}
+    singles = [scene for scene in drawn if len(scene.names) == 1]
+    assert not any(held_out(scene.names[0], scene.style) for scene in singles)
+
+
+@pytest.mark.parametrize("style", STYLES + TEXTURES + HELD_OUT_STYLES)
+def test_every_background_is_drawn_and_a_seed_of_its_own(style):
+    scenes = [draw_scene(np.random.default_rng(seed), ["Apple"], style=style, size=(120, 96)) for seed in (0, 0, 1)]
+    first, again, other = (np.asarray(scene.image) for scene in scenes)
+    assert first.shape == (96, 120, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    (x0, y0, x1, y1), mask = scenes[0].placed[0].box, scenes[0].placed[0].mask
+    inside = first[y0:y1, x0:x1][mask].astype(float).mean()
+    outside = np.ones(first.shape[:2], bool)
+    outside[y0:y1, x0:x1] = False
+    assert abs(inside - first[outside].astype(float).mean()) > 60  # a mark can be seen, light on dark or dark on light
+
+
+def test_an_unknown_background_is_named():
+    with pytest.raises(ValueError, match="'tartan'; known: plain"):
+        draw_scene(np.random.default_rng(0), ["cat"], style="tartan")
+
+
+def test_weather_changes_the_light_and_leaves_things_in_their_place():
+    scene = draw_scene(np.random.default_rng(3), ["cat"], style="plain", size=(120, 96))
+    (box,) = (placed.box for placed in scene.placed)
+    outside = np.ones((96, 120), bool)
+    outside[box[1] : box[3], box[0] : box[2]] = False
+    for seed in range(30):
+        image = weathered(np.random.default_rng(seed), scene.image)
+        assert image.size == scene.image.size
+        assert image.mode == "RGB"
+        pixels = np.asarray(image, float)
+        assert (
+            pixels[~outside].std(axis=0).mean() > 1.5 * pixels[outside].std(axis=0).mean()
+        )  # still only the cat stands out
 
 
 def test_the_pool_does_not_depend_on_the_workers():

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .names import INDEX
+from .backgrounds import HELD_OUT_STYLES, STYLES, TEXTURES, background
+from .names import COMPANIES, INDEX
 
 SPRITES = Path(__file__).parent / "sprites"
-STYLES = ("plain", "gradient", "noise")
-HELD_OUT_STYLE = "stripes"  # drawn for evaluation only
-MARKS_BACKGROUND = (200, 256)  # company marks are dark or saturated: a light background keeps them visible
+LIGHT, DARK = (200, 256), (0, 90)  # company marks are dark or saturated: a light background keeps them visible
+MARKS = frozenset(company.name for company in COMPANIES)
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,11 @@ def sprites() -> dict[str, Image.Image]:
 
 def held_out(name: str, style: str) -> bool:
     """Whether this thing on this background is kept from training (one pair in seven)."""
-    if style == HELD_OUT_STYLE:
+    if style in HELD_OUT_STYLES:
         return True
-    return (INDEX[name] * len(STYLES) + STYLES.index(style)) % 7 == 3
+    if style in STYLES:
+        return (INDEX[name] * len(STYLES) + STYLES.index(style)) % 7 == 3
+    return (INDEX[name] + TEXTURES.index(style)) % 7 == 3
 
 
 def draw_scene(
@@ -104,7 +106,7 @@ def draw_scene(
     names
         One to four names of ``THINGS``; the scene lists them from left to right.
     style
-        Background: one of ``STYLES`` or ``HELD_OUT_STYLE``; None draws one.
+        Background: one of ``STYLES``, ``TEXTURES`` or ``HELD_OUT_STYLES``; None draws one of the first.
     size
         Canvas (width, height) in pixels, at least 48 each; None draws one between 96 and 192.
     allow_held_out
@@ -117,11 +119,17 @@ def draw_scene(
         width, height = (int(side) for side in rng.integers(96, 193, 2))
     else:
         width, height = size
-    light = any(INDEX[name] >= 52 for name in names)
-    canvas = Image.fromarray(_background(rng, style, width, height, light)).convert("RGBA")
+    has_marks = any(name in MARKS for name in names)
+    white_marks = has_marks and style in TEXTURES and (style == "black" or bool(rng.random() < 0.3))
+    colours = (DARK if white_marks else _light(rng)) if has_marks else (0, 256)
+    canvas = Image.fromarray(background(rng, style, width, height, colours)).convert("RGBA")
     placed = []
     for name, (x0, y0, x1, y1) in zip(names, _places(rng, len(names), width, height), strict=True):
         sprite = _pose(rng, name, x1 - x0, y1 - y0)
+        if white_marks and name in MARKS and not (_is_bright(sprite) and rng.random() < 0.6):
+            sprite = _whitened(sprite)
+        if style == "black":
+            sprite = _with_hard_edge(sprite)
         left = x0 + int(rng.integers(0, x1 - x0 - sprite.width + 1))
         top = y0 + int(rng.integers(0, y1 - y0 - sprite.height + 1))
         canvas.alpha_composite(sprite, (left, top))
@@ -166,7 +174,7 @@ def _shrink(rng: np.random.Generator, cell: tuple[int, int, int, int]) -> tuple[
 def _pose(rng: np.random.Generator, name: str, width: int, height: int) -> Image.Image:
     """The sprite mirrored or not, rotated a little, stretched a little, and scaled to fit width x height."""
     sprite = sprites()[name]
-    if INDEX[name] < 52:
+    if name not in MARKS:
         if rng.random() < 0.5:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         sprite = sprite.rotate(float(rng.uniform(-15, 15)), Image.Resampling.BILINEAR, expand=True)
@@ -180,24 +188,26 @@ def _pose(rng: np.random.Generator, name: str, width: int, height: int) -> Image
     return sprite.resize(size, Image.Resampling.BICUBIC)
 
 
-def _background(rng: np.random.Generator, style: str, width: int, height: int, light: bool) -> NDArray[np.uint8]:
-    low, high = MARKS_BACKGROUND if light else (0, 256)
-    if light and rng.random() < 0.3:
-        low = 255  # marks stand on plain white more often than not
-    first, second = rng.integers(low, high, (2, 3)).astype(np.float64)
-    if style == "plain":
-        field = np.broadcast_to(first, (height, width, 3))
-    elif style == "gradient":
-        angle = rng.uniform(0, 2 * np.pi)
-        y, x = np.mgrid[0:height, 0:width]
-        ramp = np.cos(angle) * x / width + np.sin(angle) * y / height
-        ramp = (ramp - ramp.min()) / max(np.ptp(ramp), 1e-9)
-        field = first + (second - first) * ramp[..., None]
-    elif style == "noise":
-        field = first + rng.normal(0, 25, (height, width, 3))
-    elif style == HELD_OUT_STYLE:
-        stripe = (np.arange(width) // max(3, width // 12) % 2)[None, :, None]
-        field = np.broadcast_to(np.where(stripe == 0, first, second), (height, width, 3))
-    else:
-        raise ValueError(f"unknown background style {style!r}; known: {', '.join((*STYLES, HELD_OUT_STYLE))}")
-    return np.asarray(np.clip(field, 0, 255), np.uint8)
+def _light(rng: np.random.Generator) -> tuple[int, int]:
+    """Colours behind a mark: it stands on plain white more often than not."""
+    return (255, LIGHT[1]) if rng.random() < 0.3 else LIGHT
+
+
+def _whitened(sprite: Image.Image) -> Image.Image:
+    """The same form in white, as a logo is drawn on a dark ground."""
+    white = Image.new("RGBA", sprite.size, "white")
+    white.putalpha(sprite.getchannel("A"))
+    return white
+
+
+def _is_bright(sprite: Image.Image) -> bool:
+    """Whether a sprite can be seen on a dark ground as it is."""
+    pixels = np.asarray(sprite, np.float64)
+    return bool(np.average(pixels[..., :3].max(-1), weights=pixels[..., 3]) > 150)
+
+
+def _with_hard_edge(sprite: Image.Image) -> Image.Image:
+    """As a picture looks whose transparency was dropped: its half covered pixels in full colour."""
+    hard = sprite.copy()
+    hard.putalpha(sprite.getchannel("A").point([0] + [255] * 255))
+    return hard
