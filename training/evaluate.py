@@ -1,8 +1,8 @@
 """Measures the embedded model on held-out scenes, task by task, through the ordinary prompt and greedy decoding.
 
-``python -m training.evaluate`` prints the table (whole answers exactly right, 95 % Wilson intervals, chance beside
-each) and writes it as JSON. The scenes' seeds and renders were never trained on; one in seven (thing, background) pairs
-was held out of training too, and ``--style checks`` or ``--style rings`` draws a background that no training picture had.
+``python -m training.evaluate`` prints a table of each suite (whole answers exactly right, 95 % Wilson intervals, chance
+beside each) and writes them as JSON; ``--card`` puts them into the model card as well. The scenes' seeds and renders were
+never trained on, one in seven (thing, background) pairs was held out of training too, and two backgrounds altogether.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from vila_lab.prompt import Picture, Prompt
 from vila_lab.resident import load
 from vila_lab.session import Session
 from vila_lab.tiny import demo_images
+from vila_lab.tiny.backgrounds import HELD_OUT_STYLES
 from vila_lab.tiny.names import INDEX, OBJECTS, THINGS
 from vila_lab.tiny.probes import EVALUATION_SEED, random_names
 from vila_lab.tiny.world import Scene, draw_scene
@@ -45,6 +46,29 @@ class Case:
     images: tuple[Image.Image, ...]
     turn: Turn
     chance: float
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Which scenes are asked about.
+
+    Attributes
+    ----------
+    style
+        One background for all of them; by default any that a scene gets by itself.
+    pictures
+        Sets of this many; by default of one to six.
+    """
+
+    style: str | None = None
+    pictures: int | None = None
+
+
+SUITES = {
+    "ordinary": Suite(),
+    "six": Suite(pictures=6),
+    **{style: Suite(style=style) for style in (*HELD_OUT_STYLES, "stripes", "black")},
+}
 
 
 @dataclass(frozen=True)
@@ -172,26 +196,20 @@ def measure(session: Session, task: str, found: Iterator[Case], count: int, miss
     return Row(task, len(rights), sum(rights), low, high, float(np.mean(chances)), by_pictures)
 
 
-def evaluate(
-    session: Session,
-    *,
-    count: int,
-    seed: int,
-    style: str | None = None,
-    pictures: int | None = None,
-    tasks: Sequence[str] = tuple(TASKS),
-    misses: list[str] | None = None,
-) -> list[Row]:
-    """Some tasks or all, ``count`` questions each; the example's four marks beside all tasks over any number of pictures."""
-    scenes = held_out_scenes(seed, POOL, style)
+def evaluate(session: Session, suite: Suite, *, count: int, seed: int, misses: list[str] | None = None) -> list[Row]:
+    """All tasks, ``count`` questions each; the example's four marks too where sets of four are asked about."""
+    scenes = held_out_scenes(seed, POOL, suite.style)
     sampler = SetSampler(
         pack(scenes), session.tokenizer, np.random.default_rng(EVALUATION_SEED + seed), range(len(scenes))
     )
-    rows = [measure(session, task, cases(task, count, scenes, sampler, pictures), count, misses) for task in tasks]
-    if pictures is not None or set(tasks) != set(TASKS):
-        return rows
-    rows.append(measure(session, "mission, fresh renders", mission_cases(count, seed, style), count, misses))
-    rows.append(measure(session, "mission, demo pictures", demo_cases(), 24, misses))
+    rows = [
+        measure(session, task, cases(task, count, scenes, sampler, suite.pictures), count, misses) for task in TASKS
+    ]
+    if suite.pictures is None:
+        fresh = mission_cases(count, seed, suite.style)
+        rows.append(measure(session, "mission, fresh renders", fresh, count, misses))
+    if suite == SUITES["ordinary"]:
+        rows.append(measure(session, "mission, demo pictures", demo_cases(), 24, misses))
     return rows
 
 
@@ -206,31 +224,38 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def on_card(card: str, tables: Mapping[str, str]) -> str:
+    """The card with each suite's table in its place, which two comments mark."""
+    for suite, made in tables.items():
+        start, end = f"<!-- {suite} -->\n", "<!-- end -->"
+        before, found, after = card.partition(start)
+        if not found or end not in after:
+            raise ValueError(f"the card has no place for the table of {suite!r}")
+        card = before + start + made + "\n" + end + after.partition(end)[2]
+    return card
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="folder of the checkpoint; the embedded one by default")
+    parser.add_argument("--suites", nargs="+", choices=list(SUITES), default=list(SUITES))
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--style", help="one background for all scenes; by default those of the training")
-    parser.add_argument("--pictures", type=int, help="sets of this many pictures; by default of one to six")
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
+    parser.add_argument("--card", type=Path, help="a model card to write the tables into")
     parser.add_argument("--misses", type=Path, help="write the wrong answers here")
     options = parser.parse_args()
+    session = load(options.model)
     misses: list[str] = []
-    rows = evaluate(
-        load(options.model),
-        count=options.count,
-        seed=options.seed,
-        style=options.style,
-        pictures=options.pictures,
-        tasks=options.tasks,
-        misses=misses,
-    )
-    print(table(rows))
-    options.out.write_text(
-        json.dumps([asdict(row) | {"share": row.share} for row in rows], indent=1) + "\n", encoding="utf-8"
-    )
+    found: dict[str, list[Row]] = {}
+    for name in options.suites:
+        found[name] = evaluate(session, SUITES[name], count=options.count, seed=options.seed, misses=misses)
+        print(f"{name}\n{table(found[name])}\n")
+        written = {suite: [asdict(row) | {"share": row.share} for row in rows] for suite, rows in found.items()}
+        options.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    if options.card:
+        tables = {suite: table(rows) for suite, rows in found.items()}
+        options.card.write_text(on_card(options.card.read_text(encoding="utf-8"), tables), encoding="utf-8")
     if options.misses:
         options.misses.write_text("\n".join(misses) + "\n", encoding="utf-8")
 

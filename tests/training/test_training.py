@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import SiglipVisionModel
 
+from training.evaluate import Row, on_card, table
 from training.export import main as export
 from training.pool import pack
 from training.sets import EASY, FULL, SetSampler
@@ -155,3 +156,22 @@ def test_the_shipped_files_are_small_and_in_three_folders():
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["model_type"] == "llava_llama"
     assert config["image_aspect_ratio"] == "resize"
+
+
+def test_a_cards_tables_are_replaced_and_nothing_else():
+    card = "# A\n<!-- six -->\nold\n<!-- end -->\nb\n<!-- rings -->\n<!-- end -->\n"
+    written = on_card(card, {"six": "new", "rings": "other"})
+    assert written == "# A\n<!-- six -->\nnew\n<!-- end -->\nb\n<!-- rings -->\nother\n<!-- end -->\n"
+    assert on_card(written, {"six": "new", "rings": "other"}) == written
+    with pytest.raises(ValueError, match="no place for the table of 'checks'"):
+        on_card(card, {"checks": "new"})
+
+
+def test_the_cards_say_what_was_evaluated():
+    folder = weights_folder().parent
+    found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    rows = {
+        suite: [Row(**{k: v for k, v in row.items() if k != "share"}) for row in rows] for suite, rows in found.items()
+    }
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert on_card(card, {suite: table(each) for suite, each in rows.items()}) == card
