@@ -130,7 +130,7 @@ class ExaminedAnswer(RecordedAnswer):
         samples, seed
             Of shapley: orders that are drawn, and by which generator; by default exact for up to 8 pictures.
         steps
-            Of integrated_gradients: points on the path.
+            Of integrated_gradients: steps of the path; by default as many as the shares need to add up, 8 to 64.
         on
             Of integrated_gradients: "embeddings" or "pixels"; of input_x_gradient only the first.
         readers

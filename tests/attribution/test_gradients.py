@@ -8,7 +8,9 @@ import torch
 
 from tests.attribution.conftest import replay_of, target_of
 from vila_lab.attribution import recording
+from vila_lab.attribution.captum_seam import score_function
 from vila_lab.attribution.gradient_inputs import inputs_of
+from vila_lab.attribution.integrated_gradients import DOUBLED, clenshaw_curtis
 from vila_lab.errors import CaptureError, OptionError
 from vila_lab.upstream import attention_name
 
@@ -118,6 +120,42 @@ def test_too_few_steps_are_pointed_out(two):
     assert f"the shares of {two.tokens[0].text!r} miss its score's difference by" in found.note
     assert found.note.endswith("take more steps")
     assert "miss" not in two.attribute("integrated_gradients", 0).note
+
+
+def test_steps_are_doubled_until_the_shares_add_up(two):
+    """As many as each token needs, none of them twice, and the number is told."""
+    found = two.attribute("integrated_gradients")
+    taken = int(found.checks["steps"])
+    assert f"{taken} steps" in found.note
+    assert found.cost.forwards == taken + 1
+    assert found.cost.backwards <= (taken + 1) * len(found.token)
+    by_hand = two.attribute("integrated_gradients", steps=taken)
+    gap = np.abs(by_hand.values.sum(1) - found.values.sum(1))
+    assert (gap <= np.maximum(0.02 * np.abs(by_hand.values.sum(1)), 2e-3)).all()
+    fewer = two.attribute("integrated_gradients", steps=taken // 2)
+    assert taken == DOUBLED[0] or "miss" in fewer.note
+
+
+@pytest.mark.parametrize("rows", [{"token": 0}, {}], ids=["token", "all"])
+def test_captums_own_integrated_gradients_are_the_same(two, rows):
+    from captum.attr import IntegratedGradients
+
+    replay, goal = replay_of(two), target_of(two, **rows)
+    inputs = inputs_of(replay, "embeddings", "mean")
+    theirs = IntegratedGradients(score_function(replay, goal, inputs.prompt))
+    found = two.attribute("integrated_gradients", **rows, steps=32).values
+    for out in range(len(goal.rows)):
+        value = inputs.value.detach().requires_grad_()
+        scores = theirs.attribute(value, inputs.baseline, target=out, n_steps=32, internal_batch_size=1)
+        expected = inputs.by_position(scores.detach())
+        np.testing.assert_allclose(found[out, : len(expected)], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 16, 33])
+def test_weights_integrate_polynomials(steps):
+    places = (1 - np.cos(np.pi * np.arange(steps + 1) / steps)) / 2
+    for power in range(steps + 1):
+        assert clenshaw_curtis(steps) @ places**power == pytest.approx(1 / (power + 1), abs=1e-12)
 
 
 @pytest.mark.parametrize("on", ["embeddings", "pixels"])

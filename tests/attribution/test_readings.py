@@ -76,6 +76,21 @@ def test_the_lens_on_the_last_layer_is_the_models_own_output(answer):
     assert found.extras["word"].isel(layer=0).to_numpy().tolist() == words
 
 
+def test_the_lens_spells_each_word_once(asked, monkeypatch):
+    answer = asked("nvila-lite", "a_land.png", "d_wide.png", "Which of the two?")
+    tokenizer = type(replay_of(answer).family.tokenizer)
+    spelled: list[list[int]] = []
+    batch_decode = tokenizer.batch_decode
+
+    def counting(self, sequences, **options):
+        spelled.extend(sequences)
+        return batch_decode(self, sequences, **options)
+
+    monkeypatch.setattr(tokenizer, "batch_decode", counting)
+    words = answer.attribute("logit_lens").extras["word"].to_numpy()
+    assert len(spelled) == len({id for (id,) in spelled}) < words.size
+
+
 def test_the_lens_averages_its_layers(two):
     alone = [two.attribute("logit_lens", layers=[layer]).values for layer in range(3)]
     np.testing.assert_allclose(two.attribute("logit_lens").values, np.mean(alone, 0), atol=1e-9)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vila_lab.attribution.registry import attribute, target_of
 from vila_lab.errors import CaptureError, OptionError
-from vila_lab.evidence.agreement import METHODS, STEPS, kendall
+from vila_lab.evidence.agreement import METHODS, STEPS, evidence, kendall
+from vila_lab.evidence.effect import effect
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,45 @@ def test_the_table_holds_what_the_methods_say(answer):
     assert "not causal evidence" in repr(found)
     assert "leave_one_out" in found.note
     assert found._repr_html_().startswith("<div>")
+
+
+@pytest.fixture
+def positions(monkeypatch, lab):
+    """How many positions were put through the decoder since the list was emptied."""
+    counted: list[int] = []
+    decode = type(lab.family).decode
+
+    def counting(family, embedded, *rest, **options):
+        counted.append(len(embedded))
+        return decode(family, embedded, *rest, **options)
+
+    monkeypatch.setattr(type(lab.family), "decode", counting)
+    return counted
+
+
+def test_what_methods_share_is_computed_once(lab, demo, positions):
+    """The same numbers as each by itself, and fewer positions through the decoder."""
+    answer = lab.ask([*(demo / f"{name}.png" for name in "gman"), "What is in image 2?"])
+    replay, target = answer.replay, target_of(answer.replay)
+    assert len(target.rows) > 1
+    positions.clear()
+    found = evidence(replay)
+    together = sum(positions)
+    alone, shares = {}, {}
+    for name in METHODS:
+        positions.clear()
+        each = attribute(replay, name, **({"steps": STEPS} if name == "integrated_gradients" else {}))
+        alone[name], shares[name] = sum(positions), each.shares()
+        np.testing.assert_allclose(found.scores.loc[name], each.total()[found.scores.columns], atol=1e-4)
+    positions.clear()
+    lost = effect(replay, target).lost.sum(1)
+    alone["effect"] = sum(positions)
+    np.testing.assert_allclose(found.effect, lost, atol=1e-4)
+    assert alone["leave_one_out"] > 4 * replay.prompt_length / 2
+    assert together <= sum(alone.values()) - alone["leave_one_out"]
+    positions.clear()
+    attribute(replay, "leave_one_out")
+    assert sum(positions) == alone["leave_one_out"]  # nothing is remembered behind the call
 
 
 def test_the_causal_evidence_names_the_picture_asked_about(microsoft):

@@ -10,7 +10,7 @@ a window, what is out of view is computed and its columns are closed, in one who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -79,15 +79,37 @@ def evaluate(
     Returns
     -------
     (len(choices), rows) array
-        Within rounding what one whole pass per choice gives.
+        Within rounding what one whole pass per choice gives. Where the replay is remembering, what several calls leave out is
+        computed by the first.
     """
     distinct = list(dict.fromkeys(choices))
-    if _has_gaps_in_a_window(replay, features, target):
-        return _evaluate_masked(replay, features, choices, target)
+    known = {} if replay.remembered is None else replay.remembered
+    names = {choice: _left_out(features, choice, target) for choice in distinct}
+    found = {choice: known[name] for choice, name in names.items() if name in known}
+    missing = [choice for choice in distinct if choice not in found]
+    if missing:
+        compute = _evaluate_masked if _has_gaps_in_a_window(replay, features, target) else _evaluate_shared
+        found |= compute(replay, features, missing, target)
+    known |= {name: found[choice] for choice, name in names.items() if name is not None}
+    return np.stack([found[choice] for choice in choices])
+
+
+def _left_out(features: Sequence[Feature], choice: Choice, target: Target) -> Hashable | None:
+    """What tells a choice that leaves out, and replaces nothing, from every other of one prompt; None for one that replaces."""
+    changed = [(feature, feature.options[option]) for feature, option in zip(features, choice, strict=True) if option]
+    if any(shown is not None for _, shown in changed):
+        return None
+    return target, frozenset(position for feature, _ in changed for position in feature.positions.tolist())
+
+
+def _evaluate_shared(
+    replay: Replay, features: Sequence[Feature], choices: Sequence[Choice], target: Target
+) -> dict[Choice, NDArray[np.float64]]:
+    """The scores of different choices, each stretch that several of them share computed once."""
     runs = _runs(features, replay.prompt_length)
     found: dict[Choice, NDArray[np.float64]] = {}
-    with torch.no_grad(), progress(len(distinct), "variants") as bar:
-        todo: list[tuple[int, int, Any, list[Choice]]] = [(0, 0, replay.family.new_cache(), distinct)]
+    with torch.no_grad(), progress(len(choices), "variants") as bar:
+        todo: list[tuple[int, int, Any, list[Choice]]] = [(0, 0, replay.family.new_cache(), list(choices))]
         while todo:
             first, agreed, cache, members = todo.pop()  # computed up to run `first`, alike up to run `agreed`
             last = _agreed(runs, agreed, members)
@@ -103,7 +125,7 @@ def evaluate(
                 first = last
             for group in _split(runs[last].feature, members):
                 todo.append((first, last, fork(cache), group))
-    return np.stack([found[choice] for choice in choices])
+    return found
 
 
 def evaluate_plainly(
@@ -111,7 +133,8 @@ def evaluate_plainly(
 ) -> NDArray[np.float64]:
     """`evaluate` by one whole pass per choice, nothing shared: what it is checked and measured against."""
     if _has_gaps_in_a_window(replay, features, target):
-        return _evaluate_masked(replay, features, choices, target)
+        found = _evaluate_masked(replay, features, choices, target)
+        return np.stack([found[choice] for choice in choices])
     runs = _runs(features, replay.prompt_length)
     rows = []
     with torch.no_grad():
@@ -131,8 +154,8 @@ def _has_gaps_in_a_window(replay: Replay, features: Sequence[Feature], target: T
 
 def _evaluate_masked(
     replay: Replay, features: Sequence[Feature], choices: Sequence[Choice], target: Target
-) -> NDArray[np.float64]:
-    """`evaluate` by one whole pass per choice, in which nobody sees the columns that are out of view."""
+) -> dict[Choice, NDArray[np.float64]]:
+    """The scores by one whole pass per choice, in which nobody sees the columns that are out of view."""
     runs = _runs(features, replay.prompt_length)
     layers = dict.fromkeys(range(len(replay.family.decoder_layers)))
     distinct = list(dict.fromkeys(choices))
@@ -146,7 +169,7 @@ def _evaluate_masked(
                 found[choice] = _leaf(replay, features, runs, choice, target, None)
             replay.meter.forwards += 1
             bar.update()
-    return np.stack([found[choice] for choice in choices])
+    return found
 
 
 def _leaf(

@@ -64,7 +64,9 @@ def attribute(replay: Replay, target: Target, *, layers: Sequence[int] | None = 
         words.append(torch.cat([table.argmax(-1) for table in tables]).tolist())
     values = np.zeros((len(target.rows), replay.prompt_length))
     values[:, visual] = torch.stack(chances).mean(0).numpy()
-    spoken = [[replay.family.tokenizer.decode([word]) for word in row] for row in words]
+    distinct = sorted({word for row in words for word in row})
+    spelled = dict(zip(distinct, replay.family.tokenizer.batch_decode([[word] for word in distinct]), strict=True))
+    spoken = [[spelled[word] for word in row] for row in words]
     coords = {"layer": wanted, "position": visual}
     extras = {
         "logit": xr.DataArray(

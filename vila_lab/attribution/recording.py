@@ -20,7 +20,6 @@ from ..errors import CaptureError
 from ..hooks.call import AttentionCall, acting_on
 from ..hooks.rows import attention_rows
 from ..hooks.sinks import ResidualNorms, sink_positions
-from ..hooks.sites import select_sites
 
 CHUNK_SCORES = 2**23  # weights held at once: 32 MiB in float32
 NO_GRADIENTS = (
@@ -150,7 +149,7 @@ def recorded(replay: Replay, each: Pass, *, gradients: bool = True, attention: b
         with ExitStack() as hooks:
             calls = CallRecorder()
             if attention:
-                hooks.enter_context(acting_on(select_sites(model, ("text",))["text"], recorder=calls))
+                hooks.enter_context(acting_on(replay.family.sites, recorder=calls))
             decoder = replay.family.decoder_layers
             norms = hooks.enter_context(ResidualNorms(decoder[len(decoder) // 2]))
             logits = replay.decode(sequence.with_features(inputs), keep=keep)[0]

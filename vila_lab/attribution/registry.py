@@ -6,6 +6,7 @@ import importlib
 import inspect
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -101,7 +102,6 @@ def defaults_of(name: str) -> dict[str, Any]:
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
-@keeps_gradients
 def attribute(
     replay: Replay,
     method: str,
@@ -138,19 +138,25 @@ def attribute(
     """
     check_types(attribute, {"method": method, "contrast": contrast, "at": at, "score": score})
     module = find(method)
-    about: Method = module.METHOD
     _check_options(module, options)
     check_types(module.attribute, options)
-    if contrast is not None and not about.contrast:
+    if contrast is not None and not module.METHOD.contrast:
         raise OptionError(f"{method} takes no contrast; those that do: {', '.join(_with_contrast())}")
     target = target_of(replay, token, contrast, at=at, score=score)
+    asked = _in_words({"at": at, "score": score, **options}, defaults_of(method))
+    return replace(attribute_target(replay, method, target, **options), options=asked)
+
+
+@keeps_gradients
+def attribute_target(replay: Replay, method: str, target: Target, **options: Any) -> Attribution:
+    """`attribute` where the target is resolved and the options are checked."""
+    module = find(method)
     with replay.lock:
         replay.meter = Meter()
         start = time.perf_counter()
         outcome: Outcome = module.attribute(replay, target, **options)
         seconds = time.perf_counter() - start
-    asked = _in_words({"at": at, "score": score, **options}, defaults_of(method))
-    return _result(replay, about, target, outcome, seconds, asked)
+    return _result(replay, module.METHOD, target, outcome, seconds)
 
 
 def target_of(
@@ -165,9 +171,7 @@ def target_of(
     return resolve(replay.said, encode, token, contrast, at=at, score=score)
 
 
-def _result(
-    replay: Replay, about: Method, target: Target, outcome: Outcome, seconds: float, options: tuple[str, ...]
-) -> Attribution:
+def _result(replay: Replay, about: Method, target: Target, outcome: Outcome, seconds: float) -> Attribution:
     token_map = replay.token_map.with_answer(target.length)
     values = np.zeros((len(target.rows), len(token_map)))
     values[:, : outcome.values.shape[1]] = outcome.values
@@ -196,7 +200,6 @@ def _result(
         feature_errors=outcome.feature_errors,
         checks=outcome.checks,
         extras=outcome.extras,
-        options=options,
     )
 
 

@@ -6,13 +6,15 @@ All passes are teacher-forced: prompt and answer go through the model at once, r
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -70,6 +72,7 @@ class Replay:
         self.inputs = engine.inputs(record)
         self._engine = weakref.ref(engine)
         self.meter = Meter()
+        self.remembered: dict[Hashable, NDArray[np.float64]] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -168,6 +171,15 @@ class Replay:
             return self.family.embed(prepared, self.engine.usable())
 
     # -- passes ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Inside, scores may be kept in `remembered`, so that several methods that want the same one compute it once."""
+        self.remembered = {}
+        try:
+            yield
+        finally:
+            self.remembered = None
 
     def followed(self, prompt: Embedded, ids: Sequence[int]) -> Embedded:
         """A prompt, or what is left of it, with the answer's tokens behind it in their places."""

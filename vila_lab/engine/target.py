@@ -95,6 +95,22 @@ class Target:
             total[entry.out] = total[entry.out] + entry.weight * value
         return torch.stack(total)
 
+    def summed(self) -> Target:
+        """The same words scored as one: a single row, the sum of the others. The token that ended the answer is left out.
+
+        Examples
+        --------
+        >>> said = [Token("a", 5, -0.1, 9), Token(" cat", 7, -0.2, 10), Token("", 0, -0.1, 11, stop=True)]
+        >>> resolve(said, lambda text: [9]).summed().passes[0].entries
+        (Entry(row=0, id=5, weight=1.0, out=0), Entry(row=1, id=7, weight=1.0, out=0))
+        """
+        said = [out for out, row in enumerate(self.rows) if not row.stop] or list(range(len(self.rows)))
+        passes = tuple(
+            replace(each, entries=tuple(replace(entry, out=0) for entry in each.entries if entry.out in said))
+            for each in self.passes
+        )
+        return replace(self, rows=(Row(self.rows[said[0]].number, self.text),), passes=passes)
+
     def query_rows(self) -> list[int]:
         """For each row of the result the row that chose its token (0 is the last prompt row)."""
         return [next(e.row for e in self.passes[0].entries if e.out == out) for out in range(len(self.rows))]

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 
 from ..attribution import Attribution
 from ..attribution.features import check_pictures
-from ..attribution.registry import attribute, find, target_of
+from ..attribution.registry import attribute_target, find, target_of
 from ..attribution.shapley import EXACT
 from ..engine.replay import Replay
+from ..engine.target import Target
 from ..errors import CaptureError, OptionError
 from ..tokens import sureness
 from .effect import effect
@@ -157,7 +158,10 @@ def evidence(
     check_pictures(replay)
     if methods is not None:
         _check(methods)
-    found, notes = _run(replay, token, at, methods, samples)
+    target = target_of(replay, token, at=at)
+    with replay.remembering():
+        found, notes = _run(replay, target, methods, samples)
+        without = effect(replay, target)
     columns = [f"image_{k + 1}" for k in range(replay.token_map.n_pictures)]
     scores = pd.DataFrame({name: each.total()[columns] for name, each in found.items()}).T
     shares = pd.DataFrame({name: each.shares() for name, each in found.items()}).T
@@ -167,9 +171,7 @@ def evidence(
     tau = pd.DataFrame(
         [[kendall(ranked.loc[a], ranked.loc[b]) for b in found] for a in found], index=list(found), columns=list(found)
     )
-    target = target_of(replay, token, at=at)
     words = [row.text for row in target.rows if not row.stop] or [row.text for row in target.rows]
-    without = effect(replay, target)
     lost = pd.Series(without.lost.sum(1), index=["all", *columns], name="nats lost")
     probabilities = pd.Series(np.exp(without.logprobs), index=words, name="probability")
     flags = disagreements(shares)
@@ -199,21 +201,27 @@ def _check(methods: Sequence[str]) -> None:
 
 
 def _run(
-    replay: Replay, token: Any, at: int | None, methods: Sequence[str] | None, samples: int | None
+    replay: Replay, target: Target, methods: Sequence[str] | None, samples: int | None
 ) -> tuple[dict[str, Attribution], list[str]]:
-    """Each method's result, and why one of the methods that nobody asked for is missing."""
+    """Each method's result, and why one of the methods that nobody asked for is missing.
+
+    Shapley comes first: among what it leaves out is what leave one out leaves out. Integrated gradients are taken of the sum of
+    the target's scores: their sum over the tokens, in one backward.
+    """
     if samples is None and replay.token_map.n_pictures > EXACT:
         samples = SAMPLES
     options: dict[str, dict[str, Any]] = {"shapley": {"samples": samples}, "integrated_gradients": {"steps": STEPS}}
+    wanted = list(methods or METHODS)
     found, notes = {}, []
-    for name in methods or METHODS:
+    for name in sorted(wanted, key=lambda name: name != "shapley"):
+        scored = target.summed() if name == "integrated_gradients" else target
         try:
-            found[name] = attribute(replay, name, token, at=at, **options.get(name, {}))
+            found[name] = attribute_target(replay, name, scored, **options.get(name, {}))
         except CaptureError as error:  # weights that give no gradients, say
             if methods is not None or name in CAUSAL:
                 raise
             notes.append(f"{name} is left out: {error}")
-    return found, notes
+    return {name: found[name] for name in wanted if name in found}, notes
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
