@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import captum.attr
 import pytest
 import torch
+from PIL import Image
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
-from vila_lab.upstream import CACHE_NAMES, made_cache
+from vila_lab.upstream import CACHE, CACHE_NAMES, made_cache
 
 NEW_TOKENS = 9
 CHECKPOINTS = ("nvila-lite", "nvila-dynamic_s2", "nvila-resize")
@@ -176,6 +178,58 @@ def test_places_and_pictures_must_match(asked: Any, pictures: bool) -> None:
     for call in (model.generate, model):
         with pytest.raises(ValueError, match=r"places for visual tokens and the pictures give"):
             call(input_ids=short, **given)
+
+
+def test_places_without_pictures_are_refused_behind_a_cache_too(asked: Any) -> None:
+    model, _, batch, _ = asked
+    ids = batch["input_ids"]
+    for call in (model.generate, model):
+        with pytest.raises(ValueError, match=r"places for visual tokens and the pictures give 0"):
+            call(input_ids=ids, **{CACHE: new_cache(model)})
+    output = model(**batch, use_cache=True)
+    with pytest.raises(ValueError, match=r"places for visual tokens and the pictures give 0"):
+        model(input_ids=ids, **{CACHE: made_cache(output)})
+
+
+def test_a_step_prepared_from_outside_keeps_the_pictures(asked: Any) -> None:
+    model, _, batch, greedy = asked
+    first = model.prepare_inputs_for_generation(**batch)
+    assert torch.equal(first["pixel_values"], batch["pixel_values"])
+    output = model(**first, use_cache=True)
+    ids = greedy[:, : batch["input_ids"].shape[1] + 1]
+    grown = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids), CACHE: made_cache(output)}
+    second = model.prepare_inputs_for_generation(**grown)
+    assert second["input_ids"].tolist() == ids[:, -1:].tolist()
+    assert second["pixel_values"] is None
+    whole = model(**{**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits[:, -1]
+    torch.testing.assert_close(model(**second).logits[:, -1], whole, atol=5e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*(Skipping this token|naive):UserWarning"
+)  # captum spells a tiny model's answer, half characters and all
+@pytest.mark.skipif(not hasattr(captum.attr, "ImageMaskInput"), reason="this captum explains no pictures")
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "whole"])
+def test_captums_default_mode_sees_the_pictures(asked: Any, open_picture: Any, cached: bool) -> None:
+    model, processor, batch, greedy = asked
+    said = greedy[0, batch["input_ids"].shape[1] :][:3]
+
+    def ask(picture: Any) -> Any:
+        return processor([open_picture("a_land.png"), " and ", picture, "What is it?"])
+
+    def score(batch: Any) -> Any:
+        ids = torch.cat([batch["input_ids"], said[None]], 1)
+        logits = model(**{**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
+        return logits[0, -len(said) - 1 : -1].log_softmax(-1).gather(1, said[:, None]).sum()
+
+    picture = open_picture("b_port.png").convert("RGB")
+    shown = captum.attr.ImageMaskInput(picture, processor_fn=ask)
+    method = captum.attr.LLMAttribution(captum.attr.FeatureAblation(model), processor.tokenizer)
+    found = method.attribute(shown, target=said, use_cached_outputs=cached).seq_attr
+    with torch.no_grad():
+        lost = score(ask(picture)) - score(ask(Image.new("RGB", picture.size, shown.baseline)))
+    torch.testing.assert_close(found, lost[None], atol=1e-4, rtol=0)
+    assert lost.abs() > 1e-3
 
 
 def test_embeddings_and_pictures_exclude_each_other(asked: Any) -> None:

@@ -297,11 +297,11 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         kwargs = with_cache(cache if cache is not None else past_key_values, kwargs)
         seen = None
         if input_ids is not None:
-            # With a cache the pictures may be in it; how long it is must not be asked, or no step could be compiled.
-            cached = pixel_values is None and kwargs[CACHE] is not None
+            # One id behind a cache is a word that was said; to look at its value would hold up every step for the device.
+            is_step = pixel_values is None and kwargs[CACHE] is not None and input_ids.shape[1] == 1
             inputs_embeds, seen = (
                 (self._token_embeddings(input_ids), None)
-                if cached
+                if is_step
                 else self._with_pictures(input_ids, pixel_values, block_sizes)
             )
         if labels is not None:
@@ -349,10 +349,8 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
                 0 if mask is None else max(0, mask.shape[1] - ids.shape[1])
             )  # a cache's positions, without their ids
             kwargs["prompt_embeds"] = F.pad(self.embed(ids, pixel_values, block_sizes), (0, 0, cached, 0))
-        elif ids is not None and not any(
-            kwargs.get(name) is not None for name in (CACHE, "inputs_embeds", "prompt_embeds")
-        ):
-            self._check_places(ids, 0)
+        elif ids is not None and not any(kwargs.get(name) is not None for name in ("inputs_embeds", "prompt_embeds")):
+            self._check_places(_behind(kwargs.get(CACHE), ids, kwargs.get("attention_mask")), 0)
         return super().generate(ids, generation_config=generation_config, **kwargs)  # type: ignore[misc]
 
     def _check_assistant(self, assistant: Any) -> None:
@@ -392,10 +390,13 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        start = 0 if kwargs[CACHE] is None else _length(kwargs[CACHE])
-        if start > 0:
-            inputs["pixel_values"] = inputs["block_sizes"] = None
+        start = _length(kwargs[CACHE])
+        # Who calls this outside of `generate` (captum does) hands in the pictures, and later all ids from the first on.
+        pictures = {name: kwargs[name] for name in ("pixel_values", "block_sizes") if name in kwargs}
+        inputs |= dict.fromkeys(pictures) if start > 0 else pictures
         ids = inputs.get("input_ids")
+        if ids is not None:
+            inputs["input_ids"] = ids = _behind(kwargs[CACHE], ids, kwargs.get("attention_mask"))
         if prompt_embeds is None or ids is None or start >= prompt_embeds.shape[1]:
             return inputs
         known = prompt_embeds[:, start : start + ids.shape[1]]
@@ -418,7 +419,15 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
 
 
 def _length(cache: Any) -> int:
-    return int(cache.get_seq_length())
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def _behind(cache: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Those of the ids that a cache does not hold; the mask covers the cache too, so it tells how many there are."""
+    start = _length(cache)
+    if start == 0 or mask is None or mask.ndim != 2:
+        return ids
+    return ids[:, -max(1, mask.shape[1] - start) :]
 
 
 class _WithinVocabulary(LogitsProcessorList):
