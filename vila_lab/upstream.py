@@ -146,6 +146,9 @@ CACHE = _cache_name()
 
 def cache_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cache | None:
     """The cache that a forward was given, under whatever name and at whatever place."""
+    named = kwargs.get(CACHE)
+    if isinstance(named, Cache):
+        return named
     return next((item for item in (*args, *kwargs.values()) if isinstance(item, Cache)), None)
 
 
@@ -164,8 +167,11 @@ def with_cache(cache: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_keys(cache: Cache) -> Tensor | None:
     """The keys of the first layer that holds any."""
-    found = (vars(layer).get("keys") for layer in read(cache, "layers"))  # linear attention has a layer without keys
-    return next((keys for keys in found if isinstance(keys, Tensor)), None)
+    for layer in read(cache, "layers"):
+        keys = vars(layer).get("keys")  # linear attention has a layer without keys
+        if isinstance(keys, Tensor):
+            return keys
+    return None
 
 
 def layer_of(cache: Cache | None, layer: int) -> Any:
@@ -193,8 +199,7 @@ def keeps_keys(cache: Cache | None, layer: int) -> bool:
 
 def changes_later(cache: Cache) -> bool:
     """Whether a reordering waits for the next update: a quantised cache puts it off."""
-    waiting = (vars(layer).get("_pending_beam_idx") for layer in read(cache, "layers"))  # 5.18 reorders at once
-    return any(indices is not None for indices in waiting)
+    return any(vars(layer).get("_pending_beam_idx") is not None for layer in read(cache, "layers"))  # 5.18: at once
 
 
 def _is_quantized(layer: CacheLayerMixin) -> bool:

@@ -25,7 +25,7 @@ from vila_lab.upstream import cache_of, changes_later, first_keys, is_buffer, ke
 Mode = Literal["auto", "tape", "live"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """One forward of the decoder: the positions it covers and the rows that are kept of it.
 
@@ -35,12 +35,15 @@ class Step:
         The forward's query rows are the positions ``start .. start + length - 1``.
     rows : tuple of int or None
         Kept rows, counted from `start`; None keeps all.
+    is_ordinary : bool
+        One row that nobody takes a gradient of: a token of an answer. Its layers take the short way, where nothing else applies.
     """
 
     start: int
     length: int
     rows: tuple[int, ...] | None
-    _index: dict[torch.device, Tensor] = field(default_factory=dict)
+    is_ordinary: bool = False
+    _index: dict[torch.device, Tensor] | None = None
 
     @property
     def stop(self) -> int:
@@ -53,6 +56,8 @@ class Step:
 
     def index(self, device: torch.device) -> Tensor:
         """The kept rows on a device, copied there once for all layers: each copy waits for the device."""
+        if self._index is None:
+            self._index = {}
         if device not in self._index:
             rows = range(self.length) if self.rows is None else self.rows
             self._index[device] = torch.tensor(list(rows), device=device)
@@ -69,11 +74,12 @@ class Step:
         return tensor[:, :, -1:] if self.keeps_last_only else tensor.index_select(2, self.index(tensor.device))
 
 
-@dataclass
+@dataclass(slots=True)
 class Reel:
     """What one layer has recorded so far."""
 
     live: bool | None = None
+    is_tape: bool = False  # queries and keys are kept, and nothing else
     key: Tensor | None = None  # (B, Hkv, K, D), the latest; grows inside the cache, not here
     key_is_buffer: bool = False
     queries: list[Tensor] = field(default_factory=list)  # each (B, H, r, D)
@@ -163,9 +169,7 @@ class DecoderRecorder:
         elif cache is not None:
             self.seen = int(cache.get_seq_length())
             self._check_whole()
-        self._cache = cache
-        self._step = None
-        self._step_masks = []
+        self._cache, self._step, self._step_masks = cache, None, []
 
     @uncompiled
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -204,8 +208,7 @@ class DecoderRecorder:
             )
         if self._cache is not None and cache is not self._cache:
             raise CaptureError("a second generation started under the same Capture; open one Capture per generate.")
-        before, now = self._watched, self._watch()
-        if changes_later(cache) or (before is not None and (now is None or before() is not now())):
+        if changes_later(cache) or (self._watched is not None and not _is(self._watched, first_keys(cache))):
             raise CaptureError(
                 "the cache was reordered or cut between two steps (beam search, assisted decoding); "
                 "capture supports greedy search and sampling."
@@ -215,13 +218,23 @@ class DecoderRecorder:
 
     def record(self, call: AttentionCall, output: Tensor) -> None:
         """Keep the wanted rows of one layer's call."""
-        query, key, mask = call.query, call.key, call.mask
-        if self._step is None:
-            self._step = self._open(query.shape[2])
         step, reel = self._step, self.reels[call.layer]
+        if step is None:
+            step = self._step = self._open(call.query.shape[2])
+        reel.steps += 1
+        key = call.key
+        if step.is_ordinary and reel.is_tape and call.mask is None and not call.is_edited and key.shape[2] >= step.stop:
+            reel.key = key
+            reel.queries.append(call.query.clone())
+            reel.masks.append(None)
+            return
+        self._record_any(step, reel, call)
+
+    def _record_any(self, step: Step, reel: Reel, call: AttentionCall) -> None:
+        """`record` of whatever a call may be."""
+        query, key, mask = call.query, call.key, call.mask
         if reel.live is None:
             self._start(reel, call)
-        reel.steps += 1
         if query.requires_grad or key.requires_grad:
             query, key = query.detach(), key.detach()
         offset = call.offset(step.stop)
@@ -258,7 +271,9 @@ class DecoderRecorder:
         return self.indicator is not None and step.start < self.indicator.shape[0]
 
     def _open(self, length: int) -> Step:
-        if self.steps and self.steps[-1].length == 1 and length > 1:
+        if self.steps and length == 1:
+            return Step(self.seen, 1, (0,), is_ordinary=not torch.is_grad_enabled())
+        if self.steps and self.steps[-1].length == 1:
             raise CaptureError(
                 f"a forward of {length} rows followed a decoding step (assisted decoding?); "
                 "capture supports greedy search and sampling."
@@ -268,7 +283,7 @@ class DecoderRecorder:
         kept = sorted({row - start for row in extra if start <= row < stop} | {length - 1})
         step = Step(start, length, None if self.rows == "all" else tuple(kept))
         groups = 0 if self.indicator is None else self.indicator.shape[0]
-        if groups and groups < stop and (length > 1 or not self.steps):
+        if groups and groups < stop:
             raise OptionError(
                 f"groups name {groups} positions, but the prompt has at least {stop}; "
                 "give one group per prompt position (-1: none)."
@@ -290,6 +305,7 @@ class DecoderRecorder:
                 f"layer {call.layer} has a sliding, quantised or offloaded cache, which does not keep its keys; use mode='auto' or 'live'."
             )
         reel.live = self.mode == "live" or not keeps
+        reel.is_tape = not reel.live and self.indicator is None
 
     def _keep_mask(self, mask: Tensor, cut: Callable[[], Tensor]) -> Tensor:
         """The kept part of a mask, as a tensor of its own; layers that were given the same mask share one copy."""
@@ -364,6 +380,10 @@ class DecoderRecorder:
         block = self.mass_block
         prompt = [step for step in self.steps if self._wants_mass(step)]
         return [(row, min(row + block, step.stop)) for step in prompt for row in range(step.start, step.stop, block)]
+
+
+def _is(watched: weakref.ref[Tensor], tensor: Tensor | None) -> bool:
+    return tensor is not None and watched() is tensor
 
 
 def _mask_rows(mask: Tensor, step: Step, columns: int) -> Tensor:
