@@ -393,7 +393,7 @@ class NVILAForConditionalGeneration(NVILAPreTrainedModel, GenerationMixin):
         start = _length(kwargs[CACHE])
         # Who calls this outside of `generate` (captum does) hands in the pictures, and later all ids from the first on.
         pictures = {name: kwargs[name] for name in ("pixel_values", "block_sizes") if name in kwargs}
-        inputs |= dict.fromkeys(pictures) if start > 0 else pictures
+        inputs |= {name: None if start > 0 else given for name, given in pictures.items()}
         ids = inputs.get("input_ids")
         if ids is not None:
             inputs["input_ids"] = ids = _behind(kwargs[CACHE], ids, kwargs.get("attention_mask"))
