@@ -365,19 +365,26 @@ class TokenMap:
         >>> tokens.heatmap(tokens.indicator(["image_1"])[:, 0], "image_1").sum().round().item()
         36.0
         """
+        return self.spread(picture, grid).of(values)
+
+    def spread(self, picture: WhichPicture, grid: tuple[int, int] | None = None) -> Spread:
+        """`heatmap` of one picture, for many values: where its tokens lie on the grid is found out once.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> spread = answer.token_map.spread("image_1")
+        >>> spread.of(answer.token_map.indicator(["image_1"])[:, 0]).shape
+        (6, 6)
+        """
         number = picture_index(picture, self.n_pictures)
         rows, columns = self.grid(number) if grid is None else grid
-        mine = self.positions(f"image_{number + 1}")
-        table = np.asarray(values, np.float64)
-        if mine.size and table.shape[-1] <= mine[-1]:
-            raise OptionError(
-                f"the values have {table.shape[-1]} positions, but picture {number + 1} reaches to position {mine[-1]}"
-            )
         boxes = self._boxes(number)
         width, height = self.sizes[number]
-        down = _overlap_shares(boxes[:, [1, 3]] / height, rows)  # (tokens, rows)
-        across = _overlap_shares(boxes[:, [0, 2]] / width, columns)  # (tokens, columns)
-        return np.asarray(np.einsum("...t,tr,tc->...rc", table[..., mine], down, across, optimize=True))
+        down = _overlap_shares(boxes[:, [1, 3]] / height, rows)
+        across = _overlap_shares(boxes[:, [0, 2]] / width, columns)
+        return Spread(number, self.positions(f"image_{number + 1}"), down, across)
 
     def _boxes(self, picture: int) -> NDArray[np.float64]:
         return np.asarray(self.box[self.positions(f"image_{picture + 1}")])
@@ -409,6 +416,50 @@ class TokenMap:
         frame[["x0", "y0", "x1", "y1"]] = self.box
         frame.index.name = "position"
         return frame
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """How the tokens of one picture lie on a grid over it; see `TokenMap.spread`.
+
+    Attributes
+    ----------
+    picture : int
+        Counted from 0.
+    positions : (N,) int64
+        Of its visual tokens.
+    down, across : (N, rows), (N, columns) float64
+        What share of each token's box falls into each row and each column.
+    """
+
+    picture: int
+    positions: NDArray[np.int64]
+    down: NDArray[np.float64]
+    across: NDArray[np.float64]
+
+    def of(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Values of all positions over the picture; see `TokenMap.heatmap`.  # (..., T) -> (..., rows, columns)
+
+        Raises
+        ------
+        OptionError
+            If the values end before the picture does.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> answer = vila_lab.load().ask([vila_lab.demo_images() / "g.png", "What is in image 1?"])
+        >>> tokens = answer.token_map
+        >>> tokens.spread("image_1").of(tokens.indicator(["image_1"]).T).shape
+        (1, 6, 6)
+        """
+        table = np.asarray(values, np.float64)
+        if self.positions.size and table.shape[-1] <= self.positions[-1]:
+            raise OptionError(
+                f"the values have {table.shape[-1]} positions, but picture {self.picture + 1} reaches to position {self.positions[-1]}"
+            )
+        rows = table[..., None, self.positions] * self.down.T  # (..., rows, N)
+        return np.asarray(rows @ self.across)
 
 
 def _even_cells(edges: NDArray[np.float64]) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 import vila_lab
 from vila_lab.engine.memory import image_bytes
 from vila_lab.errors import CaptureError
-from vila_lab.view import Display, compact, payload
+from vila_lab.view import Display, compact, payload, pictures
 
 
 @pytest.fixture
@@ -60,12 +60,27 @@ def test_the_palette_of_a_sheet_keeps_the_end_of_the_scale():
 
 
 def test_the_same_pictures_look_the_same_however_large_they_were():
-    """A large picture is averaged before it is resampled: no more than rounding apart from resampling alone."""
+    """A large picture is averaged before it is resampled, by a quick filter: a rounding apart from the finest alone."""
     x, y = np.meshgrid(np.linspace(0, 9, 2000), np.linspace(0, 7, 1500))
     waves = np.stack([np.sin(x * y), np.cos(x + y), np.sin(3 * x)], -1)
     image = Image.fromarray(np.uint8(127 + 120 * waves))
     plain = np.asarray(image.resize((384, 288), Image.Resampling.LANCZOS)).astype(int)
     assert np.abs(np.asarray(payload.shrink(image)).astype(int) - plain).mean() < 0.5
+
+
+def test_pictures_are_not_encoded_in_vain(monkeypatch):
+    """Sixteen photographs are too much at the first step, which is known before any of them is encoded."""
+    rng = np.random.default_rng(0)
+    photographs = [Image.fromarray(rng.integers(0, 256, (384, 384, 3), dtype=np.uint8)) for _ in range(16)]
+    encoded, encode = [], pictures.encode
+
+    def counted(image, kind, **options):
+        encoded.append(kind)
+        return encode(image, kind, **options)
+
+    monkeypatch.setattr(pictures, "encode", counted)
+    assert len(pictures.encode_pictures(photographs)) == 16
+    assert encoded.count("WEBP") == 16
 
 
 def test_an_opened_answer_has_the_same_display(answer, tmp_path):

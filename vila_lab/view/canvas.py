@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ ASCENT = 0.76  # of a text's size: from its top to the line it stands on, in Dej
 LEAN = 55  # degrees by which labels are turned that would touch
 VEIL = 115  # of 255: how strong a texture's lines are on their colour
 PERIODS = {2: 10, 3: 8, 4: 5}  # pixels from line to line of a texture, by how often it is said
+LINES = 128  # lines of text whose pixels are kept, a few kB each: most of a sheet's stand on the next one too
 COLOURLESS = 16  # a colour whose channels differ by less is a grey
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in inches
@@ -162,15 +164,16 @@ def both_ways(colour: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return light, tuple(min(255, round(low + (255 - level) * (high - low) / (255 - ink))) for level in light)
 
 
+@lru_cache(LINES)
 def _line(text: str, points: float, dpi: int) -> Image.Image:
     """How much ink lies where in a line of text, which is drawn with the fonts that have its letters."""
     size = points * dpi / 72
-    mask = Image.new("L", (math.ceil(length(text, points, dpi) * dpi) + 1, round(1.3 * size)))
-    draw, x = ImageDraw.Draw(mask), 0.0
-    for number, run in runs(text):
-        font = typeface(number, size)
+    pieces = [(typeface(number, size), run) for number, run in runs(text)]
+    starts = [0.0, *accumulate(font.getlength(run) for font, run in pieces)]
+    mask = Image.new("L", (math.ceil(starts[-1]) + 1, round(1.3 * size)))
+    draw = ImageDraw.Draw(mask)
+    for (font, run), x in zip(pieces, starts, strict=False):  # the last is where the line ends
         draw.text((x, round(ASCENT * size)), run, fill=255, font=font, anchor="ls")
-        x += font.getlength(run)
     return mask
 
 

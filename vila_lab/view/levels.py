@@ -23,13 +23,22 @@ Array = NDArray[np.float64]
 
 def peak(arrays: Sequence[Array]) -> float:
     """The largest magnitude over all arrays: the top of their one scale; 0 where no cell has a number."""
-    return max((float(np.nanmax(np.abs(a), initial=0.0)) for a in arrays), default=0.0)
+    return float(np.nanmax(np.abs(flat(arrays)), initial=0.0))
 
 
 def has_sign(arrays: Sequence[Array]) -> bool:
     """Whether cells below zero are large enough to be seen (rounding noise around zero is not)."""
-    low = min((float(np.nanmin(a, initial=0.0)) for a in arrays), default=0.0)
-    return -low > peak(arrays) / (2 * LEVELS[0])
+    numbers = flat(arrays)
+    return -float(np.nanmin(numbers, initial=0.0)) > peak([numbers]) / (2 * LEVELS[0])
+
+
+def flat(arrays: Sequence[Array]) -> Array:
+    """All numbers of some arrays in one row: what is asked of many small ones is asked once.
+
+    >>> flat([np.zeros((1, 2)), np.ones(1)])
+    array([0., 0., 1.])
+    """
+    return np.concatenate([each.ravel() for each in arrays]) if arrays else np.zeros(0)
 
 
 def quantise(array: Array, scale: float, levels: int, signed: bool) -> NDArray[np.uint8]:
@@ -51,14 +60,14 @@ def fitting(maps: Sequence[Array], totals: Sequence[Array], signed: bool, budget
 
     The order is: picture by picture (n_tokens, rows, cols), then picture by picture the total (rows, cols).
     """
-    scale, total_scale = peak(maps), peak(totals)
+    numbers, total_numbers = flat(maps), flat(totals)
+    scale, total_scale = peak([numbers]), peak([total_numbers])
     found = "", LEVELS[-1]
     for levels in LEVELS:
-        if levels != LEVELS[-1] and _estimate(maps, scale, levels, signed) > 1.1 * budget:
+        if levels != LEVELS[-1] and _estimate(maps, scale, levels, signed, budget) > 1.1 * budget:
             continue  # nothing is deflated in vain
-        parts = [quantise(heat, scale, levels, signed).tobytes() for heat in maps]
-        parts += [quantise(total, total_scale, levels, signed).tobytes() for total in totals]
-        found = squeeze(b"".join(parts)), levels
+        cells = quantise(numbers, scale, levels, signed), quantise(total_numbers, total_scale, levels, signed)
+        found = squeeze(b"".join(part.tobytes() for part in cells)), levels
         if len(found[0]) <= budget:
             break
     return found
@@ -66,13 +75,16 @@ def fitting(maps: Sequence[Array], totals: Sequence[Array], signed: bool, budget
 
 def hopeless(maps: Sequence[Array], signed: bool, budget: int) -> bool:
     """Whether not even the fewest levels would fit the budget."""
-    return _estimate(maps, peak(maps), LEVELS[-1], signed) > 1.1 * budget
+    return _estimate(maps, peak(maps), LEVELS[-1], signed, budget) > 1.1 * budget
 
 
-def _estimate(maps: Sequence[Array], scale: float, levels: int, signed: bool) -> float:
-    """Base64 characters that the cells will take, from every eighth token of a long answer."""
-    step = 8 if maps and len(maps[0]) >= 32 else 1
-    data = b"".join(quantise(heat[::step], scale, levels, signed).tobytes() for heat in maps)
+def _estimate(maps: Sequence[Array], scale: float, levels: int, signed: bool, budget: int) -> float:
+    """Base64 characters that the cells will take, from every eighth token of a long answer; what fits as it is takes no trial."""
+    undeflated = sum(heat.size for heat in maps) * 4 / 3
+    if undeflated <= budget:
+        return undeflated
+    step = 8 if len(maps[0]) >= 32 else 1
+    data = quantise(flat([heat[::step] for heat in maps]), scale, levels, signed).tobytes()
     return len(zlib.compress(data, 6)) * step * 4 / 3
 
 

@@ -134,7 +134,8 @@ class _Reader:
         n = len(record.images)
         self.columns = (*(f"image_{k + 1}" for k in range(n)), "prompt", "answer", "sink")
         self.groups = self.map.indicator(self.columns[:-1]).astype(np.float64)  # (T, columns but sink)
-        self.grids = [self.map.grid(k) for k in range(n)]
+        self.spreads = [self.map.spread(k) for k in range(n)]
+        self.sinks = record.sinks
         self.words, self.word_groups = question_words(record)
 
     def attention(
@@ -150,11 +151,11 @@ class _Reader:
         weights = values.astype(np.float64)[self.said]
         apart = np.zeros(len(self.map), bool)
         if not sinks:
-            apart[self.record.sinks] = True
+            apart[self.sinks] = True
         kept = np.where(apart, 0.0, weights)
         ledger = np.concatenate([kept @ self.groups, weights[:, apart].sum(1, keepdims=True)], 1)
         ledger /= np.maximum(ledger.sum(1, keepdims=True), 1e-12)
-        maps = [self.map.heatmap(kept, k, grid) for k, grid in enumerate(self.grids)]
+        maps = [spread.of(kept) for spread in self.spreads]
         n_layers = self.record.layer_means().shape[1]
         which = f"layer {layer} of 0 to {n_layers - 1}" if layer is not None else f"mean over all {n_layers} layers"
         whose = heads or (
@@ -225,7 +226,7 @@ class _Reader:
         scored = values[~np.isnan(values).any(1)]
         whole = _mean(scored) if first.mean else scored.sum(0)
         table = np.concatenate([values, whole[None]])  # the last row is the total
-        maps = [self.map.heatmap(table, k) for k in range(len(self.record.images))]
+        maps = [spread.of(table) for spread in self.spreads]
         numbers = np.full((len(table), len(self.columns)), np.nan)
         covered = len(self.record.images) + first.covers_prompt
         numbers[:, :covered] = table @ self.groups[:, :covered]

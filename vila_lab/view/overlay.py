@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STRONGEST_CELL = 0.8  # opacity of the cell at the top of the scale; half the number is half the opacity
 DIMMED = 0.8  # brightness of a picture under its cells: they stand out, and its colours stay
+DIMMER = [round(DIMMED * level) for level in range(256)] * 3  # red, green and blue of a picture that is dimmed
 GREY = DIMMED / 2  # what a dimmed picture looks like on average; the ground of the scale bar
 WORD_SIZES = (3.5, 9.0)  # points: the smallest and the largest letters of a word in a cell
 POINTS_PER_COLUMN = 0.66  # width of a column of letters as a share of their size; measured 0.58 to 0.64
@@ -82,7 +83,7 @@ def painted(
     shown: Image.Image, heat: NDArray[np.float64], top: float, signed: bool, size: tuple[int, int]
 ) -> Image.Image:
     """What `heatmap_overlay` draws, as pixels of a size: over a picture of `shrink`; cells without a number stay bare."""
-    ground = shown.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).point(lambda level: level * DIMMED)
+    ground = shown.resize(size, Image.Resampling.HAMMING, reducing_gap=1.5).point(DIMMER)
     cells = Image.fromarray(_in_bytes(cell_colours(heat, top, signed))).resize(size, Image.Resampling.NEAREST)
     ground.paste(cells, (0, 0), cells)
     return ground

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import CaptureError, PictureError, PromptError
 from ..tokens import sureness
-from .levels import CELL_BUDGET, LEVELS, MISSING, Array, fitting, has_sign, peak, quantise, squeeze
+from .levels import CELL_BUDGET, LEVELS, MISSING, Array, fitting, flat, has_sign, peak, quantise, squeeze
 from .pictures import encode, encode_pictures, shrink, size_notes
 from .reading import EXTRA_BUDGET, Reading, labels_of, pack_readings, short, word_levels
 
@@ -180,7 +180,7 @@ class AnswerView:
         captured = self.ledger[~np.isnan(self.ledger).any(axis=1)]
         return captured.mean(axis=0) if len(captured) else np.full(len(self.columns), np.nan)
 
-    @property
+    @cached_property
     def signed(self) -> bool:
         """Whether cells below zero are large enough to be seen (rounding noise around zero is not)."""
         return has_sign((*self.heatmaps, *self.total))
@@ -188,7 +188,7 @@ class AnswerView:
     @property
     def missing(self) -> bool:
         """Whether some cell has no number."""
-        return any(bool(np.isnan(a).any()) for a in (*self.heatmaps, *self.total))
+        return bool(np.isnan(flat((*self.heatmaps, *self.total))).any())
 
     @property
     def first(self) -> Reading:
@@ -338,7 +338,9 @@ def to_json(payload: Any) -> str:
     '{"token":"\\\\u003c/script\\\\u003e"}'
     """
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
+    for c in "<>&\u2028\u2029":
+        text = text.replace(c, f"\\u{ord(c):04x}")
+    return text
 
 
 def clean(text: str) -> str:

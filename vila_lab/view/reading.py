@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .levels import (
     NUMBER_STEPS,
     Array,
     fitting,
+    flat,
     has_sign,
     hopeless,
     merged,
@@ -71,13 +73,13 @@ class Reading:
     sinks: bool = False
     words: Array | None = None
 
-    @property
+    @cached_property
     def signed(self) -> bool:
         return has_sign((*self.heatmaps, *self.total))
 
     @property
     def missing(self) -> bool:
-        return any(bool(np.isnan(a).any()) for a in (*self.heatmaps, *self.total))
+        return bool(np.isnan(flat((*self.heatmaps, *self.total))).any())
 
     def check(self, tokens: int, columns: int, images: tuple[Image.Image, ...]) -> None:
         """Raises CaptureError if the arrays do not fit the view; the message names the reading."""
