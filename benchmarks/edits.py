@@ -1,11 +1,15 @@
 """Do edits bite where they should, and what do they cost? Knock-outs and redirection on drawn scenes, costs at 4,096 tokens.
 
-    python benchmarks/edits.py --scenes 200 --redirections 60 --size 4096
+    python benchmarks/edits.py --scenes 200 --redirections 100 --size 4096
+    python benchmarks/edits.py --show    # the tables of the last run
+    python benchmarks/edits.py --model tests/goldens/second --only redirections    # of another family; kept in edits_second.json
 
 cuts: four drawn pictures, a question about one; only scenes count that the model answers right. The picture that the answer
 is about is cut off, then another one; beside them the answer with that picture's positions left out of the sequence, which
-no edit takes part in. redirections: the same questions, with heads steered to another picture; success is that the answer
-names what the unsteered model says when asked about that picture. costs: two layers of Qwen2-0.5B's shape with random
+no edit takes part in. redirections: three and four pictures by turns, a question about one that the model answers right, sent to
+another picture. *Follows*: the answer is, word for word, what the model says without edits when the two pictures are exchanged.
+*Names the same*: it names exactly the same things, in any order. *Names some*: it names at least one of these and nothing else that
+only the first picture shows. The band was chosen on other scenes (training/rank_heads.py). costs: two layers of Qwen2-0.5B's shape with random
 weights, variants in turns, medians of ratios to the plain run beside them, CPU seconds of one thread, so that other work on
 the machine changes little. Intervals are 95 %, by bootstrap over scenes. Ctrl-C ends early with what was measured.
 """
@@ -20,21 +24,29 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-import vila_lab
+from benchmarks.checkpoints import loaded, results_of
 from vila_lab.answer import Answer
+from vila_lab.edits.steering import edits_to, other_band, random_heads
+from vila_lab.engine.band import Band
+from vila_lab.engine.question import Spec
+from vila_lab.engine.request import Request
+from vila_lab.errors import NoEffect
 from vila_lab.evidence.bootstrap import Interval, interval
 from vila_lab.hooks.editing import Editing
 from vila_lab.hooks.edits import AttentionLook, EdgeBias, Edit
 from vila_lab.hooks.spans import Span
+from vila_lab.prompt import Picture
 from vila_lab.session import Session
 from vila_lab.tiny.names import THINGS
 from vila_lab.tiny.probes import PICTURES, Probe, probes
@@ -44,12 +56,14 @@ PARTS = ("cuts", "redirections", "costs")
 PATIENCE = 6  # probes drawn per scene wanted, before the model is taken to be unable to answer them
 LONGEST = 32  # tokens of an answer
 READERS = ("*", "answer", "prompt")
-STRENGTHS = (4.0, 8.0, 16.0)
+STRENGTHS = (8.0, 16.0)  # of steering by hand
+GREY = (127, 127, 127)
 DRAWS = 3  # random sets of heads per scene
 PICTURE = range(32, 32 + 256)  # early in the prompt, so that a cut for all later rows meets nearly all of them
 AIMS = {
     "its picture cut off: wrong, or as without it": (">=", 0.90),
     "another picture cut off: another answer": ("<=", 0.10),
+    "sent to another picture: follows": (">=", 0.95),
     "no edits": ("<=", 1.00),
     "hook, one layer, answer rows": ("<=", 1.05),
     "knock-out, answer rows": ("<=", 1.10),
@@ -135,71 +149,126 @@ def named(text: str) -> set[str]:
     return {_NAMES[written] for written in _NAME.findall(text.lower())}
 
 
-def head_sets(session: Session, rng: np.random.Generator) -> list[tuple[str, list[tuple[int, int]]]]:
-    """What is steered: label and heads; random ones are drawn anew at every call."""
-    text = session.model.config.get_text_config(decoder=True)
-    every = [(layer, head) for layer in range(text.num_hidden_layers) for head in range(text.num_attention_heads)]
-    routing = list(session.head_sets["routing"])
-    others = [head for head in every if head not in routing]
-    layers = sorted({layer for layer, _ in routing})
-    last = range(text.num_hidden_layers - 2, text.num_hidden_layers)
-    drawn = [[others[int(k)] for k in rng.choice(len(others), len(routing), replace=False)] for _ in range(DRAWS)]
-    return [
-        (f"the {len(routing)} routing heads", routing),
-        *((f"{len(routing)} random other heads", heads) for heads in drawn),
-        (f"all heads of layer {', '.join(map(str, layers))}", [head for head in every if head[0] in layers]),
-        (f"all heads of layers {last[0]} and {last[-1]}", [head for head in every if head[0] in last]),
-        ("all heads", every),
-    ]
+@dataclass(frozen=True)
+class Way:
+    """One way to send an answer to another picture: the edits, and whether a grey picture stands in that one's place."""
+
+    edits: tuple[Spec, ...]
+    blank: bool = False
+
+
+def ways(session: Session, asked: Asked, seed: int) -> Iterator[tuple[str, Way]]:
+    """The redirection, its controls, its parts, and steering by hand; random heads are drawn anew at every call, several times."""
+    replay, image, source = asked.answer.replay, asked.image, asked.source
+    band, shape = session.engine.band, session.shape
+    assert band is not None
+    every = edits_to(replay, image, source, band)
+    yield f"redirect: {band_in_words(band)}", Way(every)
+    other = other_band(band, shape.layers)
+    if other is not None:
+        yield f"the same edits in {layers_in_words(other.layers)}", Way(edits_to(replay, image, source, other))
+    for draw in range(DRAWS):
+        drawn = random_heads(band, shape.layers, shape.heads, seed * DRAWS + draw)
+        yield "the same edits in as many random heads", Way(edits_to(replay, image, source, band, heads=drawn))
+    yield "to a grey picture in its place", Way(every, blank=True)
+    yield (
+        "the others closed and the number hidden, nothing steered",
+        Way(edits_to(replay, image, source, band, steer=False)),
+    )
+    yield "steered, nothing closed or hidden", Way(edits_to(replay, image, source, band, close=False))
+    if source != image:
+        yield (
+            "the number left to be read",
+            Way(tuple(edit for edit in every if not edit.label.startswith('knock-out of "'))),
+        )
+    for strength in STRENGTHS:
+        by_hand = session.spec_of("steer", {"source": f"image_{image + 1}", "strength": strength, "heads": "routing"})
+        yield f"routing heads alone, rows of the answer, strength {strength:g}", Way((by_hand,))
+
+
+def layers_in_words(layers: Sequence[int]) -> str:
+    return f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+
+
+def band_in_words(band: Band) -> str:
+    return f"{layers_in_words(band.layers)}, strength {band.strength:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A right answer, the picture that it is about, the one it is sent to, and what it should then say."""
+
+    answer: Answer
+    source: int
+    image: int
+    wanted: str
+    only_source: frozenset[str]  # what the first picture shows and the other does not
+
+
+def targets(session: Session, scenes: int, seed: int) -> Iterator[Asked]:
+    """Three and four pictures by turns; only what the model says of either picture in the asked place is right and different."""
+    for number, probe in enumerate(islice(probes(seed), scenes * PATIENCE)):
+        places = [k for k in range(PICTURES) if k != probe.picture]
+        kept = [*range(PICTURES)] if number % 2 else sorted([probe.picture, *places[: PICTURES - 2]])
+        source = kept.index(probe.picture)
+        image = (source + 1 + number // 2 % (len(kept) - 1)) % len(kept)
+        shown = [probe.scenes[k] for k in kept]
+        question = probe.question.replace(str(probe.picture + 1), str(source + 1))
+        answer = session.ask([*(scene.image for scene in shown), question], max_new_tokens=LONGEST)
+        swapped = list(shown)
+        swapped[source], swapped[image] = shown[image], shown[source]
+        wanted = session.ask([*(scene.image for scene in swapped), question], max_new_tokens=LONGEST).text
+        mine, other = ({placed.name for placed in shown[k].placed} for k in (source, image))
+        if named(answer.text) == mine and named(wanted) == other and not mine & other:
+            yield Asked(answer, source, image, wanted, frozenset(mine - other))
 
 
 def redirections(session: Session, scenes: int, seed: int) -> Iterator[dict[str, Any]]:
     """After every scene, what was found so far."""
-    rng = np.random.default_rng(seed)
-    rows: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     chosen = tqdm(islice(targets(session, scenes, seed), scenes), "redirections", scenes, unit=" scenes", ascii=True)
-    for count, (answer, target, wanted) in enumerate(chosen, 1):
-        here: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for label, heads in head_sets(session, rng):
-            for strength in STRENGTHS:
-                done = session.redirect(answer, image=target, strength=strength, heads=heads)
-                said = named(done.after.text)
-                cell = here[label, strength]
-                cell["names it"].append(wanted <= said)
-                cell["names it and nothing else"].append(wanted == said)
-                cell["says what it said before"].append(not done.changed)
-                cell["attention there"].append(done.share_after)
-        for key, cell in here.items():  # the draws of one scene are averaged: scenes are what the bootstrap draws
-            for column, values in cell.items():
-                rows[key][column].append(float(np.mean(values)))
+    for count, asked in enumerate(chosen, 1):
+        here: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for label, way in ways(session, asked, count):
+            said = steered(session, asked, way)
+            wanted, found = named(asked.wanted), named(said)
+            here[label]["follows"].append(said == asked.wanted)
+            here[label]["names the same"].append(wanted == found)
+            here[label]["names some"].append(bool(wanted & found) and not asked.only_source & found)
+            here[label]["says what it said before"].append(said == asked.answer.text)
+        for label, columns in here.items():  # the draws of one scene are averaged: scenes are what the bootstrap draws
+            for column, values in columns.items():
+                rows[label][column].append(float(np.mean(values)))
         yield {
             "scenes": count,
             "random draws per scene": DRAWS,
-            "routing heads": [list(pair) for pair in session.head_sets["routing"]],
+            "band": None if session.engine.band is None else session.engine.band.to_json(),
             "rows": [
-                {"heads": label, "strength": strength, **{column: interval(values) for column, values in cell.items()}}
-                for (label, strength), cell in sorted(rows.items(), key=lambda item: item[0][1])
+                {"way": label, **{column: interval(values) for column, values in columns.items()}}
+                for label, columns in rows.items()
             ],
         }
 
 
-def targets(session: Session, scenes: int, seed: int) -> Iterator[tuple[Answer, int, set[str]]]:
-    """A right answer, another picture, and what the unsteered model names when asked about that one."""
-    for number, (_, probe, answer) in enumerate(right_answers(session, scenes, seed)):
-        target = (probe.picture + 1 + number // PICTURES % (PICTURES - 1)) % PICTURES
-        wanted = named(session.ask(parts(probe, target), max_new_tokens=LONGEST).text)
-        # Left out: nothing is named there, or the answer would be a success before it is steered.
-        if wanted and not wanted & named(answer.text):
-            yield answer, target, wanted
+def steered(session: Session, asked: Asked, way: Way) -> str:
+    """What is said under the edits."""
+    prompt = asked.answer.replay.prompt
+    if way.blank:
+        grey = Picture.of(Image.new("RGB", prompt.images[asked.image].size, GREY))
+        prompt = prompt.with_pictures(lambda k, picture: grey if k == asked.image else picture)
+    try:
+        return session.run(Request(prompt, max_new_tokens=LONGEST, edits=way.edits)).text
+    except NoEffect:  # it was asked for, and changes nothing
+        return asked.answer.text
 
 
 def printed_redirections(found: dict[str, Any]) -> str:
-    columns = [column for column in found["rows"][0] if column not in ("heads", "strength")]
-    lines = [f"| steered to another picture | strength | {' | '.join(columns)} |", "| --- " * (len(columns) + 2) + "|"]
+    columns = [column for column in found["rows"][0] if column != "way"]
+    lines = [f"| sent to another picture | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     for row in found["rows"]:
-        cells = " | ".join(percent(row[column]) for column in columns)
-        lines.append(f"| {row['heads']} | {row['strength']:g} | {cells} |")
-    return "\n".join([*lines, "", f"{found['scenes']} scenes, {DRAWS} draws of random heads in each."])
+        lines.append(f"| {row['way']} | {' | '.join(percent(row[column]) for column in columns)} |")
+    end = f"{found['scenes']} scenes of three and four pictures, {DRAWS} draws of random heads in each."
+    return "\n".join([*lines, "", end])
 
 
 # ---- costs -------------------------------------------------------------------------------------------------------
@@ -308,6 +377,8 @@ def aims(report: dict[str, Any]) -> list[dict[str, Any]]:
         )
         if label in cut
     }
+    sent = report.get("redirections", {}).get("rows")
+    found |= {"sent to another picture: follows": sent[0]["follows"][0]} if sent else {}
     found |= {label: row["all ratio"] for label, row in report.get("costs", {}).get("rows", {}).items()}
     rows = []
     for name, (sign, wanted) in AIMS.items():
@@ -320,6 +391,16 @@ def aims(report: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def printed(report: dict[str, Any]) -> str:
+    """All tables of a report, and what was to be reached."""
+    tables = {"cuts": printed_cuts, "redirections": printed_redirections, "costs": printed_costs}
+    lines = []
+    for aim in report["aims"]:
+        verdict = "reached" if aim["met"] else "NOT reached"
+        lines.append(f"- {aim['aim']} {aim['wanted']}: {aim['found']:.3f}, {verdict}")
+    return "\n\n".join([*(tables[part](report[part]) for part in PARTS if part in report), "\n".join(lines)])
+
+
 def percent(value: Interval | Sequence[float]) -> str:
     mean, low, high = value
     return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
@@ -328,7 +409,7 @@ def percent(value: Interval | Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200, help="right answers that are cut")
-    parser.add_argument("--redirections", type=int, default=60, help="scenes that are steered")
+    parser.add_argument("--redirections", type=int, default=100, help="scenes that are steered")
     parser.add_argument("--size", type=int, default=4096, help="prompt tokens of the costs")
     parser.add_argument("--tokens", type=int, default=17, help="generated tokens of the costs")
     parser.add_argument("--layers", type=int, default=2)
@@ -337,37 +418,35 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="the file keeps what it has of the others"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--model", help="folder of another checkpoint that can answer these questions")
+    parser.add_argument("--out", type=Path, help="by default benchmarks/results/edits.json, or _FOLDER.json of --model")
+    parser.add_argument("--show", action="store_true", help="measure nothing; print the tables of the results file")
     options = parser.parse_args()
+    out = options.out or results_of(RESULTS, options.model)
+    if options.show:
+        print(printed(json.loads(out.read_text(encoding="utf-8"))))
+        return
     if options.size < PICTURE[-1] + 64:
         parser.error(f"--size must be at least {PICTURE[-1] + 64}, to hold the picture and what comes behind it")
     torch.set_num_threads(1)
-    works: dict[str, tuple[Callable[[], Iterator[dict[str, Any]]], Callable[[dict[str, Any]], str]]] = {
-        "cuts": (lambda: cuts(vila_lab.load(), options.scenes, options.seed), printed_cuts),
-        "redirections": (
-            lambda: redirections(vila_lab.load(), options.redirections, options.seed),
-            printed_redirections,
-        ),
-        "costs": (lambda: costs(options.size, options.tokens, options.layers, options.rounds), printed_costs),
+    works: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "cuts": lambda: cuts(loaded(options.model), options.scenes, options.seed),
+        "redirections": lambda: redirections(loaded(options.model), options.redirections, options.seed),
+        "costs": lambda: costs(options.size, options.tokens, options.layers, options.rounds),
     }
-    report = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    report = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     report |= {"torch": torch.__version__, "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     ended = False
     for part in (part for part in PARTS if part in options.only and not ended):
-        work, printed = works[part]
         try:
-            for found in work():
+            for found in works[part]():
                 report[part] = found
         except KeyboardInterrupt:
             ended = True
-        if part in report:
-            print(printed(report[part]) + "\n", flush=True)
         report["aims"] = aims(report)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for aim in report["aims"]:
-        verdict = "reached" if aim["met"] else "NOT reached"
-        print(f"- {aim['aim']} {aim['wanted']}: {aim['found']:.3f}, {verdict}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(printed(report))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ connector is linear where NVILA's projector is not; so two things are learnt, fr
     python -m training.pool --size 24000 --seed 2 --out pool.npz
     python -m training.second_family --pool pool.npz --work run/second --out tests/goldens/second
 
-A stopped run goes on where it was. Last, the heads are ranked as the embedded model's are, into ``heads.json`` beside the weights.
+A stopped run goes on where it was. Last, its heads are ranked and its band of redirections is found
+as the embedded model's are, into ``heads.json`` and ``band.json`` beside the weights.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from vila_lab.tiny.probes import probes
 
 from .dialect import BEGIN, CHAT_TEMPLATE, END, FRAME, PAD, PICTURE, WHOLE, Idefics3Sets, build_tokenizer
 from .pool import SIDE, Pool
-from .rank_heads import SEED, digest, sample_of
+from .rank_heads import CALIBRATED, SEED, digest, sample_of, save_band
 from .resuming import log, resume, save
 from .sets import FULL, TOKENS
 from .tokenizer import build_tokenizer as embedded_tokenizer
@@ -301,6 +302,7 @@ def rank(folder: Path) -> None:
     """Rank the heads of the checkpoint in a folder, on scenes that no benchmark draws."""
     session = load(folder, device="cpu", dtype="float32")
     dataset = [sample_of(probe) for probe in islice(probes(SEED), RANKED)]
+    save_band(session, dataset[:CALIBRATED], folder, folder / "band.json")
     for kind in KINDS:
         ranking = session.rank_heads(dataset, kind)
         named = dataclasses.replace(ranking, model=folder.name, extra={"weights": digest(folder)})

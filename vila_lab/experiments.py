@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from .attribution.registry import attribute
 from .attribution.vision import vision_attention
 from .edits.flow import flow
+from .edits.head_patch import patch_heads
 from .edits.leakage import causal_leakage, leakage
 from .edits.redirect import redirect
 from .edits.scan import patch_scan
@@ -28,6 +29,7 @@ ExperimentName: TypeAlias = Literal[
     "leakage",
     "causal_leakage",
     "patch_scan",
+    "patch_heads",
     "redirect",
     "vision_attention",
 ]
@@ -97,6 +99,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         leakage,
         causal_leakage,
         patch_scan,
+        patch_heads,
         redirect,
         vision_attention,
     )

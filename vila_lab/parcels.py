@@ -22,6 +22,7 @@ from .attribution.result import Cost
 from .attribution.vision import VisionAttention
 from .edits.flow import Flow
 from .edits.redirect import Redirection
+from .engine.band import Band
 from .engine.record import Record
 from .errors import OptionError
 from .evidence import Evidence, MetricCard
@@ -37,7 +38,7 @@ KEY = "vila_lab_parcel"
 MARK = "$"
 CARRIED: Mapping[str, type] = {
     cls.__name__: cls
-    for cls in (Attribution, Cost, Curves, Evidence, Flow, MetricCard, Redirection, TokenMap, VisionAttention)
+    for cls in (Attribution, Band, Cost, Curves, Evidence, Flow, MetricCard, Redirection, TokenMap, VisionAttention)
 }
 """Results of experiments, and what they are made of."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .engine.band import Band
 from .engine.reuse import CACHE_BYTES
 from .errors import OptionError
 from .families.loading import AttentionName, DTypeName, Quantization, load_family
@@ -20,7 +21,7 @@ from .names_offered import offer
 from .options import check_range, check_types
 from .progress import progress
 from .session import CAPTURE_BUDGET, Session
-from .tiny import MOST_PICTURES, heads_file, weights_folder
+from .tiny import MOST_PICTURES, band_file, heads_file, weights_folder
 from .upstream import loading_heard
 from .versions import warn_if_unverified
 
@@ -117,6 +118,7 @@ def load(
             if source is None:
                 family.trained_pictures = MOST_PICTURES
                 _sessions[key].head_sets.update(_shipped_heads())
+                _sessions[key].engine.band = _shipped_band()
         session = _sessions[key]
         session.capture_budget = capture_budget
         if session.cache_bytes != cache_bytes:
@@ -129,6 +131,11 @@ def _shipped_heads() -> dict[str, tuple[tuple[int, int], ...]]:
     """The head sets of the embedded model; `training.rank_heads` made them."""
     content = json.loads(heads_file().read_text(encoding="utf-8")) if heads_file().is_file() else {}
     return {kind: tuple((layer, head) for layer, head in ranking["heads"]) for kind, ranking in content.items()}
+
+
+def _shipped_band() -> Band | None:
+    """Where the embedded model's answers are redirected; `training.rank_heads` found it."""
+    return Band.from_json(json.loads(band_file().read_text(encoding="utf-8"))) if band_file().is_file() else None
 
 
 def loaded() -> list[Session]:

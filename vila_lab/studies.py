@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from .answer import Answer
 from .asking import Asking
-from .edits.redirect import STRENGTH, Redirection
-from .edits.where import Heads
+from .edits.redirect import BAND, Redirection, case_of
+from .edits.steering import find_band
+from .edits.where import Heads, Layers
+from .engine.band import Band
 from .engine.record import Record
 from .errors import OptionError
 from .evidence import HeadRanking, OrderTest, Sample, order_test, rank_heads
@@ -145,23 +147,69 @@ class Studies(Asking):
         return found
 
     @spelled
+    def patch_heads(
+        self,
+        answer: Answer,
+        from_answer: Answer,
+        *,
+        sets: Sequence[Sequence[tuple[int, int]]] | None = None,
+        token: int | str | None = None,
+        batch: int | None = None,
+    ) -> xr.DataArray:
+        """Which heads carry what tells two answers apart? Patch every head behind the pictures, one at a time.
+
+        Parameters
+        ----------
+        answer
+            Whose run is patched.
+        from_answer
+            Where the heads' outputs come from: an answer of this model to a prompt of the same shape.
+        sets
+            Sets of (layer, head) pairs that are patched together; by default every head by itself.
+        token
+            The answer's token that is scored, or a word of it (its first token); by default the first at which the two differ.
+        batch
+            Runs that go through the model together; by default 8.
+
+        Returns
+        -------
+        xarray.DataArray
+            Recovered logit difference, dims (layer, head), or (set,).
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
+        >>> other = lab.ask([folder / "g.png", folder / "a.png", "What is in image 2?"])
+        >>> lab.patch_heads(lab.ask(question), other).dims
+        ('layer', 'head')
+        """
+        options = given(sets=sets, token=token, batch=batch)
+        found: xr.DataArray = self.experiment(answer.record, "patch_heads", from_record=from_answer.record, **options)
+        return found
+
+    @spelled
     def redirect(
         self,
         answer: Answer,
         to_image: int | None = None,
         *,
         image: WhichPicture | None = None,
-        strength: float = STRENGTH,
-        heads: Heads = "routing",
+        strength: float | None = None,
+        heads: Heads = BAND,
+        layers: Layers = None,
+        controls: bool = True,
+        seed: int = 0,
     ) -> Redirection[Answer]:
-        """Ask again with heads steered to another picture: does the answer follow?
+        """Ask again with the answer sent to another picture, and controls beside it: does it follow?
 
         Parameters
         ----------
         answer
         image
             The picture, counted from 0, or by name: "image_1".
-        strength, heads
+        strength, heads, layers, controls, seed
             See `vila_lab.edits.redirect.redirect`.
         to_image
             The same, counted from 1: the spelling of before, for one release.
@@ -171,8 +219,9 @@ class Studies(Asking):
         >>> import vila_lab
         >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
         >>> question = [folder / "g.png", folder / "m.png", "What is in image 2?"]
-        >>> lab.redirect(lab.ask(question), image="image_1", heads=None).image
-        0
+        >>> found = lab.redirect(lab.ask(question), image="image_1")
+        >>> found.after.text, found.band.layers == lab.engine.band.layers
+        ('Google.', True)
         """
         if (image is None) == (to_image is None):
             raise OptionError("redirect needs the picture to steer to: redirect(answer, image=0) is the first")
@@ -183,7 +232,51 @@ class Studies(Asking):
                 stacklevel=2,
             )
             image = to_image - 1
-        options = {"image": image, "strength": strength, "heads": heads}
-        found: Redirection[Record] = self.experiment(answer.record, "redirect", **options)
+        chosen = given(strength=strength, layers=layers)
+        found: Redirection[Record] = self.experiment(
+            answer.record, "redirect", image=image, heads=heads, controls=controls, seed=seed, **chosen
+        )
+        shares = found.share_before, found.share_after
         after = self.answer_of(found.after)
-        return Redirection(answer, after, found.image, found.share_before, found.share_after)
+        return Redirection(
+            answer, after, found.image, *shares, found.from_image, found.wanted, found.band, found.controls
+        )
+
+    def find_band(self, answers: Sequence[Answer]) -> Band:
+        """Look for the layers and the strength at which answers can be redirected; `redirect` takes them from then on.
+
+        Parameters
+        ----------
+        answers
+            A small calibration set: answers of this model to questions about one of several pictures. No truth is needed: what each
+            should say when it is redirected is asked without edits, with its picture and another exchanged.
+
+        Returns
+        -------
+        Band
+
+        Raises
+        ------
+        OptionError
+            If there is no answer, or none changes with its pictures exchanged.
+        NotHere
+            If the model is not in this process.
+
+        Examples
+        --------
+        >>> import vila_lab
+        >>> lab, folder = vila_lab.load(), vila_lab.demo_images()
+        >>> pictures = [folder / name for name in ("g.png", "m.png", "a.png")]
+        >>> before = lab.engine.band
+        >>> found = lab.find_band([lab.ask([*pictures, f"What is in image {k}?"]) for k in (1, 3)])
+        >>> found.questions, lab.engine.band == found
+        (2, True)
+        >>> lab.engine.band = before
+        """
+        replays = [self.replay(answer.record) for answer in answers]
+        if not replays:
+            raise OptionError("a band is looked for on answers, and none was given")
+        cases = [case for number, replay in enumerate(replays) for case in case_of(replay, number)]
+        found = find_band(cases, len(replays[0].family.decoder_layers))
+        replays[0].engine.band = found
+        return found

@@ -80,21 +80,15 @@ def patch_scan(
     other = Replay(from_record, replay.engine)
     check_same_shape(other.token_map, replay.token_map)
     chosen_state = check_state(state)
-    if batch < 1:
-        raise OptionError(f"batch must be at least 1, not {batch}")
-    number, ids = _differing(replay.record, from_record, token)
+    check_batch(batch)
+    number, ids = differing(replay.record, from_record, token)
     places = _places(positions, replay.token_map)
     n_layers = len(replay.family.decoder_layers)
     chosen = list(resolve(Shape(n_layers, 1, {}), layers))
     fed = [each.id for each in replay.said[:number]]
     with replay.lock, torch.no_grad(), progress(len(chosen) * len(places), "patches") as bar:
         found = states(other, chosen_state, chosen)
-        base = _differences(replay, fed, ids, [])[0]
-        goal = _differences(other, fed, ids, [])[0]
-        if abs(goal - base) < 1e-6:
-            raise OptionError(
-                "both prompts prefer the two tokens alike, so there is no difference to recover; give another token="
-            )
+        base, goal = tell_apart(*(_differences(each, fed, ids, [])[0] for each in (replay, other)))
         values = np.zeros((len(chosen), len(places)))
         for row, layer in enumerate(chosen):
             for first in range(0, len(places), batch):
@@ -128,18 +122,44 @@ def _patch(layer: int, state: Any, source: Tensor, places: Sequence[NDArray[np.i
     return StatePatch(state, layer, source[list(positions)], positions, items)
 
 
+def check_batch(batch: int) -> None:
+    if batch < 1:
+        raise OptionError(f"batch must be at least 1, not {batch}")
+
+
+def tell_apart(base: float, goal: float) -> tuple[float, float]:
+    """The logit differences of the two clean runs.
+
+    Raises
+    ------
+    OptionError
+        If they are the same.
+    """
+    if abs(goal - base) < 1e-6:
+        raise OptionError(
+            "both prompts prefer the two tokens alike, so there is no difference to recover; give another token="
+        )
+    return base, goal
+
+
 def _differences(
     replay: Replay, fed: Sequence[int], ids: tuple[int, int], edits: Sequence[StatePatch], batch: int = 1
 ) -> list[float]:
-    """The second token's logit minus the first's, for each sequence of a batch of the same prompt."""
+    """`difference_of` each sequence of a batch of the same prompt."""
     sequence = replay.followed(replay.embedded, fed)
     with Editing(replay.model, edits):
-        logits = replay.family.decode_copies(sequence, batch, keep=[len(sequence) - 1])[0][:, 0].double()  # (B, V)
-    found: list[float] = (logits[:, ids[1]] - logits[:, ids[0]]).tolist()
+        logits = replay.family.decode_copies(sequence, batch, keep=[len(sequence) - 1])[0]
+    return difference_of(logits, ids)
+
+
+def difference_of(logits: Tensor, ids: tuple[int, int]) -> list[float]:
+    """The second token's logit minus the first's in the last row.  # (B, rows, V)"""
+    last = logits[:, -1].double()
+    found: list[float] = (last[:, ids[1]] - last[:, ids[0]]).tolist()
     return found
 
 
-def _differing(record: Record, from_record: Record, token: int | str | None) -> tuple[int, tuple[int, int]]:
+def differing(record: Record, from_record: Record, token: int | str | None) -> tuple[int, tuple[int, int]]:
     """The token that is scored, and its id in both answers."""
     mine, other = ([t.id for t in each.tokens] for each in (record, from_record))
     shared = min(len(mine), len(other))

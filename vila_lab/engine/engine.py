@@ -19,6 +19,7 @@ from ..tokens import Token
 from ..upstream import foreign_hooks, is_out_of_memory, keeps_everything, state_of
 from .answering import Answering
 from .asked import Asked
+from .band import Band
 from .batch import Told, answer_batch, can_batch
 from .guide import Guides
 from .inputs import Inputs
@@ -57,6 +58,8 @@ class Engine:
         What is known of the last prompts without edits.
     reuse : Reuse
         Features of pictures and beginnings of prompts, to be asked for by `usable`.
+    band : Band or None
+        Where answers are redirected; `Session.find_band` finds it.
     is_alone : bool
         Whether nobody else's hooks were in the model when `usable` looked last, which every answer does.
 
@@ -78,6 +81,7 @@ class Engine:
         self.name = name
         self.lock = ModelLock()
         self.head_sets: dict[str, Sequence[tuple[int, int]]] = dict(head_sets or {})
+        self.band: Band | None = None
         self.clean = CleanLogits()
         self.reuse = Reuse()
         self.is_alone = True

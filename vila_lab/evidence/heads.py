@@ -1,9 +1,11 @@
-"""Which heads pick the right picture, and which the right place in it? Ranked over samples. Knows attention, no question.
+"""Which heads pick the right picture, which the right place in it, and which does the answer need? Ranked over samples. Knows no question.
 
 Localization heads after Kang et al. 2025, "Your Large Vision-Language Model Only Needs A Few Attention Heads For Visual
 Grounding": heads are kept by the SUM of their attention to the picture, cut at the elbow of the sorted sums; in every
 sample the kept heads with the lowest spatial entropy are selected; heads are ranked by how often that happens. No box is
 looked at for that: boxes only score the heads that were found.
+
+Both read attention, which is no causal evidence. Causal heads are found by patching (`vila_lab.evidence.causal`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,22 +29,27 @@ from ..progress import progress
 from ..prompt import Prompt
 from ..writing import check_place, write_file
 from .bootstrap import Interval, interval
+from .causal import Change, most, read_change, together
 from .metrics import TIE, pointing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-HeadKind: TypeAlias = Literal["routing", "localization"]
+HeadKind: TypeAlias = Literal["routing", "localization", "causal"]
 KINDS: tuple[str, ...] = get_args(HeadKind)
 TOP = 3  # heads in a set, as in the source
 LOWEST = 10  # heads of lowest entropy that a sample selects, as in the source; at most half of those kept
 SETS = 200  # random and control sets to compare with
+PATCHED_SETS = 4  # of each, where a set costs runs of the model
 LONGEST = 64  # tokens of an answer
 NOT_CAUSAL = "attention is not causal evidence; answer.attribute('leave_one_out') is the call that checks"
+CAUSAL = "patching shows what these answers needed, for this change of one picture; benchmarks/heads.py ablates the set beside control heads"
 RULES = {
     "routing": "heads by the share of samples in which their attention is largest on the right picture",
     "localization": "attention sum above the elbow, lowest spatial entropy, selection frequency (Kang et al. 2025)",
+    "causal": "heads by the logit difference they carry alone when one picture is exchanged, patched behind the pictures; at most "
+    "half of a layer's heads",
 }
 
 Head = tuple[int, int]
@@ -89,7 +96,7 @@ class HeadRanking:
     Attributes
     ----------
     kind : str
-        "routing" or "localization".
+        "routing", "localization" or "causal".
     model : str
         Name of the model.
     rule : str
@@ -97,13 +104,14 @@ class HeadRanking:
     heads : tuple of (layer, head)
         The set that ``heads=kind`` stands for.
     ranking : tuple of dict
-        All heads, best first: layer, head, score (accuracy, or selection frequency), its interval, and for
+        All heads, best first: layer, head, score (accuracy, selection frequency, or what it carries), its interval, and for
         localization the attention sum and whether it passed the elbow.
     scores : dict
         Accuracy of the set on the half of the samples that it was not chosen on, of random sets, of control sets (other
-        heads of the same layers), and of chance, each with its interval.
+        heads of the same layers), and of chance, each with its interval. For causal heads what a set carries together; chance is
+        its part of all heads.
     samples, skipped : int
-        How many samples were read, and how many were not, as the answer lacks the sample's word.
+        How many samples were read, and how many were not, as the answer lacks the sample's word, or stays the same with another picture.
     shape : (layers, heads)
         Of the decoder.
     extra : dict
@@ -248,7 +256,7 @@ def rank_heads(
     dataset
         At least four questions with known pictures (and, for localization, boxes).
     kind
-        "routing" or "localization".
+        "routing", "localization" or "causal".
     top
         Heads in the chosen set.
     seed
@@ -257,33 +265,67 @@ def rank_heads(
     Raises
     ------
     OptionError
-        If the kind is unknown, or the dataset is too small or lacks boxes.
+        If the kind is unknown, the dataset is too small or lacks boxes, or the set leaves no head to compare it with.
     """
     if kind not in KINDS:
         raise OptionError(f"unknown kind of heads {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
     _check(dataset, kind, top)
-    readings = []
-    with progress(len(dataset), "samples") as bar:
-        for sample in dataset:
-            found = read(lab, sample)
-            readings += [found] if found is not None else []
-            bar.update()
-    if len(readings) < 4:
-        raise OptionError(f"only {len(readings)} of {len(dataset)} answers hold their sample's word; at least 4 must")
-    ranking = _by_accuracy(readings, seed) if kind == "routing" else _by_entropy(readings, seed)
-    best = _top(readings, kind, top)
-    shape = readings[0].mass.shape[0], readings[0].mass.shape[1]
+    if kind == "causal":
+        changes = _read(dataset, lambda sample: read_change(lab, sample, LONGEST))
+        shape = changes[0].heads.shape
+        check_leaves_others(top, shape)
+        ranking, scores = _by_change(changes, seed), _carried(lab, changes, top, shape, seed)
+        best = most(np.mean([change.heads for change in changes], axis=0), top)
+    else:
+        readings = _read(dataset, lambda sample: read(lab, sample))
+        shape = readings[0].mass.shape[:2]
+        check_leaves_others(top, shape)
+        ranking = _by_accuracy(readings, seed) if kind == "routing" else _by_entropy(readings, seed)
+        best, scores = _top(readings, kind, top), _scores(readings, kind, top, shape, seed)
+    samples = len(changes) if kind == "causal" else len(readings)
     return HeadRanking(
         kind=kind,
         model=lab.name,
         rule=RULES[kind],
         heads=tuple(best),
         ranking=tuple(ranking),
-        scores=_scores(readings, kind, top, shape, seed),
-        samples=len(readings),
-        skipped=len(dataset) - len(readings),
+        scores=scores,
+        samples=samples,
+        skipped=len(dataset) - samples,
         shape=shape,
+        note=CAUSAL if kind == "causal" else NOT_CAUSAL,
     )
+
+
+R = TypeVar("R")
+
+
+def _read(dataset: Sequence[Sample], read_one: Callable[[Sample], R | None]) -> list[R]:
+    """What was read of each sample that could be read.
+
+    Raises
+    ------
+    OptionError
+        If fewer than four could be.
+    """
+    found: list[R] = []
+    with progress(len(dataset), "samples") as bar:
+        for sample in dataset:
+            each = read_one(sample)
+            found += [each] if each is not None else []
+            bar.update()
+    if len(found) < 4:
+        raise OptionError(f"only {len(found)} of {len(dataset)} answers hold their sample's word; at least 4 must")
+    return found
+
+
+def check_leaves_others(top: int, shape: tuple[int, ...]) -> None:
+    """Raises OptionError if a set of so many heads has no other heads to be compared with."""
+    heads = shape[0] * shape[1]
+    if top > heads // 2:
+        raise OptionError(
+            f"top={top} leaves too few of the decoder's {heads} heads to compare the set with; give at most {heads // 2}"
+        )
 
 
 def _check(dataset: Sequence[Sample], kind: str, top: int) -> None:
@@ -296,8 +338,8 @@ def _check(dataset: Sequence[Sample], kind: str, top: int) -> None:
             raise OptionError(
                 f"sample {number} is about picture {sample.picture}, but has {len(sample.images)}, counted from 0"
             )
-        if kind == "routing" and len(sample.images) < 2:
-            raise OptionError(f"sample {number} has one picture: routing needs at least two to choose from")
+        if kind != "localization" and len(sample.images) < 2:
+            raise OptionError(f"sample {number} has one picture: {kind} needs at least two to choose from")
         if kind == "localization" and not sample.boxes:
             raise OptionError(f"sample {number} has no boxes, so localization cannot be scored; give Sample(boxes=...)")
 
@@ -324,6 +366,15 @@ def _by_accuracy(readings: Sequence[SampleAttention], seed: int) -> list[dict[st
     for head in _heads(readings):
         found = interval([routes(reading, [head]) for reading in readings], seed=seed)
         rows.append(_entry(head, found))
+    return sorted(rows, key=lambda row: -row["score"])
+
+
+def _by_change(changes: Sequence[Change], seed: int) -> list[dict[str, Any]]:
+    carried = np.stack([change.heads for change in changes])  # (samples, L, H)
+    rows = [
+        _entry((layer, head), interval(carried[:, layer, head], seed=seed))
+        for layer, head in np.ndindex(*carried.shape[1:])
+    ]
     return sorted(rows, key=lambda row: -row["score"])
 
 
@@ -437,16 +488,13 @@ def _top(readings: Sequence[SampleAttention], kind: str, top: int) -> list[Head]
 
 
 def _scores(
-    readings: Sequence[SampleAttention], kind: str, top: int, shape: tuple[int, int], seed: int
+    readings: Sequence[SampleAttention], kind: str, top: int, shape: tuple[int, ...], seed: int
 ) -> dict[str, Interval]:
     """The set chosen on the even samples, scored on the odd ones, beside sets that were not chosen."""
     score: Score = routes if kind == "routing" else points
     test = readings[1::2]
     chosen = _top(readings[::2], kind, top)
-    rng = np.random.default_rng(seed)
-    every = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
-    random = [[every[k] for k in rng.choice(len(every), min(top, len(every)), replace=False)] for _ in range(SETS)]
-    others = [controls(chosen, shape, rng) for _ in range(SETS)]
+    random, others = _other_sets(chosen, top, shape, SETS, seed)
     found = {"chosen": interval([score(reading, chosen) for reading in test], seed=seed)}
     for name, sets in (("random", random), ("control", others)):
         distinct = [list(heads) for heads in {tuple(sorted(heads)) for heads in sets}]
@@ -456,12 +504,38 @@ def _scores(
     return found
 
 
-def controls(chosen: Sequence[Head], shape: tuple[int, int], rng: np.random.Generator) -> list[Head]:
-    """As many heads of the same layers, none of them chosen (a layer that was chosen whole gives one at random)."""
+def _other_sets(
+    chosen: Sequence[Head], top: int, shape: tuple[int, ...], count: int, seed: int
+) -> tuple[list[list[Head]], list[list[Head]]]:
+    """Random sets, and control sets."""
+    rng = np.random.default_rng(seed)
+    every = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+    random = [[every[k] for k in rng.choice(len(every), min(top, len(every)), replace=False)] for _ in range(count)]
+    return random, [controls(chosen, shape, rng) for _ in range(count)]
+
+
+def _carried(lab: Lab, changes: Sequence[Change], top: int, shape: tuple[int, ...], seed: int) -> dict[str, Interval]:
+    """What the set chosen on the even samples carries together on the odd ones, beside sets that were not chosen."""
+    chosen = most(np.mean([change.heads for change in changes[::2]], axis=0), top)
+    random, others = _other_sets(chosen, top, shape, PATCHED_SETS, seed)
+    carried = np.array([together(lab, change, [chosen, *random, *others]) for change in changes[1::2]])
+    parts = {
+        "chosen": carried[:, 0],
+        "random": carried[:, 1 : 1 + PATCHED_SETS].mean(1),
+        "control": carried[:, 1 + PATCHED_SETS :].mean(1),
+        "chance": np.full(len(carried), len(chosen) / (shape[0] * shape[1])),
+    }
+    return {name: interval(values, seed=seed) for name, values in parts.items()}
+
+
+def controls(chosen: Sequence[Head], shape: tuple[int, ...], rng: np.random.Generator) -> list[Head]:
+    """As many heads outside of the set, each of the layer of one that is in it; where a layer has no other left, of the nearest one."""
     found: list[Head] = []
     for layer, _ in chosen:
-        free = [h for h in range(shape[1]) if (layer, h) not in chosen and (layer, h) not in found]
-        found.append((layer, int(rng.choice(free or list(range(shape[1]))))))
+        free = [head for head in np.ndindex(*shape) if head not in chosen and head not in found]
+        nearest = min((abs(other - layer) for other, _ in free), default=0)
+        same = [head for head in free if abs(head[0] - layer) == nearest]
+        found += [(int(same[k][0]), int(same[k][1])) for k in rng.choice(len(same), min(1, len(same)), replace=False)]
     return found
 
 

@@ -22,6 +22,7 @@ from vila_lab.hooks.edits import (
     Edit,
     HeadConstant,
     HeadOutputLook,
+    HeadPatch,
     HeadScale,
 )
 from vila_lab.hooks.rows import attention_rows, expand_mask
@@ -40,7 +41,7 @@ class EditedLayer:
         self.editing = editing
         self.layer = layer
         self.biases = [edit for edit in edits if isinstance(edit, EdgeBias)]
-        self.heads = [edit for edit in edits if isinstance(edit, HeadScale | HeadConstant)]
+        self.heads = [edit for edit in edits if isinstance(edit, HeadScale | HeadConstant | HeadPatch)]
         self.looks = [edit for edit in edits if isinstance(edit, AttentionLook)]
         self.outputs = [edit for edit in edits if isinstance(edit, HeadOutputLook)]
 
@@ -58,7 +59,11 @@ class EditedLayer:
         else:
             output, weights = call.plain(call.query, call.key, call.value, call.mask)
         for edit in self.heads:
-            output = _heads_changed(edit, self.layer, output, start)
+            output = (
+                _heads_patched(edit, output, start)
+                if isinstance(edit, HeadPatch)
+                else _heads_changed(edit, self.layer, output, start)
+            )
         if self.editing.is_shown:
             for output_look in self.outputs:
                 output_look.function(self.layer, output)
@@ -253,6 +258,21 @@ def _heads_changed(edit: HeadScale | HeadConstant, layer: int, output: Tensor, s
     here = (rows[:, None] & chosen)[None, :, :, None]  # (1, r, H, 1)
     other = output * edit.factor if isinstance(edit, HeadScale) else edit.values[layer].to(output)
     return torch.where(here, other, output)
+
+
+def _heads_patched(edit: HeadPatch, output: Tensor, start: int) -> Tensor:
+    """The heads' outputs with those of another pass in them.  # (B, r, H, D)"""
+    here = [k for k, position in enumerate(edit.positions) if start <= position < start + output.shape[1]]
+    if not here:
+        return output
+    chosen = torch.zeros(output.shape[0], output.shape[2], dtype=torch.bool)
+    for item, heads in enumerate(edit.heads):
+        chosen[item, list(heads)] = True
+    rows = torch.tensor([edit.positions[k] - start for k in here], device=output.device)
+    changed = output.clone()
+    mine = chosen.to(output.device)[:, None, :, None]  # (B, 1, H, 1)
+    changed[:, rows] = torch.where(mine, edit.values[here].to(output), output[:, rows])
+    return changed
 
 
 def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

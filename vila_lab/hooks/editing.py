@@ -25,6 +25,7 @@ from vila_lab.hooks.edited_layer import EditedLayer
 from vila_lab.hooks.edits import (
     Edit,
     HeadOutputLook,
+    HeadPatch,
     StateLook,
     StatePatch,
 )
@@ -182,6 +183,8 @@ def _touches(edit: Edit, layer: int) -> bool:
     """Whether an edit has work inside a layer's attention."""
     if isinstance(edit, HeadOutputLook):
         return layer in edit.layers
+    if isinstance(edit, HeadPatch):
+        return layer == edit.layer
     return not isinstance(edit, StatePatch | StateLook) and layer in edit.where
 
 
@@ -203,6 +206,8 @@ def _check_edits(edits: Sequence[Edit], sites: Sequence[Site]) -> None:
         layers: dict[int, Any]
         if isinstance(edit, StatePatch):
             layers = {edit.layer: None}
+        elif isinstance(edit, HeadPatch):
+            layers = {edit.layer: sorted(set().union(*edit.heads))}
         elif isinstance(edit, StateLook | HeadOutputLook):
             layers = dict.fromkeys(edit.layers)
         else:

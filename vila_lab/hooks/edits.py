@@ -66,6 +66,25 @@ class HeadConstant:
 
 
 @dataclass(frozen=True)
+class HeadPatch:
+    """Given vectors in place of what heads of a layer hand to the output projection, at some positions.
+
+    Attributes
+    ----------
+    values : Tensor (n, H, D)
+        Of all heads of the layer; only those in `heads` are taken.
+    positions : tuple of n int
+    heads : tuple of tuple of int
+        For each sequence of the batch the heads that are replaced.
+    """
+
+    layer: int
+    values: Tensor = field(hash=False)
+    positions: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class StatePatch:
     """Given vectors in place of a layer's own, at some positions.
 
@@ -133,7 +152,9 @@ class StateLook:
     positions: Span
 
 
-Edit: TypeAlias = "EdgeBias | HeadScale | HeadConstant | StatePatch | AttentionLook | HeadOutputLook | StateLook"
+Edit: TypeAlias = (
+    "EdgeBias | HeadScale | HeadConstant | HeadPatch | StatePatch | AttentionLook | HeadOutputLook | StateLook"
+)
 
 
 def is_look(edit: Edit) -> bool:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
-__all__ = ["pictures_named"]
+__all__ = ["pictures_named", "written"]
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 ORDINALS = [
@@ -92,19 +92,44 @@ def pictures_named(texts: Iterable[str]) -> tuple[int, ...]:
     >>> pictures_named(["In this picture 3 people look at a 3D image.", "这张图3个人"])
     ()
     """
-    return tuple(sorted({number for text in texts for number in _named(text)}))
+    return tuple(
+        sorted({number for text in texts for found in _named(text) for _, number in _numbers(found["numbers"])})
+    )
 
 
-def _named(text: str) -> Iterator[int]:
+def written(texts: Iterable[str], number: int) -> str | None:
+    """How texts write a picture's number where they name the picture last; None where they do not.
+
+    Where the same number stands in a text more than once, with what stands before it: "image 3" and not "3".
+
+    Examples
+    --------
+    >>> written(["What is in image 3?"], 3), written(["第三张图是什么?"], 3), written(["Which image shows a cat?"], 1)
+    ('3', '三', None)
+    >>> written(["In 3 words: what is in image 3?"], 3)
+    'image 3'
+    """
+    last = None
+    for text in texts:
+        for found in _named(text):
+            for piece, named in _numbers(found["numbers"]):
+                if named == number:
+                    start = found.start("numbers") + found["numbers"].index(piece)
+                    alone = len(re.findall(re.escape(piece), text)) == 1
+                    last = piece if alone else text[found.start() : start + len(piece)]
+    return last
+
+
+def _named(text: str) -> Iterator[re.Match[str]]:
+    """Where pictures are named, with their numbers as the group "numbers"."""
     for found in CARDINAL.finditer(text):
         if not _is_count(found):
-            yield from _numbers(found["numbers"])
+            yield found
     for found in ORDINALLY.finditer(text):
         if not found["one"]:  # a third picture is one that might be
-            yield from _numbers(found["numbers"])
+            yield found
     for pattern in (HAN_CARDINAL, HAN_ORDINAL):
-        for found in pattern.finditer(text):
-            yield from _numbers(found["numbers"])
+        yield from pattern.finditer(text)
 
 
 def _is_count(found: re.Match[str]) -> bool:
@@ -118,18 +143,18 @@ def _is_count(found: re.Match[str]) -> bool:
     return any(COUNTED.fullmatch(word) for word in counted)
 
 
-def _numbers(text: str) -> Iterator[int]:
-    """The numbers of a list such as "1, 2 and 4", "two", "third", "十二"; words in between are none."""
+def _numbers(text: str) -> Iterator[tuple[str, int]]:
+    """The numbers of a list such as "1, 2 and 4", "two", "third", "十二", as they are written; words in between are none."""
     for piece in PIECE.findall(text):
         low = piece.lower()
         if piece.isdecimal():
-            yield int(piece)
+            yield piece, int(piece)
         elif low in NUMBERS:
-            yield NUMBERS.index(low)
+            yield piece, NUMBERS.index(low)
         elif low in ORDINALS:
-            yield ORDINALS.index(low)
+            yield piece, ORDINALS.index(low)
         elif piece[0] in HAN_DIGITS + "十":
-            yield _of_han(piece)
+            yield piece, _of_han(piece)
 
 
 def _of_han(text: str) -> int:

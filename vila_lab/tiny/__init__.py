@@ -19,6 +19,11 @@ def heads_file() -> Path:
     return Path(__file__).parent / "heads.json"
 
 
+def band_file() -> Path:
+    """Where the embedded model's answers are redirected, made by ``python -m training.rank_heads``."""
+    return Path(__file__).parent / "band.json"
+
+
 def demo_images() -> Path:
     """The folder of demo pictures: four company marks and six drawn scenes, with their boxes in ``boxes.json``.
 

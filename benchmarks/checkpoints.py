@@ -1,0 +1,45 @@
+"""Which checkpoint a benchmark asks, and where it keeps what it finds of it. Knows no measurement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import vila_lab
+from vila_lab.engine.band import Band
+from vila_lab.evidence.heads import HeadRanking
+from vila_lab.session import Session
+from vila_lab.tiny import heads_file
+
+HEADS, BAND = (
+    "heads.json",
+    "band.json",
+)  # of another checkpoint, in its folder: what training.rank_heads writes of the embedded model
+
+
+def loaded(model: str | None) -> Session:
+    """The embedded model, or the checkpoint in a folder with the head sets and the band beside it."""
+    session = vila_lab.load(model)
+    if model is None:
+        return session
+    session.head_sets.update({kind: ranking.heads for kind, ranking in rankings_of(model).items()})
+    band = Path(model) / BAND
+    if band.is_file():
+        session.engine.band = Band.from_json(json.loads(band.read_text(encoding="utf-8")))
+    return session
+
+
+def rankings_of(model: str | None) -> dict[str, HeadRanking]:
+    """The rankings of heads that lie beside a checkpoint's weights; none where there is no file."""
+    file = heads_file() if model is None else Path(model) / HEADS
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {kind: HeadRanking.from_json(ranking) for kind, ranking in content.items()}
+
+
+def results_of(results: Path, model: str | None) -> Path:
+    """The embedded model's file of results, or beside it that of the checkpoint in a folder.
+
+    >>> results_of(Path("edits.json"), "tests/goldens/second").name
+    'edits_second.json'
+    """
+    return results if model is None else results.with_stem(f"{results.stem}_{Path(model).name}")
