@@ -6,8 +6,9 @@
 
 Four drawn pictures, a question about one of them; only scenes count that the model answers right, word for word. The best heads of a
 ranking (training/rank_heads.py made it, on other scenes), at most half of any layer's, are replaced by their mean over the prompt, in
-every row; then as many control heads, which are outside of the set and of the same layers, several draws in each scene. Counted are the
-right answers that are lost. A set beats its controls where their 95 % intervals, by bootstrap over scenes, have nothing in common.
+all rows behind the pictures, where answers come from; then as many control heads, which are outside of the set and of the same
+layers, several draws in each scene. Counted are the right answers that are lost. A set beats its controls where their 95 % intervals,
+by bootstrap over scenes, have nothing in common.
 Ctrl-C ends early with what was measured.
 """
 
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.checkpoints import loaded, rankings_of, results_of
 from benchmarks.edits import LONGEST, parts, percent, right_answers
+from vila_lab.answer import Answer
 from vila_lab.errors import NoEffect
 from vila_lab.evidence.bootstrap import interval
 from vila_lab.evidence.causal import most
@@ -48,11 +50,17 @@ def set_of(ranking: HeadRanking, size: int) -> list[Head]:
     return most(scores, size)
 
 
-def is_lost(session: Session, probe: Probe, right: str, heads: list[Head]) -> bool:
+def behind_pictures(answer: Answer) -> list[int]:
+    """Rows of words behind the last picture, and of the longest answer."""
+    length = answer.token_map.prompt_length
+    return [*range(int(np.flatnonzero(answer.token_map.picture[:length] >= 0)[-1]) + 1, length + LONGEST)]
+
+
+def is_lost(session: Session, probe: Probe, right: Answer, heads: list[Head]) -> bool:
     """Whether the answer is another one without these heads."""
     try:
-        with session.ablate_heads(heads, mode="mean"):
-            return session.ask(parts(probe), max_new_tokens=LONGEST).text != right
+        with session.ablate_heads(heads, mode="mean", rows=behind_pictures(right)):
+            return session.ask(parts(probe), max_new_tokens=LONGEST).text != right.text
     except NoEffect:
         return False
 
@@ -65,13 +73,14 @@ def run(session: Session, rankings: dict[str, HeadRanking], scenes: int, seed: i
     drawn = 0
     chosen = tqdm(islice(right_answers(session, scenes, seed), scenes), "heads", scenes, unit=" scenes", ascii=True)
     with contextlib.suppress(KeyboardInterrupt):
-        for drawn, probe, answer in chosen:
+        for number, probe, answer in chosen:
+            drawn = number
             found = {}
             for (kind, size), heads in sets.items():
                 others = [controls(heads, ranking_shape, rng) for _ in range(DRAWS)]
-                found[kind, size, "set"] = float(is_lost(session, probe, answer.text, heads))
+                found[kind, size, "set"] = float(is_lost(session, probe, answer, heads))
                 found[kind, size, "controls"] = float(
-                    np.mean([is_lost(session, probe, answer.text, other) for other in others])
+                    np.mean([is_lost(session, probe, answer, other) for other in others])
                 )
             for key, value in found.items():  # of whole scenes alone
                 lost[key].append(value)

@@ -24,6 +24,7 @@ BY_THE_ANSWER = {
     "leakage": ({}, lambda lab, one, other: one.leakage()),
     "causal_leakage": ({}, lambda lab, one, other: one.leakage(causal=True)),
     "patch_scan": ({"layers": 2}, lambda lab, one, other: lab.patch_scan(one, other, layers=2)),
+    "patch_heads": ({}, lambda lab, one, other: lab.patch_heads(one, other)),
     "redirect": ({"image": 0, "heads": None}, lambda lab, one, other: lab.redirect(one, image=0, heads=None)),
     "vision_attention": ({"at": (9, 9)}, lambda lab, one, other: one.vision_attention(at=(9, 9))),
 }  # fmt: skip
@@ -56,7 +57,7 @@ def test_every_experiment_is_compared_here():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_by_name_it_is_what_the_answer_gives(name, lab, answers):
     options, direct = BY_THE_ANSWER[name]
-    more = {"from_record": answers[1].record} if name == "patch_scan" else {}
+    more = {"from_record": answers[1].record} if name in ("patch_scan", "patch_heads") else {}
     found, expected = lab.experiment(answers[0].record, name, **options, **more), direct(lab, *answers)
     assert type(found) is type(expected)
     if name == "redirect":
@@ -81,7 +82,7 @@ def test_the_table_says_what_each_takes_gives_and_tells(name):
         (
             "redirect",
             {"to_image": 2},
-            r"redirect has no option 'to_image' \(did you mean 'image'\?\); it has image, strength, heads",
+            r"redirect has no option 'to_image' \(did you mean 'image'\?\); it has image, strength, heads, layers",
         ),
         (
             "redirect",

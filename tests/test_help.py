@@ -152,9 +152,10 @@ def test_an_experiment_is_called_as_it_is(name):
     assert named(getattr(Answer, name)) == set(EXPERIMENTS[name].parameters)
 
 
-def test_a_scan_is_called_as_it_is():
-    there = set(EXPERIMENTS["patch_scan"].parameters) - {"from_record"}
-    assert named(Session.patch_scan) == there | {"answer", "from_answer"}
+@pytest.mark.parametrize("name", ["patch_scan", "patch_heads"])
+def test_a_scan_is_called_as_it_is(name):
+    there = set(EXPERIMENTS[name].parameters) - {"from_record"}
+    assert named(getattr(Session, name)) == there | {"answer", "from_answer"}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, LlamaForCausalLM
 
-from vila_lab.evidence.heads import KINDS
+from vila_lab.evidence.heads import KINDS, TOP
 from vila_lab.families.loading import load_family
 from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
 from vila_lab.resident import load
@@ -42,7 +42,7 @@ from vila_lab.tiny.probes import probes
 
 from .dialect import BEGIN, CHAT_TEMPLATE, END, FRAME, PAD, PICTURE, WHOLE, Idefics3Sets, build_tokenizer
 from .pool import SIDE, Pool
-from .rank_heads import CALIBRATED, SEED, digest, sample_of, save_band
+from .rank_heads import CALIBRATED, SEED, TOPS, digest, sample_of, save_band
 from .resuming import log, resume, save
 from .sets import FULL, TOKENS
 from .tokenizer import build_tokenizer as embedded_tokenizer
@@ -304,7 +304,7 @@ def rank(folder: Path) -> None:
     dataset = [sample_of(probe) for probe in islice(probes(SEED), RANKED)]
     save_band(session, dataset[:CALIBRATED], folder, folder / "band.json")
     for kind in KINDS:
-        ranking = session.rank_heads(dataset, kind)
+        ranking = session.rank_heads(dataset, kind, top=TOPS.get(kind, TOP))
         named = dataclasses.replace(ranking, model=folder.name, extra={"weights": digest(folder)})
         named.save(folder / "heads.json")
     session.unload()

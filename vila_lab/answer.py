@@ -66,7 +66,7 @@ class Answer(ExaminedAnswer):
     Where it was read, and what that does not show:
 
     >>> answer.ledger().columns.tolist(), answer.sinks.tolist(), list(answer.head_sets)
-    (['image_1', 'prompt', 'answer', 'sink'], [0], ['routing', 'localization'])
+    (['image_1', 'prompt', 'answer', 'sink'], [0], ['routing', 'localization', 'causal'])
     >>> print(answer.method, answer.honesty, sep="\\n")
     attention, mean over all 6 layers and their heads, sinks set apart
     Attention shows where the model read, not why it answered; the causal check is answer.attribute('leave_one_out').

@@ -128,7 +128,7 @@ def experiment(replay: Replay, name: str, **options: Any) -> Any:
     Examples
     --------
     >>> EXPERIMENTS["flow"].result, list(EXPERIMENTS["redirect"].parameters)
-    ('Flow', ['image', 'strength', 'heads'])
+    ('Flow', ['image', 'strength', 'heads', 'layers', 'controls', 'seed'])
     """
     if name not in EXPERIMENTS:
         raise OptionError(f"unknown experiment {name!r}{nearest(name, EXPERIMENTS)}; known: {', '.join(EXPERIMENTS)}")

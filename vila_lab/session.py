@@ -68,7 +68,7 @@ class Session(Studies):
     >>> lab
     Session('embedded', 3.9 M parameters on cpu)
     >>> lab.name, lab.device.type, lab.is_loaded, lab.shape.layers, lab.shape.heads, list(lab.head_sets), lab.edits
-    ('embedded', 'cpu', True, 6, 4, ['routing', 'localization'], ())
+    ('embedded', 'cpu', True, 6, 4, ['routing', 'localization', 'causal'], ())
     >>> lab.model is lab.family.model, lab.tokenizer is lab.family.tokenizer, lab.engine.family is lab.family
     (True, True, True)
     >>> lab.capture_budget == lab.cache_bytes == 2**30, dict(lab.first_reading)

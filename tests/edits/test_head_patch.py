@@ -43,7 +43,7 @@ def test_a_head_alone_is_one_whole_pass_with_its_output_exchanged(lab, answers):
             return replay.decode(replay.embedded, keep=[length - 1])[0][0].double()
 
     logits(other, [HeadOutputLook(lambda at, output: outputs.setdefault(at, output[0, list(rows)].clone()), (layer,))])
-    found = lab.patch_heads(*answers)
+    found = lab.patch_heads(*answers, token=0)
     ids = [answer.tokens[0].id for answer in answers]
 
     def difference(row):

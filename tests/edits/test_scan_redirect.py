@@ -10,6 +10,8 @@ import torch
 
 import vila_lab
 from tests.edits.conftest import forced, sequence_of, state_of
+from vila_lab.edits.steering import bands, other_band
+from vila_lab.engine.band import Band
 from vila_lab.errors import NoEffect, OptionError
 
 STATES = {"residual": lambda layer: layer, "attention": lambda layer: layer.self_attn, "mlp": lambda layer: layer.mlp}
@@ -103,7 +105,7 @@ def test_scans_that_make_no_sense(lab, question, plain, other, demo):
 
 
 @pytest.mark.parametrize("heads", ["routing", None, [(4, 0), (4, 1)]], ids=str)
-def test_redirection_asks_again_under_steering(heads, lab, question, plain):
+def test_redirection_by_hand_asks_again_under_steering(heads, lab, question, plain):
     before = state_of(lab.model)
     found = lab.redirect(plain, image=0, strength=6.0, heads=heads)
     assert lab.edits == ()
@@ -119,6 +121,55 @@ def test_redirection_asks_again_under_steering(heads, lab, question, plain):
         assert share == pytest.approx(answer.ledger()["image_1"].iloc[answer.rows_of()].mean())
     assert found.share_after > found.share_before
     assert "->" in repr(found)
+
+
+def test_redirection_in_the_band_follows_and_its_controls_do_not(lab, plain):
+    before = state_of(lab.model)
+    found = lab.redirect(plain, image=0)
+    assert (lab.edits, state_of(lab.model)) == ((), before)
+    assert (found.from_image, found.wanted, found.followed) == (1, "Google.", True)
+    assert found.band == lab.engine.band
+    assert set(found.controls) == {"another band", "random heads", "a blank"}
+    assert found.controls["a blank"] != "Google."
+    assert found.controls["another band"] != "Google."
+    hidden, closed, steered = found.edits
+    assert hidden.startswith('knock-out of "2" -> * in all layers')
+    assert closed.startswith("knock-out of image_2 -> * in all heads of layer")
+    assert steered.startswith(f"steering by +{found.band.strength:g} of image_1 -> * in all heads of layer")
+    assert all(said in found._repr_html_() for said in (*found.controls.values(), "Google.", "wanted"))
+    assert lab.redirect(plain, image=0, controls=False).controls == {}
+
+
+def test_a_band_given_is_the_band_used(lab, plain):
+    found = lab.redirect(plain, image=0, layers=[0, 1], strength=3, controls=False)
+    assert (found.band.layers, found.band.strength, found.band.questions) == ((0, 1), 3.0, 0)
+    assert found.edits[-1] == "steering by +3 of image_1 -> * in all heads of layers 0, 1"
+
+
+def test_a_session_without_a_band_finds_one_on_the_other_pictures(lab, demo, monkeypatch):
+    answer = lab.ask([demo / "g.png", demo / "m.png", demo / "n.png", "What is in image 2?"])
+    monkeypatch.setattr(lab.engine, "band", None)
+    found = lab.redirect(answer, image=0, controls=False)
+    assert found.band.questions == 2  # to picture 3, and from picture 1 in the place of 2
+    assert found.followed
+    assert lab.engine.band is None
+    kept = lab.find_band([answer])
+    assert (lab.engine.band, kept.questions) == (kept, 1)
+
+
+def test_bands_are_neighbours_and_leave_another_band():
+    for layers in (1, 2, 4, 6, 28, 33):
+        for band in bands(layers):
+            assert band == tuple(range(band[0], band[-1] + 1))
+            other = other_band(Band(band, 1.0), layers)
+            assert layers == 1 or (other is not None and not set(other.layers) & set(band))
+
+
+def test_an_answer_that_no_exchange_changes_has_no_band(lab, demo, monkeypatch):
+    answer = lab.ask([demo / "g.png", demo / "g.png", "What is in image 2?"])
+    monkeypatch.setattr(lab.engine, "band", None)
+    with pytest.raises(OptionError, match="stays the same when its picture and another are exchanged"):
+        lab.redirect(answer, image=0)
 
 
 def test_redirection_asks_as_it_was_asked(golden_session, golden_image):
@@ -153,8 +204,10 @@ def test_redirection_needs_an_effect_and_heads_that_are_known(lab, plain, golden
     assert lab.edits == ()
     session = golden_session("nvila-lite")
     answer = session.ask([golden_image("a_land.png"), "What?"], max_new_tokens=1)
-    with pytest.raises(OptionError, match="routing"):
+    with pytest.raises(OptionError, match="from one picture to another"):
         session.redirect(answer, image=0)
+    with pytest.raises(OptionError, match="routing"):
+        session.redirect(answer, image=0, heads="routing")
 
 
 def test_an_answer_from_a_file_is_redirected_by_its_own_model_alone(lab, plain, golden_session, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import vila_lab
 from training.rank_heads import digest, sample_of
 from vila_lab.errors import OptionError
+from vila_lab.evidence.causal import most
 from vila_lab.evidence.heads import (
     HeadRanking,
     Sample,
@@ -102,6 +103,33 @@ def dataset(golden_image) -> list[Sample]:
     return [Sample(images, f"What {k}?", k % 2, ((10, 10, 100, 100),)) for k in range(4)]
 
 
+def test_controls_of_a_whole_layer_are_of_the_nearest_with_others_left():
+    """And none of them is in the set, as it once could be."""
+    chosen = [(2, head) for head in range(4)] + [(3, 0), (3, 1), (3, 2)]
+    found = controls(chosen, (4, 4), np.random.default_rng(0))
+    assert len(set(found)) == len(chosen)
+    assert not set(found) & set(chosen)
+    assert {layer for layer, _ in found[:4]} <= {1, 3}
+
+
+def test_a_causal_set_leaves_each_of_its_layers_as_many_heads():
+    carried = np.array([[0.0, 0.1, 0.2, 0.0], [0.9, 0.8, 0.7, 0.6]])
+    assert most(carried, 4) == [(1, 0), (1, 1), (0, 2), (0, 1)]
+    assert most(carried[:, :1], 4) == [(1, 0), (0, 0)]
+
+
+def test_causal_heads_carry_the_change_and_early_ones_do_not(lab):
+    """The embedded model moves what it sees to the answer behind its middle, which is plain before any ranking."""
+    found = lab.rank_heads([sample_of(probe) for probe in islice(probes(2), 8)], "causal", top=4)
+    lab.head_sets["causal"] = vila_lab.load().head_sets.get("causal", ())
+    assert found.shape == (6, 4)
+    assert min(layer for layer, _ in found.heads) >= 2
+    assert max(sum(layer == each for layer, _ in found.heads) for each in range(6)) == 2
+    assert found.scores["chosen"].low > found.scores["random"].high
+    assert "causal" in found.note
+    assert "not causal" not in found.note
+
+
 @pytest.mark.parametrize("kind", ["routing", "localization"])
 def test_a_ranking_is_kept_and_used_by_name(golden_session, golden_image, kind, tmp_path):
     session = golden_session("nvila-resize")
@@ -125,13 +153,18 @@ def test_a_ranking_is_kept_and_used_by_name(golden_session, golden_image, kind, 
 @pytest.mark.parametrize(
     ("samples", "kind", "message"),
     [
-        ([Sample(("a", "b"), "?", 0)] * 4, "looking", "unknown kind of heads 'looking'; known: routing, localization"),
+        (
+            [Sample(("a", "b"), "?", 0)] * 4,
+            "looking",
+            "unknown kind of heads 'looking'; known: routing, localization, causal",
+        ),
         ([Sample(("a", "b"), "?", 0)] * 3, "routing", "at least 4 samples, not 3"),
         ([Sample(("a", "b"), "?", 2)] * 4, "routing", "sample 0 is about picture 2, but has 2"),
         ([Sample(("a",), "?", 0)] * 4, "routing", "sample 0 has one picture"),
+        ([Sample(("a",), "?", 0)] * 4, "causal", "sample 0 has one picture: causal needs at least two"),
         ([Sample(("a", "b"), "?", 0)] * 4, "localization", "sample 0 has no boxes"),
     ],
-    ids=["kind", "few", "picture", "one", "boxes"],
+    ids=["kind", "few", "picture", "one", "alone", "boxes"],
 )
 def test_a_wrong_dataset_gets_one_sentence(tiny, samples, kind, message):
     with pytest.raises(OptionError, match=message):
@@ -146,10 +179,17 @@ def test_an_unknown_head_set_names_the_way_out(golden_session, golden_image):
 
 def test_the_shipped_ranking_was_made_for_the_shipped_weights():
     content = json.loads(heads_file().read_text(encoding="utf-8"))
-    assert set(content) == {"routing", "localization"}
+    assert set(content) == {"routing", "localization", "causal"}
     for entry in content.values():
         assert entry["extra"]["weights"] == digest(weights_folder()), "run python -m training.rank_heads"
         assert HeadRanking.from_json(entry).scores["chosen"].low > entry["scores"]["chance"][0]
+
+
+def test_a_set_too_large_to_have_controls_is_refused(golden_session, golden_image):
+    session = golden_session("nvila-resize")
+    every = session.shape.layers * session.shape.heads
+    with pytest.raises(OptionError, match=rf"top={every} leaves too few of the decoder's {every} heads"):
+        session.rank_heads(dataset(golden_image), top=every)
 
 
 def test_the_embedded_model_knows_its_heads(lab, demo):

@@ -139,6 +139,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "leakage": {},
     "causal_leakage": {},
     "patch_scan": {"layers": 2, "positions": ["images", '"What is"']},
+    "patch_heads": {"sets": [[(4, 0), (4, 1)], [(5, 1)]]},
     "redirect": {"image": 0, "strength": 16, "heads": [(4, 0), (5, 1)]},
     "vision_attention": {"image": 1, "at": (100, 40)},
 }
@@ -150,7 +151,7 @@ def test_every_experiment_is_the_kernels(name, lab, there):
     others = [each.ask([MARKS[0], MARKS[2], "What is in image 2?"]) for each in (lab, there)]
     found = []
     for answer, other in zip(answers, others, strict=True):
-        more = {"from_record": other.record} if name == "patch_scan" else {}
+        more = {"from_record": other.record} if name in ("patch_scan", "patch_heads") else {}
         found.append(answer.experiment(name, **OPTIONS[name], **more))
     assert type(found[0]) is type(found[1])
     for field in ("values", "scores", "table", "shares", "shape", "share_after", "heatmap"):

@@ -1,8 +1,8 @@
 """Head patching: how much of what tells two answers apart goes through which heads, behind the pictures. Knows no session.
 
 Every number is one run of the first prompt in which what some heads hand on, in every row behind the pictures, comes from the
-second prompt. What is measured is the logit difference between the two answers' tokens, as in `vila_lab.edits.scan`: 0 where
-the heads carry nothing of it, 1 where they bring the second answer about (Wang et al. 2023, "Interpretability in the Wild";
+second prompt. What is measured is how much more probable the second answer is than the first: 0 where the heads carry nothing of it, 1
+where it is as in the second prompt (Wang et al. 2023, "Interpretability in the Wild";
 Zhang and Nanda 2024, "Towards Best Practices of Activation Patching in Language Models"). Rows of the pictures stay as they
 are: a head that only moves what a picture shows about inside it does not answer.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..engine.record import Record
 from ..engine.replay import Replay
+from ..engine.target import Entry, Pass, Row, Target
 from ..errors import OptionError
 from ..hooks.editing import Editing
 from ..hooks.edits import Edit, HeadOutputLook, HeadPatch, Where
@@ -25,13 +26,14 @@ from ..interrupts import keeps_gradients
 from ..progress import progress
 from ..upstream import fork
 from .patch import check_same_shape
-from .scan import BATCH, check_batch, difference_of, differing, tell_apart
+from .scan import BATCH, check_batch, differing, tell_apart
 from .where import Shape, resolve
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Head = tuple[int, int]
+NAME = "carried"
 
 
 @keeps_gradients
@@ -43,7 +45,7 @@ def patch_heads(
     token: int | str | None = None,
     batch: int = BATCH,
 ) -> xr.DataArray:
-    """Recovered logit difference of every head, or of sets of heads patched together.
+    """How much of the change from one answer to another every head carries, or sets of heads that are patched together.
 
     Parameters
     ----------
@@ -54,14 +56,14 @@ def patch_heads(
     sets
         Sets of (layer, head) pairs; by default every head by itself.
     token
-        The answer's token that is scored, or a word of it (its first token); by default the first at which the two answers differ.
+        The answer's token at which the two are compared, or a word of it (its first token); by default both answers as wholes.
     batch
         Runs that go through the model together.
 
     Returns
     -------
     xarray.DataArray
-        Dims (layer, head); with ``sets`` dim (set,). Attributes: the two tokens and the logit differences of the two clean runs.
+        Dims (layer, head); with ``sets`` dim (set,). Attributes: the two texts, and log p(second) - log p(first) of the two clean runs.
 
     Raises
     ------
@@ -86,56 +88,87 @@ def patch_heads(
     other = Replay(from_record, replay.engine)
     check_same_shape(other.token_map, replay.token_map)
     check_batch(batch)
-    number, ids = differing(replay.record, from_record, token)
-    fed = [each.id for each in replay.said[:number]]
+    passes, texts = _compared(replay.record, from_record, token)
     shape = Shape.of(replay.family, replay.head_sets)
     every = [(layer, head) for layer in range(shape.layers) for head in range(shape.heads)]
     wanted = [resolve(shape, heads=list(heads)) for heads in ([[head] for head in every] if sets is None else sets)]
     values = np.zeros(len(wanted))
     with replay.lock, torch.no_grad(), progress(len(wanted), "patches") as bar:
-        rows = _rows_behind_pictures(replay, len(fed))
-        found = _outputs(other, fed, rows, shape.layers)
-        mine, others = (_Behind(each, fed, rows[0]) for each in (replay, other))
-        base, goal = tell_apart(*(each.differences(ids, [], 1)[0] for each in (mine, others)))
-        for first in range(0, len(wanted), batch):
-            some = wanted[first : first + batch]
-            patches = [
-                HeadPatch(layer, output, rows, tuple(_members(heads, layer, shape) for heads in some))
-                for layer, output in found.items()
-                if any(layer in heads for heads in some)
-            ]
-            values[first : first + batch] = mine.differences(ids, patches, len(some))
+        first = _behind_pictures(replay)
+        pairs = [(_Behind(replay, each, first), _Behind(other, each, first)) for each in passes]
+        base, goal = tell_apart(*(sum(pair[side].score([], 1)[0] for pair in pairs) for side in (0, 1)))
+        found = [theirs.outputs(shape.layers) for _, theirs in pairs]
+        for start in range(0, len(wanted), batch):
+            some = wanted[start : start + batch]
+            for (mine, _), outputs in zip(pairs, found, strict=True):
+                values[start : start + batch] += mine.score(_patches(some, outputs, mine.rows, shape), len(some))
             bar.update(len(some))
-    recovered = (values - base) / (goal - base)
-    attrs = {
-        "token": replay.said[number].text,
-        "from_token": from_record.tokens[number].text,
-        "clean": base,
-        "from": goal,
-    }
+    carried = (values - base) / (goal - base)
+    attrs = {"text": texts[0], "from_text": texts[1], "clean": base, "from": goal}
     if sets is not None:
-        return xr.DataArray(recovered, dims=("set",), name="recovered logit difference", attrs=attrs)
-    table = recovered.reshape(shape.layers, shape.heads)
+        return xr.DataArray(carried, dims=("set",), name=NAME, attrs=attrs)
+    table = carried.reshape(shape.layers, shape.heads)
     coords = {"layer": range(shape.layers), "head": range(shape.heads)}
-    return xr.DataArray(table, coords, ("layer", "head"), name="recovered logit difference", attrs=attrs)
+    return xr.DataArray(table, coords, ("layer", "head"), name=NAME, attrs=attrs)
+
+
+def _compared(one: Record, other: Record, token: int | str | None) -> tuple[list[Pass], tuple[str, str]]:
+    """What is fed and scored, and the two texts: the second's tokens count, the first's count against it."""
+    if token is not None:
+        number, ids = differing(one, other, token)
+        fed = tuple(each.id for each in one.tokens[:number])
+        texts = one.tokens[number].text, other.tokens[number].text
+        return [Pass(fed, (Entry(number, ids[0], -1.0, 0), Entry(number, ids[1], 1.0, 0)))], texts
+    differing(one, other, None)  # which says so where they do not
+    passes = []
+    for record, weight in ((one, -1.0), (other, 1.0)):
+        said = tuple(each.id for each in record.tokens)
+        passes.append(Pass(said[:-1], tuple(Entry(row, each, weight, 0) for row, each in enumerate(said))))
+    return passes, (one.text, other.text)
 
 
 class _Behind:
-    """A question's rows behind its pictures, run again and again behind the same keys and values."""
+    """A question's rows behind its pictures and what is said there, run again and again behind the same keys and values."""
 
-    def __init__(self, replay: Replay, fed: Sequence[int], first: int) -> None:
-        self._replay = replay
-        sequence = replay.followed(replay.embedded, fed)
+    def __init__(self, replay: Replay, scored: Pass, first: int) -> None:
+        self._replay, self._scored = replay, scored
+        sequence = replay.followed(replay.embedded, scored.fed)
         self._cache = replay.decode(sequence[:first], replay.family.new_cache(), keep=[first - 1])[1]
-        self._rows = sequence[first:]
+        self._stretch = sequence[first:]
+        self.rows = tuple(range(first, len(sequence)))
+        self._keep = [replay.prompt_length - 1 + row - first for row in scored.rows]
 
-    def differences(self, ids: tuple[int, int], edits: Sequence[Edit], batch: int) -> list[float]:
-        """The second token's logit minus the first's, for each sequence of a batch."""
+    def score(self, edits: Sequence[Edit], batch: int) -> list[float]:
+        """The entries' log-probabilities by their weights, summed, for each sequence of a batch."""
+        logits = self._run(edits, batch).double()
+        target = Target("", None, (Row(0, ""),), (self._scored,), 0)
+        return [float(target.part(0, each)[0]) for each in logits]
+
+    def outputs(self, layers: int) -> dict[int, Tensor]:
+        """What the heads of each layer hand on in these rows, in one pass.  # (rows, H, D) each"""
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int, output: Tensor) -> None:
+            found[layer] = output[0].detach().clone()
+
+        self._run([HeadOutputLook(keep, tuple(range(layers)))], 1)
+        return found
+
+    def _run(self, edits: Sequence[Edit], batch: int) -> Tensor:
+        """Logits of the rows that are scored.  # (B, rows, V)"""
         cache = fork(self._cache)
         cache.batch_repeat_interleave(batch)
         with Editing(self._replay.model, edits):
-            logits = self._replay.family.decode_copies(self._rows, batch, cache, keep=[len(self._rows) - 1])[0]
-        return difference_of(logits, ids)
+            return self._replay.family.decode_copies(self._stretch, batch, cache, keep=self._keep)[0]
+
+
+def _patches(sets: Sequence[Where], outputs: dict[int, Tensor], rows: tuple[int, ...], shape: Shape) -> list[HeadPatch]:
+    """Each sequence of the batch its set."""
+    return [
+        HeadPatch(layer, output, rows, tuple(_members(heads, layer, shape) for heads in sets))
+        for layer, output in outputs.items()
+        if any(layer in heads for heads in sets)
+    ]
 
 
 def _members(heads: Where, layer: int, shape: Shape) -> tuple[int, ...]:
@@ -143,22 +176,9 @@ def _members(heads: Where, layer: int, shape: Shape) -> tuple[int, ...]:
     return tuple(range(shape.heads)) if members is None else members
 
 
-def _rows_behind_pictures(replay: Replay, fed: int) -> tuple[int, ...]:
-    """Rows of words behind the last picture, down to the one that chooses the token."""
+def _behind_pictures(replay: Replay) -> int:
+    """The first row behind the last picture."""
     pictures = np.flatnonzero(replay.token_map.picture[: replay.prompt_length] >= 0)
     if not pictures.size:
         raise OptionError("there is no picture in the prompt, so no rows stand behind one")
-    return tuple(range(int(pictures[-1]) + 1, replay.prompt_length + fed))
-
-
-def _outputs(replay: Replay, fed: Sequence[int], rows: Sequence[int], layers: int) -> dict[int, Tensor]:
-    """What the heads of each layer hand on in some rows, in one pass.  # (rows, H, D) each"""
-    found: dict[int, Tensor] = {}
-
-    def keep(layer: int, output: Tensor) -> None:
-        found[layer] = output[0, list(rows)].detach().clone()
-
-    sequence = replay.followed(replay.embedded, fed)
-    with Editing(replay.model, [HeadOutputLook(keep, tuple(range(layers)))]):
-        replay.decode(sequence, keep=[len(sequence) - 1])
-    return found
+    return int(pictures[-1]) + 1

@@ -171,11 +171,12 @@ def redirect(
     shape = Shape.of(replay.family, replay.head_sets)
     source = missed_most(replay)
     band = _band(replay, number, source, strength, layers, shape)
-    after = ask_again(replay, replay.prompt, edits_to(replay, number, source, band))
+    wanted = replay.record if source == number else exchanged(replay, number, source)
+    longest = 2 * len(wanted.tokens) + 8
+    after = ask_again(replay, replay.prompt, edits_to(replay, number, source, band), longest)
     shares = _share(replay.record, number), _share(after, number)
-    wanted = replay.record.text if source == number else exchanged(replay, number, source).text
-    tried = _controls(replay, number, source, band, shape, seed) if controls else {}
-    return Redirection(replay.record, after, number, *shares, source, wanted, band, tried)
+    tried = _controls(replay, number, source, band, longest, seed) if controls else {}
+    return Redirection(replay.record, after, number, *shares, source, wanted.text, band, tried)
 
 
 def missed_most(replay: Replay) -> int:
@@ -213,18 +214,19 @@ def _by_hand(replay: Replay, image: int, strength: float, heads: Heads, layers: 
     return Redirection(replay.record, after, image, _share(replay.record, image), _share(after, image))
 
 
-def _controls(replay: Replay, image: int, from_image: int, band: Band, shape: Shape, seed: int) -> dict[str, str]:
+def _controls(replay: Replay, image: int, from_image: int, band: Band, longest: int, seed: int) -> dict[str, str]:
     """What is answered under the same edits where they should not work; what cannot be tried here is not in it."""
+    shape = Shape.of(replay.family, replay.head_sets)
     other = other_band(band, shape.layers)
     drawn = random_heads(band, shape.layers, shape.heads, seed)
     picture = Picture.of(Image.new("RGB", replay.prompt.images[image].size, GREY))
     blank = replay.prompt.with_pictures(lambda k, given: picture if k == image else given)
-    asked = {
+    tried = {
         "another band": None if other is None else (replay.prompt, edits_to(replay, image, from_image, other)),
         "random heads": (replay.prompt, edits_to(replay, image, from_image, band, heads=drawn)),
         "a blank": (blank, edits_to(replay, image, from_image, band)),
     }
-    return {name: ask_again(replay, *each).text for name, each in asked.items() if each is not None}
+    return {name: ask_again(replay, *each, longest).text for name, each in tried.items() if each is not None}
 
 
 def _share(record: Record, image: int) -> float:

@@ -128,7 +128,7 @@ def check_batch(batch: int) -> None:
 
 
 def tell_apart(base: float, goal: float) -> tuple[float, float]:
-    """The logit differences of the two clean runs.
+    """What two clean runs say of the two answers.
 
     Raises
     ------
@@ -145,17 +145,11 @@ def tell_apart(base: float, goal: float) -> tuple[float, float]:
 def _differences(
     replay: Replay, fed: Sequence[int], ids: tuple[int, int], edits: Sequence[StatePatch], batch: int = 1
 ) -> list[float]:
-    """`difference_of` each sequence of a batch of the same prompt."""
+    """The second token's logit minus the first's, for each sequence of a batch of the same prompt."""
     sequence = replay.followed(replay.embedded, fed)
     with Editing(replay.model, edits):
-        logits = replay.family.decode_copies(sequence, batch, keep=[len(sequence) - 1])[0]
-    return difference_of(logits, ids)
-
-
-def difference_of(logits: Tensor, ids: tuple[int, int]) -> list[float]:
-    """The second token's logit minus the first's in the last row.  # (B, rows, V)"""
-    last = logits[:, -1].double()
-    found: list[float] = (last[:, ids[1]] - last[:, ids[0]]).tolist()
+        logits = replay.family.decode_copies(sequence, batch, keep=[len(sequence) - 1])[0][:, 0].double()  # (B, V)
+    found: list[float] = (logits[:, ids[1]] - logits[:, ids[0]]).tolist()
     return found
 
 

@@ -33,7 +33,7 @@ STRENGTH = 6.0  # nats, at which bands are compared: an edge's weight grows by a
 STRENGTHS = (2.0, 4.0, STRENGTH, 8.0, 12.0)
 FEW = 3  # bands in which all strengths are tried
 BLOCKS = 6  # into which a decoder's layers are cut at most; bands are runs of blocks
-LONGEST = 64  # tokens of an answer
+LONGEST = 64  # tokens of an answer to the question with its pictures exchanged
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +86,14 @@ def exchanged(replay: Replay, image: int, from_image: int) -> Record:
     pictures = list(replay.prompt.pictures)
     pictures[image], pictures[from_image] = pictures[from_image], pictures[image]
     prompt = replay.prompt.with_pictures(lambda k, picture: pictures[k])
-    return ask_again(replay, prompt)
+    return ask_again(replay, prompt, longest=LONGEST)
 
 
-def ask_again(replay: Replay, prompt: Prompt, edits: Sequence[Spec] = ()) -> Record:
-    """Another prompt under the options of a question; a steered model may lose the thread and never stop."""
+def ask_again(replay: Replay, prompt: Prompt, edits: Sequence[Spec] = (), longest: int = 0) -> Record:
+    """Another prompt under the options of a question; a steered model may lose the thread and never stop, so there is an end."""
     room = replay.family.context_length - replay.prompt_length
-    longest = min(room, max(LONGEST, 2 * len(replay.said) + 8))
-    return replay.engine.answer(Request(prompt, replay.options, max_new_tokens=longest, edits=tuple(edits)))
+    most = min(room, max(longest, 2 * len(replay.said) + 8))
+    return replay.engine.answer(Request(prompt, replay.options, max_new_tokens=most, edits=tuple(edits)))
 
 
 def cases_of(replay: Replay, from_image: int, without: int | None = None) -> Iterator[Case]:

@@ -60,11 +60,17 @@ def random_weights_map(replay: Replay, method: str, token: Any = None, *, seed: 
     OptionError
         If weights are quantised, so that they cannot be shuffled.
     """
+    with shuffled_replay(replay, seed) as blind:
+        return replace(attribute(blind, method, token, **options), method=f"{method}, random weights")
+
+
+@contextmanager
+def shuffled_replay(replay: Replay, seed: int = 0) -> Iterator[Replay]:
+    """The same prompt and answer, ready to be run again by the model with its weights shuffled, inside."""
     with replay.lock, shuffled(replay.model, seed):
         # A replay of its own, as the embeddings of the trained weights must not serve; an engine, as this one's lock is held.
         engine = Engine(replay.family, replay.engine.name, replay.head_sets)
-        blind = Replay(replay.record, engine)
-        return replace(attribute(blind, method, token, **options), method=f"{method}, random weights")
+        yield Replay(replay.record, engine)
 
 
 @contextmanager
