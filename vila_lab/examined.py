@@ -288,8 +288,8 @@ class ExaminedAnswer(RecordedAnswer):
         name
             A name in `vila_lab.experiments.EXPERIMENTS`.
         options
-            The experiment's own. What `attribute`, `evidence`, `metric_card`, `flow`, `vision_attention`, `Session.patch_scan` and
-            `Session.redirect` take stands there; `random_weights_map` takes a ``seed`` and what `attribute` does, `causal_leakage`
+            The experiment's own. What `attribute`, `evidence`, `metric_card`, `flow`, `vision_attention`, `Session.patch_scan`,
+            `Session.patch_heads` and `Session.redirect` take stands there; `random_weights_map` takes a ``seed`` and what `attribute` does, `causal_leakage`
             a ``token``, `leakage` nothing. ``help(EXPERIMENTS[name].function)`` says it all.
 
         Raises

@@ -33,7 +33,8 @@ class Studies(Asking):
     def rank_heads(
         self, dataset: Sequence[Sample], kind: HeadKind | str = "routing", *, top: int = 3, seed: int = 0
     ) -> HeadRanking:
-        """Heads whose attention picks the right picture ("routing") or the right place in it ("localization").
+        """Heads whose attention picks the right picture ("routing") or the right place in it ("localization"), or that carry the answer
+        ("causal").
 
         From then on ``heads=kind`` stands for the best of them wherever heads are chosen.
 

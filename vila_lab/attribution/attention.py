@@ -46,7 +46,7 @@ def attribute(
         Layers to average, counted from 0 (negative from the end); None for all.
     heads
         (layer, head) pairs to average instead of whole layers, or the name of a set that `Session.rank_heads` found:
-        "localization" or "routing".
+        "localization", "routing" or "causal".
     sinks
         Whether attention to sinks (see `vila_lab.hooks.sinks`) is kept; else it is set to 0.
     """
@@ -97,7 +97,7 @@ def named_heads(
     if heads not in head_sets:
         raise OptionError(
             f"unknown head set {heads!r}{nearest(heads, head_sets)}; known: {', '.join(sorted(head_sets)) or 'none'}; "
-            "lab.rank_heads(dataset, kind='routing' or 'localization') finds one for this model, or give (layer, head) pairs"
+            "lab.rank_heads(dataset, kind='routing', 'localization' or 'causal') finds one for this model, or give (layer, head) pairs"
         )
     return head_sets[heads]
 
