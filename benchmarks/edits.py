@@ -169,7 +169,10 @@ def ways(session: Session, asked: Asked, seed: int) -> Iterator[tuple[str, Way]]
         yield f"the same edits in {layers_in_words(other.layers)}", Way(edits_to(replay, image, source, other))
     for draw in range(DRAWS):
         drawn = random_heads(band, shape.layers, shape.heads, seed * DRAWS + draw)
-        yield "the same edits in as many random heads", Way(edits_to(replay, image, source, band, heads=drawn))
+        yield (
+            "the same edits in as many random heads of other layers",
+            Way(edits_to(replay, image, source, band, heads=drawn)),
+        )
     yield "to a grey picture in its place", Way(every, blank=True)
     yield (
         "the others closed and the number hidden, nothing steered",

@@ -61,8 +61,8 @@ class Redirection(Generic[A]):
     band : Band or None
         The layers and the strength, and on how many questions they were chosen; None where heads were given.
     controls : dict of str
-        What is answered under the same edits elsewhere: in another band, in as many random heads, with a grey picture in place of the
-        one steered to.
+        What is answered under the same edits elsewhere: in another band, in as many random heads of other layers, with a grey picture in
+        place of the one steered to.
 
     Examples
     --------
@@ -71,8 +71,8 @@ class Redirection(Generic[A]):
     >>> found = lab.redirect(lab.ask([folder / "g.png", folder / "m.png", "What is in image 2?"]), image="image_1")
     >>> found.image, found.from_image, found.before.text, found.after.text, found.followed
     (0, 1, 'Microsoft.', 'Google.', True)
-    >>> list(found.controls), found.share_after > found.share_before
-    (['another band', 'random heads', 'a blank'], True)
+    >>> list(found.controls), found.changed, len(found.edits), found.share_after > found.share_before
+    (['another band', 'random heads', 'a blank'], True, 3, True)
     """
 
     before: A
@@ -140,7 +140,7 @@ def redirect(
     layers
         The band's layers, given instead of found.
     controls
-        Whether the same is tried in another band, in as many random heads, and with a grey picture in the picture's place.
+        Whether the same is tried in another band, in as many random heads of other layers, and with a grey picture in this one's place.
     seed
         Of the random heads.
 
@@ -223,7 +223,7 @@ def _controls(replay: Replay, image: int, from_image: int, band: Band, longest: 
     blank = replay.prompt.with_pictures(lambda k, given: picture if k == image else given)
     tried = {
         "another band": None if other is None else (replay.prompt, edits_to(replay, image, from_image, other)),
-        "random heads": (replay.prompt, edits_to(replay, image, from_image, band, heads=drawn)),
+        "random heads": (replay.prompt, edits_to(replay, image, from_image, band, heads=drawn)) if drawn else None,
         "a blank": (blank, edits_to(replay, image, from_image, band)),
     }
     return {name: ask_again(replay, *each, longest).text for name, each in tried.items() if each is not None}

@@ -195,7 +195,11 @@ def other_band(band: Band, layers: int) -> Band | None:
 
 
 def random_heads(band: Band, layers: int, heads: int, seed: int) -> list[tuple[int, int]]:
-    """As many heads as a band has, from anywhere."""
-    every = [(layer, head) for layer in range(layers) for head in range(heads)]
-    drawn = np.random.default_rng(seed).choice(len(every), len(band.layers) * heads, replace=False)
-    return [every[k] for k in sorted(drawn.tolist())]
+    """As many heads as a band has, from all other layers, or as many as there are.
+
+    >>> len(random_heads(Band((1, 2), 6.0), 6, 4, seed=0)), random_heads(Band((0,), 6.0), 2, 2, seed=0)
+    (8, [(1, 0), (1, 1)])
+    """
+    others = [(layer, head) for layer in range(layers) if layer not in band.layers for head in range(heads)]
+    drawn = np.random.default_rng(seed).choice(len(others), min(len(others), len(band.layers) * heads), replace=False)
+    return [others[k] for k in sorted(drawn.tolist())]
