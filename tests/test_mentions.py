@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import vila_lab
-from vila_lab.inputs.mentions import pictures_named
+from vila_lab.inputs.mentions import pictures_named, written
 
 NAMED = [
     ("What is in image 3?", (3,)),
@@ -159,3 +159,21 @@ def test_more_pictures_than_in_training_are_noted(lab):
     for count, is_noted in ((6, False), (7, True)):
         notes = lab.ask([*[red] * count, "What is in image 1?"], max_new_tokens=1).notes
         assert any("trained with at most 6" in note for note in notes) == is_noted
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "piece"),
+    [
+        ("What is in image 3?", 3, "3"),
+        ("What is in image 3?", 2, None),
+        ("Compare images 1, 2 and 4.", 2, "2"),
+        ("What is the third picture?", 3, "third"),
+        ("图像十二里有什么?", 12, "十二"),
+        ("图像1是谷歌。图像2是", 2, "2"),
+        ("In 3 words: what is in image 3?", 3, "image 3"),
+        ("Image 1 is a cat. Image 1 is", 1, "Image 1"),
+    ],
+)
+def test_a_number_is_told_as_it_is_written(text, number, piece):
+    assert written([text], number) == piece
+    assert piece is None or piece in text

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vila_lab
 from training.rank_heads import digest, sample_of
+from vila_lab.engine.band import Band
 from vila_lab.errors import OptionError
 from vila_lab.evidence.causal import most
 from vila_lab.evidence.heads import (
@@ -24,9 +26,10 @@ from vila_lab.evidence.heads import (
     select,
     spatial_entropy,
 )
-from vila_lab.tiny import heads_file, weights_folder
+from vila_lab.tiny import band_file, heads_file, weights_folder
 from vila_lab.tiny.probes import probes
 
+ROOT = Path(__file__).parents[2]
 SHAPE = (2, 3)
 GOOD = (1, 2)
 
@@ -120,13 +123,14 @@ def test_a_causal_set_leaves_each_of_its_layers_as_many_heads():
 
 def test_causal_heads_carry_the_change_and_early_ones_do_not(lab):
     """The embedded model moves what it sees to the answer behind its middle, which is plain before any ranking."""
+    before = lab.head_sets["causal"]
     found = lab.rank_heads([sample_of(probe) for probe in islice(probes(2), 8)], "causal", top=4)
-    lab.head_sets["causal"] = vila_lab.load().head_sets.get("causal", ())
+    lab.head_sets["causal"] = before
     assert found.shape == (6, 4)
     assert min(layer for layer, _ in found.heads) >= 2
     assert max(sum(layer == each for layer, _ in found.heads) for each in range(6)) == 2
     assert found.scores["chosen"].low > found.scores["random"].high
-    assert "causal" in found.note
+    assert "patching" in found.note
     assert "not causal" not in found.note
 
 
@@ -183,6 +187,17 @@ def test_the_shipped_ranking_was_made_for_the_shipped_weights():
     for entry in content.values():
         assert entry["extra"]["weights"] == digest(weights_folder()), "run python -m training.rank_heads"
         assert HeadRanking.from_json(entry).scores["chosen"].low > entry["scores"]["chance"][0]
+
+
+@pytest.mark.parametrize("folder", [None, ROOT / "tests" / "goldens" / "second"], ids=["embedded", "second"])
+def test_the_shipped_band_was_found_for_the_shipped_weights(folder):
+    file, weights = (band_file(), weights_folder()) if folder is None else (folder / "band.json", folder)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["weights"] == digest(weights), "run python -m training.rank_heads"
+    found = Band.from_json(content)
+    assert found.questions >= 12
+    assert found.followed > 0.7
+    assert folder is not None or vila_lab.load().engine.band == found
 
 
 def test_a_set_too_large_to_have_controls_is_refused(golden_session, golden_image):
