@@ -378,8 +378,9 @@ def digest_of(image: Image.Image) -> str:
             vars(image).pop(ENCODED, None)
         # Pillow copies read-only pixels before anything is drawn on them, and then says that they are read-only no more.
         image.readonly = 1
-        content = f"{image.mode} {image.size} ".encode() + image.tobytes()
-        known = vars(image)[DIGEST] = hashlib.sha256(content).hexdigest()
+        content = hashlib.sha256(f"{image.mode} {image.size} ".encode())
+        content.update(image.tobytes())
+        known = vars(image)[DIGEST] = content.hexdigest()
     return str(known)
 
 

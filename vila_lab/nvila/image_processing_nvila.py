@@ -212,7 +212,7 @@ class NVILAImageProcessor(BaseImageProcessor):
 
     def cut(self, picture: Image.Image, *, tiled: bool) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
         """Normalised tiles of one picture, and the block size of each of its ``<image>`` markers."""
-        image = picture.convert("RGB")
+        image = picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy it
         crops = plan_crops(*image.size, self.options, tiled=tiled)
         if len(crops) == 1 and crops[0].tiles == 1 and self.image_aspect_ratio == "pad":
             image = self._pad_to_square(image)

@@ -22,7 +22,9 @@ from .style import INK, SOFT_INK, column_look, picture_colour
 WIDTH, MARGIN = 9.4, 0.22  # inches
 INSET = 0.45  # inches to the left of bars, for their scale
 BARS = 1.05  # inches from 0 to 100 %
+EXACT_PNG = 150_000  # bytes up to which a PNG keeps all its colours
 PALETTE_PIXELS = 2_000  # of which a palette is chosen: more give none that is nearer, in up to fifty times the time
+MANY_COLOURS = 400  # among these pixels: with so many, no PNG of a sheet keeps within `EXACT_PNG`
 COLOURS, GREYS = 256, 32  # of a palette; the least of them that are greys, which letters are drawn in
 NEAR_PAPER = 8  # of 255: Pillow looks colours up in steps of 4, and takes another so near for the paper's
 GAP = 0.18  # inches between pictures
@@ -77,17 +79,28 @@ def png(view: AnswerView) -> bytes:
 
 
 def compact(picture: Image.Image) -> bytes:
-    """A PNG without metadata, each pixel in the nearest of the 256 colours that cover most of the picture's range."""
+    """A PNG without metadata: exact where that is small, otherwise each pixel in the nearest of 256 colours."""
+    some = _some(picture)
+    exact = _png(picture) if some.getcolors(MANY_COLOURS) else b""
+    if 0 < len(exact) <= EXACT_PNG:
+        return exact
+    return _png(picture.quantize(palette=_palette(some), dither=Image.Dither.NONE))
+
+
+def _some(picture: Image.Image) -> Image.Image:
+    """Every so many pixels of a picture, about `PALETTE_PIXELS` in all."""
+    step = max(1, round((picture.width * picture.height / PALETTE_PIXELS) ** 0.5))
+    return picture.resize((-(-picture.width // step), -(-picture.height // step)), Image.Resampling.NEAREST)
+
+
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    few = picture.quantize(palette=_palette(picture), dither=Image.Dither.NONE)
-    few.save(buffer, "PNG", compress_level=2)
+    picture.save(buffer, "PNG", compress_level=2)
     return buffer.getvalue()
 
 
-def _palette(picture: Image.Image) -> Image.Image:
-    """The colours that cover most of a picture's range, the paper's as it is, and greys in all the places that are left."""
-    step = max(1, round((picture.width * picture.height / PALETTE_PIXELS) ** 0.5))
-    some = picture.resize((-(-picture.width // step), -(-picture.height // step)), Image.Resampling.NEAREST)
+def _palette(some: Image.Image) -> Image.Image:
+    """The colours that cover most of a range, the paper's as it is, and greys in all the places that are left."""
     chosen = some.quantize(COLOURS - GREYS, method=Image.Quantize.MAXCOVERAGE)  # others would lose the end of the scale
     count = len(chosen.getcolors() or ())
     colours = np.array(chosen.getpalette()).reshape(-1, 3)[:count]
