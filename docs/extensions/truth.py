@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import vila_lab
+from benchmarks.checkpoints import results_of
 
 
 class Methods(SphinxDirective):
@@ -27,14 +28,16 @@ class Methods(SphinxDirective):
 
 
 class Measured(SphinxDirective):
-    """What a benchmark found when it was last run, as it prints it; the argument is the benchmark's name."""
+    """What a benchmark found when it was last run, as it prints it: its name, and the checkpoint's where it is not the embedded one."""
 
     required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         benchmark = import_module(f"benchmarks.{self.arguments[0]}")
-        self.env.note_dependency(str(benchmark.RESULTS))
-        told = self.parse_text_to_nodes(benchmark.printed(json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))))
+        results = results_of(benchmark.RESULTS, *(self.arguments[1:] or [None]))
+        self.env.note_dependency(str(results))
+        told = self.parse_text_to_nodes(benchmark.printed(json.loads(results.read_text(encoding="utf-8"))))
         for node in told:
             for table in node.findall(nodes.table):
                 table["classes"].append("numbers")

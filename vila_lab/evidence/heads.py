@@ -200,7 +200,7 @@ class HeadRanking:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the ranking as JSON; one already in the file for the other kind stays there.
+        """Write the ranking as JSON; those of other kinds that are in the file stay there.
 
         Raises
         ------
