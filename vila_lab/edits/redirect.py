@@ -152,7 +152,9 @@ def redirect(
     -----
     In the band's layers every row behind a picture loses the other pictures and looks at this one more by the strength; where the
     question names the picture that it is about by a number, no later row reads that number (`vila_lab.edits.steering` says why). It
-    takes leave-one-out and five answers, two without controls. A session without a band looks for one on the question itself, with other pictures exchanged than these two, where it has three or
+    takes leave-one-out and five answers, two without controls.
+
+    A session without a band looks for one on the question itself, with other pictures exchanged than these two, where it has three or
     more. ``benchmarks/edits.py`` measures how often answers follow, beside controls and beside steering by hand, which is often too
     late: the words of the question have read the old picture by then.
 
