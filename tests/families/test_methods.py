@@ -258,6 +258,20 @@ def test_states_of_another_answer_are_patched_in(answer, name):
         assert np.isfinite(scan.values).all()
 
 
+def test_what_all_heads_carry_is_all_that_changes(answer, name):
+    """Behind the pictures nothing else differs; in batches, behind a cache, whatever the family's cache is."""
+    lab = session(name)
+    asked = parts(2)
+    asked[1], asked[3] = (ImageOps.invert(picture) for picture in answer.images)
+    other = lab.ask(asked, max_new_tokens=3)
+    if other.text == answer.text:
+        pytest.skip("this tiny model says the same of both")
+    every = [(layer, head) for layer in range(lab.shape.layers) for head in range(lab.shape.heads)]
+    found = lab.patch_heads(answer, other, sets=[every, every[:1], every])
+    assert found.to_numpy()[[0, 2]] == pytest.approx(1, abs=1e-2)
+    assert np.isfinite(found.values).all()
+
+
 def test_attention_is_redirected(answer, name):
     last = len(session(name).family.decoder_layers) - 1  # which has no window in any of them but PaliGemma 2
     found = session(name).redirect(answer, image=0, strength=4.0, heads=[(last, 0), (last, 1)])
