@@ -261,14 +261,17 @@ def question_words(record: Record) -> tuple[tuple[str | int, ...], Array]:
     tokens = record.token_map
     opens, ends = set(tokens.replies[:, 0].tolist()), set((tokens.replies[:, 1] - 1).tolist())
     pieces: list[tuple[str | int, list[int]]] = []
-    end = -1
-    for position in np.flatnonzero(np.isin(tokens.kind, (Kind.TEXT, Kind.IMAGE, Kind.REPLY))):
-        if tokens.kind[position] == Kind.IMAGE:
-            picture = int(tokens.picture[position])
+    end, asked = -1, (int(Kind.TEXT), int(Kind.IMAGE), int(Kind.REPLY))
+    kinds, pictures, spans = tokens.kind.tolist(), tokens.picture.tolist(), tokens.span.tolist()
+    for position, kind in enumerate(kinds):
+        if kind not in asked:
+            continue
+        if kind == Kind.IMAGE:
+            picture = pictures[position]
             if not pieces or pieces[-1][0] != picture:
                 pieces.append((picture, []))
             continue
-        a, b = tokens.span[position]
+        a, b = spans[position]
         text = tokens.text[max(a, end) : b]  # tokens that share a character: it stands at the first
         end = max(end, b)
         if position in ends:  # the token that ended a reply says nothing
@@ -277,9 +280,9 @@ def question_words(record: Record) -> tuple[tuple[str | int, ...], Array]:
             text = f" “{text.lstrip()}"
         before = pieces[-1][0] if pieces else 0
         if isinstance(before, str) and (not text or (re.search(r"[^\W_]$", before) and _goes_on(text))):
-            pieces[-1] = before + text, [*pieces[-1][1], int(position)]
+            pieces[-1] = before + text, [*pieces[-1][1], position]
         else:
-            pieces.append((text, [int(position)]))
+            pieces.append((text, [position]))
     texts = [positions for piece, positions in pieces if isinstance(piece, str)]
     if not 0 < len(texts) <= MOST_WORDS:
         return (), np.zeros((len(tokens), 0))
