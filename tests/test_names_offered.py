@@ -104,7 +104,7 @@ def test_ipython_completes_kinds_methods_and_options():
         ('lab.ablate_heads([(0, 1)], mode="', ["zero", "mean"]),
         ('lab.rank_heads(samples, "', ["routing", "localization", "causal"]),
         ('vila_lab.load(attn_implementation="e', ["eager"]),
-        ('vila_lab.load("model", quantization="', ["4bit", "8bit"]),
+        ('vila_lab.load("model", quantization="', ["4bit", "8bit", "int8"]),
         ('vila_lab.compare(answer, answer, scale="', ["own", "shared"]),
         ('lab.ask("Hello", tile_first="', []),
         ('lab.ask("Hello", nothing="', []),

@@ -93,9 +93,10 @@ def load(
         place = folder if folder.exists() else source
         name = str(source) if revision is None else f"{source}@{revision}"
     if device is None and device_map is None:
-        device = "cuda" if source is not None and torch.cuda.is_available() else "cpu"
+        wants_cpu = source is None or quantization == "int8"
+        device = "cuda" if not wants_cpu and torch.cuda.is_available() else "cpu"
     if dtype is None:
-        dtype = "float32" if device == "cpu" and quantization is None else "auto"
+        dtype = "float32" if device == "cpu" and quantization in (None, "int8") else "auto"
     key = (
         *(str(place), device, str(dtype), repr(device_map), quantization, attn_implementation, revision),
         None if adapter is None else str(adapter),

@@ -56,6 +56,7 @@ __all__ = [
     "has_flash_attention",
     "has_torchvision",
     "imported",
+    "int_matmul",
     "is_buffer",
     "is_out_of_memory",
     "is_quantized",
@@ -119,6 +120,7 @@ can_return_tuple = imported("transformers.utils.generic", "can_return_tuple")
 offloaded_state = imported("accelerate.utils.modeling", "get_state_dict_offloaded_model")
 compilable_check = imported("transformers.utils.import_utils", "torch_compilable_check")
 render_jinja_template = imported("transformers.utils.chat_template_utils", "render_jinja_template")
+int_matmul = imported("torch", "_int_mm")
 best_resolution = imported("transformers.image_processing_utils", "select_best_resolution")
 tiled_canvas = imported("transformers.models.got_ocr2.image_processing_pil_got_ocr2", "get_optimal_tiled_canvas")
 set_tqdm_hook = imported("transformers.utils.logging", "set_tqdm_hook")
@@ -387,8 +389,9 @@ def has_adapter(model: PreTrainedModel) -> bool:
 
 
 def is_quantized(model: PreTrainedModel) -> bool:
-    """Whether the model was loaded quantised."""
-    return vars(model).get("hf_quantizer") is not None
+    """Whether weights of the model are quantised, by transformers or as whole numbers."""
+    by_transformers = vars(model).get("hf_quantizer") is not None
+    return by_transformers or any(not weight.is_floating_point() for weight in model.parameters())
 
 
 # -- torch ---------------------------------------------------------------------------------------------------------------

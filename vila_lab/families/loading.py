@@ -19,10 +19,12 @@ from ..upstream import has_flash_attention
 from . import FAMILIES
 from .adapters import find_adapter, put_in
 from .base import Family
+from .int8 import quantise
 
-Quantization: TypeAlias = Literal["4bit", "8bit"]
+Quantization: TypeAlias = Literal["4bit", "8bit", "int8"]
 DTypeName: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
 AttentionName: TypeAlias = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
+BITSANDBYTES = ("4bit", "8bit")
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 DTYPES: tuple[str, ...] = get_args(DTypeName)
 ATTENTION: tuple[str, ...] = get_args(AttentionName)
@@ -52,8 +54,9 @@ def load_family(
         "auto" keeps the type in which the weights are stored.
     device_map : optional
         transformers' own, for instance "auto".
-    quantization : {"4bit", "8bit"}, optional
-        With bitsandbytes; tower, projector and head stay in full precision.
+    quantization : {"4bit", "8bit", "int8"}, optional
+        With bitsandbytes, on a GPU; or "int8", without it and on the CPU, where it takes half the time (`vila_lab.families.int8`).
+        Tower, projector and head stay in full precision.
     attn_implementation : str, optional
         "sdpa", "eager", "flash_attention_2" ...
     revision : str, optional
@@ -81,6 +84,8 @@ def load_family(
     if not isinstance(device_map, str | dict | None):
         raise OptionError(f"device_map {device_map!r} is neither a name such as 'auto' nor a table of modules.")
     _check_quantization(quantization)
+    if quantization == "int8":
+        _check_int8(device, device_map, adapter)
     root = find_root(source, revision=revision)
     config = read_json(root / "config.json")
     kind = family_of(config, str(source))
@@ -89,9 +94,9 @@ def load_family(
         raise OptionError(f"{source} is stored as {stored} already, so leave quantization={quantization!r} out.")
     beside = None if adapter is None else find_adapter(adapter)
     options: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
-    if quantization is not None:
+    if quantization in BITSANDBYTES:
         options["quantization_config"] = _quantization_config(quantization, dtype, kind.kept_in_full)
-    is_quantized = quantization is not None or stored is not None
+    is_quantized = quantization in BITSANDBYTES or stored is not None
     if is_quantized and device_map is None and device is not None:  # such weights cannot be moved afterwards
         options["device_map"] = {"": device}
     given = {key: value for key, value in options.items() if value is not None}
@@ -102,6 +107,8 @@ def load_family(
     if device is not None and not is_quantized:
         family.model.to(device)
     check_numbers(family.model)
+    if quantization == "int8":
+        quantise(family.decoder_layers)
     return family
 
 
@@ -211,8 +218,17 @@ def _check_quantization(quantization: str | None) -> None:
         raise OptionError(
             f"quantization {quantization!r} is unknown{nearest(quantization, QUANTIZATIONS)}; choose one of {', '.join(QUANTIZATIONS)}."
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtra("quantization needs bitsandbytes: pip install bitsandbytes")
+    if quantization in BITSANDBYTES and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtra(f"quantization={quantization!r} needs bitsandbytes: pip install bitsandbytes")
+
+
+def _check_int8(device: str | None, device_map: Any, adapter: Any) -> None:
+    if device_map is not None or torch.device(device or "cpu").type != "cpu":
+        raise OptionError("quantization='int8' is for the CPU; elsewhere take '8bit' or '4bit'.")
+    if adapter is not None:
+        raise OptionError(
+            "an adapter is put into layers as they are trained, so quantization='int8' and adapter exclude each other."
+        )
 
 
 def _quantization_config(quantization: str, dtype: str | torch.dtype, kept_in_full: Sequence[str]) -> Any:
