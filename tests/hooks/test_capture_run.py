@@ -510,6 +510,28 @@ def test_release_lets_go_and_says_so(model, generate, prompt):
         tape.weights(0)
 
 
+def test_recording_ends_a_graph_at_every_layer(make, prompt):
+    """What the guide says of compiled decoders; that words and weights stay is tested below."""
+    model = make("qwen2", num_hidden_layers=4)
+
+    def graphs() -> int:
+        torch.compiler.reset()
+        found = []
+        forward = torch.compile(
+            lambda ids: model(input_ids=ids, use_cache=False).logits,
+            backend=lambda graph, _: found.append(graph) or graph.forward,
+        )
+        with torch.no_grad():
+            forward(prompt)
+        return len(found)
+
+    whole = graphs()
+    with Capture(model):
+        cut = graphs()
+    torch.compiler.reset()
+    assert (whole, cut) == (1, 9)
+
+
 def test_a_compiled_forward_is_recorded_too(make, generate, eager_rows, prompt):
     model = make("qwen2", num_hidden_layers=1)
     plain = generate(model, prompt, 2)

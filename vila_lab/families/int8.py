@@ -37,7 +37,7 @@ class Int8Linear(nn.Module):
         self.bias = layer.bias
 
     def forward(self, seen: Tensor) -> Tensor:
-        product: Tensor = _Product.apply(seen.reshape(-1, self.in_features), self.weight, self.scale)
+        product: Tensor = _Product.apply(seen.reshape(-1, self.in_features), self.weight, self.scale)  # type: ignore[no-untyped-call]
         product = product if self.bias is None else product + self.bias
         return product.view(*seen.shape[:-1], self.out_features)
 
@@ -52,10 +52,11 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, seen: Tensor, weight: Tensor, scale: Tensor) -> Tensor:  # (n, in) -> (n, out)
         ctx.save_for_backward(weight, scale)
         rounded, scales = _rounded(seen)
-        return int_matmul(rounded, weight.T).to(seen.dtype) * scales * scale.T.to(seen.dtype)
+        product: Tensor = int_matmul(rounded, weight.T)
+        return product.to(seen.dtype) * scales * scale.T.to(seen.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         weight, scale = ctx.saved_tensors
         return (gradient * scale.T.to(gradient.dtype)) @ weight.to(gradient.dtype), None, None
 
