@@ -89,11 +89,14 @@ class Target:
         """What one pass adds to the scores.  # (rows,)"""
         each = self.passes[index]
         places = {row: place for place, row in enumerate(each.rows)}
-        total = [logits.new_zeros(()) for _ in self.rows]
-        for entry in each.entries:
-            value = SCORES[self.score](logits[places[entry.row]], entry.id)
-            total[entry.out] = total[entry.out] + entry.weight * value
-        return torch.stack(total)
+        rows = [places[entry.row] for entry in each.entries]
+        if rows != list(range(len(logits))):  # a target and its contrast may be scored in one row
+            logits = logits[rows]
+        ids = torch.tensor([entry.id for entry in each.entries], device=logits.device)
+        outs = torch.tensor([entry.out for entry in each.entries], device=logits.device)
+        scores = SCORES[self.score](logits, ids)
+        weights = scores.new_tensor([entry.weight for entry in each.entries])
+        return scores.new_zeros(len(self.rows)).index_add(0, outs, weights * scores)
 
     def summed(self) -> Target:
         """The same words scored as one: a single row, the sum of the others. The token that ended the answer is left out.
@@ -120,18 +123,18 @@ class Target:
         return [next(e.id for e in self.passes[0].entries if e.out == out) for out in range(len(self.rows))]
 
 
-def logprob(logits: Tensor, token: int) -> Tensor:
-    """Natural logarithm of the token's probability."""
-    return torch.log_softmax(logits, -1)[token]
+def logprob(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Natural logarithm of each row's token's probability.  # (n, V), (n,) -> (n,)"""
+    return torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
 
 
-def logodds(logits: Tensor, token: int) -> Tensor:
-    """log(p / (1 - p)): the token's logit over all others together. Unlike log p it keeps a gradient where p is near 1."""
-    others = torch.cat([logits[:token], logits[token + 1 :]])
-    return logits[token] - torch.logsumexp(others, -1)
+def logodds(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log(p / (1 - p)): each row's token's logit over all others together. Unlike log p it keeps a gradient where p is near 1."""
+    others = logits.scatter(-1, tokens[:, None], -torch.inf)
+    return logits.gather(-1, tokens[:, None])[:, 0] - torch.logsumexp(others, -1)
 
 
-SCORES: dict[str, Callable[[Tensor, int], Tensor]] = {"logprob": logprob, "logodds": logodds}
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"logprob": logprob, "logodds": logodds}
 
 
 def resolve(
