@@ -261,25 +261,36 @@ class Plan:
         Two heads are rewarded until here; then the world grows from one thing in each of four pictures to the full one.
     full
         The world is full from here on.
+    settled
+        The rate falls as one over the steps from here on.
     cool
-        The rate falls from here to the end; the dense targets fade out in the first half of that.
+        The rate falls to nothing from here to the end; the dense targets fade out in the first half of that.
     """
 
     warm: int
     guided: int
     full: int
+    settled: int
     cool: int
     steps: int
 
     @classmethod
     def of(cls, steps: int) -> Plan:
-        return cls(min(300, steps // 12), min(1400, steps // 4), min(2100, steps // 3), round(0.65 * steps), steps)
+        return cls(
+            min(300, steps // 12),
+            min(1400, steps // 4),
+            min(2100, steps // 3),
+            min(2500, steps // 2),
+            round(0.65 * steps),
+            steps,
+        )
 
     def rate(self, step: int) -> float:
         """The learning rate as a share of the highest."""
+        rate = min(1.0, (step + 1) / max(1, self.warm), self.settled / max(1, step))
         if step < self.cool:
-            return min(1.0, (step + 1) / max(1, self.warm))
-        return 1 - math.sqrt((step - self.cool) / (self.steps - self.cool))
+            return rate
+        return rate * (1 - math.sqrt((step - self.cool) / (self.steps - self.cool)))
 
     def aid(self, step: int) -> float:
         """Weight of the dense targets."""
