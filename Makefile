@@ -97,8 +97,11 @@ newest: $(READY)
 probe: $(READY)
 	$(BIN)/python .ci/versions.py lowest --probe --torch $(TORCH)
 
+# Pieces that several share, and those that need more than `make setup` installs.
+NOT_RUN := $(addprefix benchmarks/, gpu.py families.py peers.py checkpoints.py memory.py random_nvila.py reporting.py truth.py)
+
 bench: $(READY)
-	@for file in $(filter-out benchmarks/gpu.py benchmarks/families.py benchmarks/reporting.py benchmarks/checkpoints.py benchmarks/truth.py, $(wildcard benchmarks/*.py)); do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $(filter-out $(NOT_RUN), $(wildcard benchmarks/*.py)); do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 	PYTHONPATH=.:.venv/torchvision $(BIN)/python benchmarks/families.py
 
 # Needs a CUDA device, so it is run by itself (`make setup TORCH=torch` installs a torch that can use one).

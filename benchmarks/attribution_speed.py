@@ -19,7 +19,6 @@ computes 15 blocks (3.75) with removal and 30 (7.5) with replacement; the questi
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -37,10 +36,10 @@ import numpy as np
 import torch
 import transformers
 from captum.attr import FeatureAblation, ShapleyValues
-from capture import high_water  # this folder's benchmarks/capture.py
 from numpy.typing import NDArray
 
 import vila_lab
+from benchmarks.memory import forget_peak, high_water
 from vila_lab.attribution import Replay
 from vila_lab.attribution.captum_seam import interpretable_input, presence_function
 from vila_lab.attribution.coalitions import Feature, evaluate, evaluate_plainly
@@ -261,8 +260,7 @@ def peak(variant: str, layers: int, answer: int) -> int:
     target = resolve(replay.said, lambda text: [1], slice(-2, None))
     short = resolve(replay.said, lambda text: [1], 0)
     plain_forward(replay, short)  # what the libraries allocate once
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
+    forget_peak()
     before = high_water()
     gradient(variant, replay, target)
     return high_water() - before

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import torch
 import transformers
 from transformers import LogitsProcessorList, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.memory import forget_peak, high_water
 from vila_lab import VilaLabError
 from vila_lab.hooks import Capture, Tape
 from vila_lab.upstream import attention_name
@@ -130,21 +130,10 @@ def peak(variant: str, size: int) -> int:
     """Growth of this process's peak memory by one prefill and one decode step, in bytes."""
     model = decoder()
     run(model, variant, 32, 2)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
+    forget_peak()
     before = high_water()
     run(model, variant, size, 2)
     return high_water() - before
-
-
-def high_water() -> int:
-    """Highest resident set of this process so far, in bytes."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def peaks(size: int, variants: list[str]) -> dict[str, int]:

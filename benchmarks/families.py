@@ -39,8 +39,9 @@ import tests.beside_cpu_torch  # noqa: F401  # before transformers, which import
 # isort: split
 
 import transformers
-from gpu import Report, Row, one_line
+from gpu import Report, Row
 
+from benchmarks.reporting import one_line
 from vila_lab.errors import MissingExtra
 from vila_lab.families import FAMILIES
 from vila_lab.families.base import Embedded, Family

@@ -31,29 +31,22 @@ from unittest import mock
 
 import numpy as np
 import torch
-from PIL import Image
-from tokenizers import Tokenizer
-from transformers import CompileConfig, PreTrainedTokenizerFast
+from transformers import CompileConfig
 
 import vila_lab
+from benchmarks.random_nvila import SMALL, Shape, question, random_session
+from benchmarks.reporting import one_line
 from vila_lab.attribution.registry import target_of
 from vila_lab.families.base import Prepared
 from vila_lab.families.embedded import Embedded
-from vila_lab.families.nvila import NVILAFamily
 from vila_lab.hooks import Capture, group_indicator
-from vila_lab.nvila.configuration_nvila import NVILAConfig
-from vila_lab.nvila.image_processing_nvila import NVILAImageProcessor
-from vila_lab.nvila.modeling_nvila import NVILAForConditionalGeneration
-from vila_lab.nvila.processing_nvila import NVILAProcessor
 from vila_lab.prompt import Prompt
 from vila_lab.session import Session
-from vila_lab.tiny import weights_folder
 from vila_lab.upstream import attention_name, has_flash_attention
 from vila_lab.versions import installed
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
-QUESTION = "What is in image 1?"
 EXACT_SHAPLEY = 8  # pictures; beyond, orders are drawn
 ORDERS = 2
 # Of the checks, in float32: twice to four times what the tests allow on the CPU, whose sums have another order.
@@ -61,105 +54,6 @@ ATTENTION, STORED, LOGITS = 2e-5, 5e-4, 2e-4  # STORED is float16's own rounding
 
 Row = dict[str, Any]
 Check = tuple[str, float, float]  # what, how far off, how far at most
-
-
-# ---- the model -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's sizes, and how much is asked of it."""
-
-    layers: int = 28
-    width: int = 3584
-    inner: int = 18944
-    heads: int = 28
-    key_heads: int = 4
-    rows: int = 151_648
-    tower_layers: int = 27
-    tower_width: int = 1152
-    tower_inner: int = 4304
-    tower_heads: int = 16
-    tile: int = 448
-    context: int = 32768
-    pictures: tuple[int, ...] = (1, 4, 8, 16)
-    tokens: int = 33
-    explained: int = 8  # tokens of an answer that is attributed
-    rounds: int = 3
-
-
-SMALL = Shape(2, 64, 128, 4, 2, 2048, 2, 32, 64, 4, 56, 4096, (1, 2), 4, 2, 1)
-
-
-def tokenizer(rows: int, context: int) -> PreTrainedTokenizerFast:
-    """The embedded model's, made as long as the decoder: every id has a text, no text is cut otherwise."""
-    folder = weights_folder() / "llm"
-    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    words, special = content["model"]["vocab"], content["added_tokens"]
-    first = rows - len(special)
-    words |= {f"w{number}": number for number in range(len(words), first)}  # no merge leads there
-    for number, token in enumerate(special, first):
-        token["id"] = number
-    kept = {name: settings[name] for name in ("bos_token", "eos_token", "pad_token", "chat_template")}
-    found: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(content)), model_max_length=context, **kept
-    )
-    return found
-
-
-def configuration(shape: Shape, words: PreTrainedTokenizerFast) -> NVILAConfig:
-    """NVILA-8B's: SigLIP so400m, three scales of a single picture, Qwen2."""
-    text = {
-        "model_type": "qwen2", "vocab_size": shape.rows, "hidden_size": shape.width, "intermediate_size": shape.inner,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.key_heads,
-        "max_position_embeddings": shape.context, "tie_word_embeddings": False, "rope_theta": 1e6,
-        # So that scores differ by about 1 at any width: under flat attention no cut would change much.
-        "initializer_range": 1.2 * shape.width**-0.5,
-        "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
-    }  # fmt: skip
-    vision = {
-        "model_type": "siglip_vision_model", "hidden_size": shape.tower_width, "intermediate_size": shape.tower_inner,
-        "num_hidden_layers": shape.tower_layers, "num_attention_heads": shape.tower_heads, "image_size": shape.tile,
-        "patch_size": 14,
-    }  # fmt: skip
-    return NVILAConfig(
-        text, vision, image_aspect_ratio="dynamic_s2", s2_resize_output_to_scale_idx=-1, mm_vision_select_layer=-2
-    )
-
-
-def random_session(shape: Shape, device: str, dtype: torch.dtype) -> Session:
-    """A session of random weights, made where they stay."""
-    words = tokenizer(shape.rows, shape.context)
-    config = configuration(shape, words)
-    cutter = NVILAImageProcessor(
-        size={"height": shape.tile, "width": shape.tile},
-        image_aspect_ratio=config.image_aspect_ratio,
-        s2_scales=config.s2_scales,
-        s2_resize_output_to_scale_idx=config.s2_resize_output_to_scale_idx,
-    )
-    processor = NVILAProcessor(cutter, words, grid=config.token_grid)
-    config.image_token_id, config.conv_mode = processor.image_token_id, processor.conv_mode
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model: Any = NVILAForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(before)
-    model.eval()
-    with torch.no_grad():
-        # Logits of 0 are never the largest of thousands of random ones, so no answer ends before its last token.
-        model.language_model.get_output_embeddings().weight[processor.stop_token_ids()] = 0
-    return Session(NVILAFamily(model, processor), "random weights")
-
-
-def question(shape: Shape, count: int) -> list[Any]:
-    """Pictures of noise, each its own, and a text."""
-    rng = np.random.default_rng(count)
-    pixels = rng.integers(0, 256, (count, shape.tile, shape.tile, 3), dtype=np.uint8)
-    return [*map(Image.fromarray, pixels), QUESTION]
 
 
 # ---- the clock -----------------------------------------------------------------------------------------------------
@@ -231,10 +125,6 @@ def timed(work: Callable[[], str], device: str) -> Row:
 
 
 # ---- what was found ------------------------------------------------------------------------------------------------
-
-
-def one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 class Report:

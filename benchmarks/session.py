@@ -24,19 +24,15 @@ from typing import Any, Self
 import numpy as np
 import torch
 import transformers
-from gpu import Shape, random_session
 
 import vila_lab
+from benchmarks.random_nvila import HALF_B, random_session
 from benchmarks.reporting import table
 from vila_lab.engine import generation
 from vila_lab.session import Session
 
 RESULTS = Path(__file__).parent / "results" / "session.json"
 AIMS = {"second question": 0.08, "cuts on a first question": 1.03, "one by one over side by side": 1.5}
-HALF_B = Shape(
-    layers=24, width=896, inner=4864, heads=14, key_heads=2, rows=4096, tower_layers=2, tower_width=64, tower_inner=256,
-    tower_heads=4,
-)  # fmt: skip
 MARKS = ("g.png", "m.png", "a.png", "n.png")
 CACHE = 8 * 2**20  # bytes; small, so that it is full early
 PAGE = os.sysconf("SC_PAGE_SIZE")
