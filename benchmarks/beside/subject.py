@@ -1,0 +1,82 @@
+"""What every tool is asked about: a model, a prompt of pictures, an answer's length. Knows no tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vila_lab
+from benchmarks.random_nvila import HALF_B, SMALL, Shape, question, random_session
+from vila_lab.picture import Picture
+from vila_lab.prompt import Prompt
+from vila_lab.session import Session
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt as a model reads it.
+
+    Attributes
+    ----------
+    parts
+        Pictures and texts, in order.
+    inputs
+        Keyword arguments of the model's `forward` and `generate`.
+    pictures : Tensor (T,)
+        The picture of each position, -1 for none.
+    tokens
+        How many are generated.
+    """
+
+    parts: list[Any]
+    inputs: Mapping[str, Tensor]
+    pictures: Tensor
+    tokens: int
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return int(self.pictures.max()) + 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the question about several pictures that all are asked."""
+
+    lab: Session
+    parts: list[Any]
+    tokens: int
+
+    def asked(self, pictures: int | None = None, tokens: int | None = None) -> Asked:
+        """The prompt, or a shorter one about its last pictures."""
+        parts = self.parts if pictures is None else self.parts[-1 - pictures :]
+        prepared = self.lab.family.prepare(Prompt.of(parts))
+        of_position = torch.from_numpy(prepared.token_map.picture)
+        return Asked(parts, prepared.inputs, of_position, tokens or self.tokens)
+
+
+def noise(shape: Shape, pictures: int, tokens: int) -> Subject:
+    """Random weights, and pictures of noise."""
+    return Subject(random_session(shape, "cpu", torch.float32), question(shape, pictures), tokens)
+
+
+def embedded(tokens: int) -> Subject:
+    """The embedded model and four marks; it is asked for more than a word, so that no tool has to be kept from ending early."""
+    folder = vila_lab.demo_images()
+    pictures = [Picture.of(folder / f"{name}.png").image for name in "gman"]
+    return Subject(vila_lab.load(), [*pictures, "What is in image 2?"], tokens)
+
+
+WHOLE, SHALLOW = (f"{layers} layers of Qwen2-0.5B's width" for layers in (12, 2))
+EMBEDDED, SMALLEST = "embedded model", "smallest model"
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    WHOLE: partial(noise, replace(HALF_B, layers=12), 4, 32),
+    SHALLOW: partial(noise, replace(HALF_B, layers=2), 4, 8),
+    EMBEDDED: partial(embedded, 8),
+    SMALLEST: partial(noise, SMALL, 3, 4),
+}
