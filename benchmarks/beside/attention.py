@@ -267,7 +267,7 @@ def inseq(lab: Session) -> Look:
 
 
 REFERENCE = "transformers, output_attentions"  # what all numbers are held against
-PLAIN = "plain generate"  # what all costs are held against
+PLAIN = "transformers, plain generate"  # what all costs are held against
 WAYS = {
     PLAIN: Way("the answer alone", "transformers", plain),
     "vila_lab, tape": Way("every row of the answer, weights when asked", "vila-lab", partial(recorder, "tape")),

@@ -134,7 +134,7 @@ def inseq(subject: Subject, answer: Answer) -> Work:
     return lambda: scores(asked, said(answer)[0].tolist()).sum(1) @ group_indicator(asked.pictures)
 
 
-PLAIN = "plain forward"
+PLAIN = "transformers, plain forward"
 ABLATION, SHAPLEY = "captum FeatureAblation, own forward function", "captum ShapleyValues, own forward function"
 ONE_OUT, SHARES = "leave one out", "Shapley values"
 WAYS = {

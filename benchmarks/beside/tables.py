@@ -33,7 +33,7 @@ def attention_rows(found: Found) -> dict[str, Row]:
         shares = np.array(one["shares"])
         same_words = one["ids"] == plain["ids"] and len(shares) == len(one["ids"])
         rows[name] |= {
-            "under sdpa": row.get("under sdpa", "yes"),
+            "under sdpa": row.get("under sdpa", "no: its own" if one["replaced"] else "yes"),
             "columns": shares.shape[1],
             "while generating": "yes" if same_words else "no: other words",
         }
@@ -68,14 +68,13 @@ def head_of(row: Row, gives: str) -> Row:
 def cost_of(found: Found, name: str, plain: str) -> Row:
     """Medians over rounds, and medians of the ratios to the plain run of the same round."""
     runs = found[name]["runs"]
-    pairs = list(zip(runs, found[plain]["runs"], strict=False))
-    return {
-        "rounds": len(runs),
-        "seconds": statistics.median(run["seconds"] for run in runs),
-        "peak": statistics.median(run["peak"] for run in runs),
-        "time": statistics.median(mine["seconds"] / other["seconds"] for mine, other in pairs),
-        "memory": statistics.median(mine["peak"] / other["peak"] for mine, other in pairs),
-    }
+    cost: Row = {"rounds": len(runs)}
+    for what, ratio in (("seconds", "time"), ("peak", "memory")):
+        pairs = [(run[what], other[what]) for run, other in zip(runs, found[plain]["runs"], strict=False)]
+        cost[what] = statistics.median(mine for mine, _ in pairs)
+        if all(other for _, other in pairs):  # a small model may grow nothing
+            cost[ratio] = statistics.median(mine / other for mine, other in pairs)
+    return cost
 
 
 def largest(values: ArrayLike) -> float:
@@ -127,7 +126,7 @@ def attention_cells(name: str, row: Row, part: Row) -> Row:
         "time": number(row.get("time")),
         "peak memory": number(row.get("memory")),
         "MB kept": number(row.get("kept"), 1e6),
-        "under sdpa": "yes" if row.get("under sdpa") == "yes" else "no" if "under sdpa" in row else "-",
+        "under sdpa": told_shortly(row.get("under sdpa", "-")),
         "several pictures": several(row, part),
         "while generating": row.get("while generating", "-"),
         "largest difference": far(row),
@@ -154,6 +153,11 @@ def page_cells(name: str, row: Row, sizes: list[int]) -> Row:
         **{f"MB, {size} tokens": number(found.get("bytes"), 1e6) for size, found in each.items()},
         **{f"seconds, {size} tokens": number(found.get("seconds")) for size, found in each.items()},
     }
+
+
+def told_shortly(word: str) -> str:
+    """An error is a no; what it was stands in the results."""
+    return word if word.startswith(("yes", "no", "-")) else "no"
 
 
 def several(row: Row, part: Row) -> str:
