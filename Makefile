@@ -12,7 +12,7 @@ TORCHVISION := torchvision==0.28.0 num2words==0.5.14 docopt==0.6.2
 AXE := axe-core@4.14.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup address constraints browser axe demo lab gallery docs test lint types versions newest probe bench bench-gpu clean
+.PHONY: help setup address constraints browser axe demo lab gallery docs test lint types versions newest probe bench bench-gpu bench-peers clean
 
 help:
 	@echo "make demo    ask the embedded model about pictures and write a page that shows where the words came from"
@@ -21,7 +21,7 @@ help:
 	@echo "make docs    build the site of documentation into build/docs"
 	@echo "make test    formatting, types, unit tests, doctests, notebooks, browser tests"
 	@echo "make versions  install and test the lowest and the newest allowed versions"
-	@echo "make bench   measure what the README states; make bench-gpu what a CUDA device makes of it"
+	@echo "make bench   measure what the README states; make bench-gpu what a CUDA device makes of it, make bench-peers other tools"
 	@echo "make clean   remove .venv, caches and builds"
 
 setup: $(READY) browser axe
@@ -33,11 +33,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/torchvision $(TORCHVISION)
 	@touch $@
 
+# All of pyproject.toml but bench, whose tools want older versions: see bench-peers.
+EXTRAS := adapters completion docs lab quantization serve structured sweep video test
+
 # The newest allowed version of everything, for every Python and system at once. torch is left to TORCH above, and with it
 # the CUDA libraries that only its Linux builds need; sympy and networkx are what else it needs.
 constraints: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	printf 'networkx\nsympy\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+	printf 'networkx\nsympy\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 $(addprefix --extra ,$(EXTRAS)) --no-annotate \
 		--custom-compile-command "make constraints" --overrides .ci/no-torch.txt --output-file constraints.txt pyproject.toml -
 
 # A fork changes the repository's address in pyproject.toml, once; this writes it wherever else it stands.
@@ -107,6 +110,15 @@ bench: $(READY)
 # Needs a CUDA device, so it is run by itself (`make setup TORCH=torch` installs a torch that can use one).
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py
+
+# Other tools beside this one, half an hour. They cannot share an environment: inseq and TransformerLens want other typeguards.
+bench-peers:
+	$(PYTHON) -m venv .venv/peers
+	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]" $(TORCH)
+	.venv/peers/bin/python benchmarks/peers.py
+	$(PYTHON) -m venv .venv/inseq
+	.venv/inseq/bin/python -m pip install --quiet --disable-pip-version-check --editable . $(TORCH) inseq==0.7.1 "transformers<5.24"
+	.venv/inseq/bin/python benchmarks/peers.py --only inseq
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -90,8 +90,9 @@ class Job:
 
     @property
     def extras(self) -> dict[str, list[str]]:
-        """The extras that this job installs: all that pyproject.toml has, or none."""
-        return {} if self.probe_only else PROJECT["optional-dependencies"]
+        """The extras that this job installs: all that pyproject.toml has but bench, which has an environment of its own; or none."""
+        everything = PROJECT["optional-dependencies"].items()
+        return {} if self.probe_only else {name: asked for name, asked in everything if name != "bench"}
 
     @property
     def asked(self) -> list[Requirement]:

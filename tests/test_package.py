@@ -53,18 +53,24 @@ def test_conda_and_make_install_the_same() -> None:
 
 
 def test_the_constraints_pin_everything_that_is_asked_for(project: dict[str, Any]) -> None:
-    """And nothing of it outside the bounds; torch is left to the Makefile."""
+    """And nothing of it outside the bounds; torch is left to the Makefile, and bench has an environment of its own."""
     pinned: dict[str, set[str]] = {}
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             requirement = Requirement(line)
             pinned.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier)[2:])
-    extras = project["project"]["optional-dependencies"].values()
-    for line in [*project["project"]["dependencies"], *(each for extra in extras for each in extra)]:
+    extras = {name: asked for name, asked in project["project"]["optional-dependencies"].items() if name != "bench"}
+    for line in [*project["project"]["dependencies"], *(each for extra in extras.values() for each in extra)]:
         asked = Requirement(line)
         name = canonicalize_name(asked.name)
         assert (name in pinned) == (name != "torch"), name
         assert all(asked.specifier.contains(version) for version in pinned.get(name, ())), name
+
+
+def test_the_constraints_are_made_of_every_extra_but_one(project: dict[str, Any]) -> None:
+    extras = re.search(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert extras is not None
+    assert {*extras[1].split(), "bench"} == set(project["project"]["optional-dependencies"])
 
 
 def test_every_dependency_has_a_lower_bound(project: dict[str, Any]) -> None:
