@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import vila_lab
-from benchmarks import attribution, verdict
+from benchmarks import attribution, peers, verdict
 from vila_lab.attribution.registry import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +159,14 @@ def test_every_method_is_told_and_every_measurement_shown(site: Path) -> None:
     for benchmark, rows in ((attribution, "methods"), (verdict, "kinds")):
         measured = json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))[rows]
         assert [label for label in measured if f"<p>{label}</p>" not in text] == []
+
+
+def test_every_tool_beside_this_one_is_a_row(site: Path) -> None:
+    text = (site / "peers.html").read_text(encoding="utf-8")
+    report = json.loads(peers.RESULTS.read_text(encoding="utf-8"))
+    names = [name for part in ("attention", "attribution", "pages") for found in report[part].values() for name in found["rows"]]
+    assert len(names) > 40
+    assert [name for name in names if f"<p>{name.replace(chr(39), '’')}" not in text] == []
 
 
 @pytest.fixture
