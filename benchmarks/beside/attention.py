@@ -21,6 +21,7 @@ from vila_lab.hooks import Capture, group_indicator
 from vila_lab.session import Session
 
 LLAVA_TOKENS = 576  # of a picture, in every map that lvlm-interpret draws
+SAMPLE = "_sample"  # generate's loop, which lvlm-interpret runs with gradients; generate itself takes none
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,8 @@ def lvlm_interpret(lab: Session) -> Look:
             for module in attention_modules(lab.model):
                 stack.enter_context(module.register_forward_hook(keep))
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            sample = torch.enable_grad(lab.model._sample)  # as it does; generate itself takes no gradient
-            stack.callback(lab.model.__dict__.pop, "_sample", None)
-            lab.model._sample = sample
+            setattr(lab.model, SAMPLE, torch.enable_grad()(getattr(lab.model, SAMPLE)))
+            stack.callback(delattr, lab.model, SAMPLE)
             out = generated(lab.model, asked, output_attentions=True, output_scores=True, return_dict_in_generate=True)
             path = Path(folder) / "attn.pt"
             torch.save(tuple(tuple(layer.to("cpu").detach() for layer in step) for step in out.attentions), path)

@@ -164,7 +164,12 @@ def test_every_method_is_told_and_every_measurement_shown(site: Path) -> None:
 def test_every_tool_beside_this_one_is_a_row(site: Path) -> None:
     text = (site / "peers.html").read_text(encoding="utf-8")
     report = json.loads(peers.RESULTS.read_text(encoding="utf-8"))
-    names = [name for part in ("attention", "attribution", "pages") for found in report[part].values() for name in found["rows"]]
+    names = [
+        name
+        for part in ("attention", "attribution", "pages")
+        for found in report[part].values()
+        for name in found["rows"]
+    ]
     assert len(names) > 40
     assert [name for name in names if f"<p>{name.replace(chr(39), '’')}" not in text] == []
 
