@@ -6,10 +6,10 @@
     python benchmarks/peers.py --quick               # every row once on the smallest model, a minute; writes nothing
 
 The same prompt for all: four pictures of 256 positions each and a question, for a decoder of random weights in Qwen2-0.5B's width,
-with half its 24 layers so that a run stays short, and for the embedded model. Each row is measured in a process of its own, which
-asks a short question first, so that no tool meets what another one changed. Rows take turns; times are CPU seconds of one thread,
-ratios are medians of the ratios to the plain run of the same round. Peak memory is the growth of the resident set's high-water mark
-over the loaded model. Each row is tried under sdpa first, and under eager attention where that fails; what stands in the table was
+with half its 24 layers so that a run stays short, and for the embedded model. Each row is measured in a process of its own, so
+that no tool meets what another one changed, and after a short question. Rows take turns; times are CPU seconds of one thread, ratios
+are medians of the ratios to the plain run of the same round. Peak memory is the growth of the resident set's high-water mark, by what
+a tool makes of the loaded model, once, and by the answer. Each row is tried under sdpa first, and under eager attention where that fails; what stands in the table was
 tried in this run. Constraints leave inseq (typeguard<=2.13.3) and TransformerLens (typeguard>=4.2) no common environment, so that
 inseq's rows come from a run of their own: `pip install -e . inseq`, and then `--only inseq`.
 """
@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +37,7 @@ from benchmarks.beside.subject import EMBEDDED, SECOND, SHALLOW, SMALLEST, SUBJE
 from benchmarks.beside.tables import Found, Row, printed
 from benchmarks.memory import forget_peak, high_water
 from benchmarks.reporting import one_line
+from vila_lab.versions import installed
 
 RESULTS = Path(__file__).parent / "results" / "peers.json"
 MINUTES = 8  # for one row; a tool that has not ended by then has failed
@@ -59,11 +60,10 @@ class Spent:
     value: Any
 
     @classmethod
-    def on(cls, begin: Callable[[], Callable[[], Any]]) -> Spent:
-        """Memory counts from the tool's beginning on, seconds from the question on."""
+    def on(cls, work: Callable[[], Any]) -> Spent:
+        """Memory counts from what is resident now."""
         forget_peak()
         before = high_water()
-        work = begin()
         start = time.process_time()
         value = work()
         return cls(time.process_time() - start, high_water() - before, value)
@@ -71,25 +71,28 @@ class Spent:
 
 def attention_row(name: str, subject_name: str, implementation: str) -> Row:
     """Attention to each picture, of each generated token."""
-    subject = SUBJECTS[subject_name]()
+    way, subject = attention.WAYS[name], SUBJECTS[subject_name]()
+    import_module(way.package.replace("-", "_"))  # what a tool takes only to be there counts for nothing
     model = subject.lab.model
     model.set_attn_implementation(implementation)
     short, asked = subject.asked(*WARM), subject.asked()
     own = [type(module) for module in attention.attention_modules(model)]
-
-    def begin() -> Callable[[], attention.Looked]:
-        look = attention.WAYS[name].begin(subject.lab)
-        look(short)
-        return lambda: look(asked)
-
-    spent = Spent.on(begin)
+    began = Spent.on(lambda: way.begin(subject.lab))
+    look = began.value
+    look(short)
+    spent = Spent.on(lambda: look(asked))
     looked = spent.value
-    shares = None if looked.shares is None else looked.shares.tolist()
     return {
-        "seconds": spent.seconds, "peak": spent.peak, "kept": looked.kept, "ids": looked.ids, "shares": shares,
-        "positions": len(asked.pictures), "pictures": asked.count, "tokens": len(looked.ids),
+        "seconds": spent.seconds,
+        "peak": began.peak + spent.peak,
+        "kept": looked.kept,
+        "ids": looked.ids,
+        "shares": None if looked.shares is None else looked.shares.tolist(),
+        "positions": len(asked.pictures),
+        "pictures": asked.count,
+        "tokens": len(looked.ids),
         "replaced": own != [type(module) for module in attention.attention_modules(model)],
-    }  # fmt: skip
+    }
 
 
 def attribution_row(name: str, subject_name: str, implementation: str) -> Row:
@@ -98,17 +101,17 @@ def attribution_row(name: str, subject_name: str, implementation: str) -> Row:
     lab, begin = subject.lab, attribution.WAYS[name].begin
     lab.model.set_attn_implementation(implementation)
     short = Subject(lab, subject.parts[-1 - WARM[0] :], WARM[1])
-    answers = {each.tokens: lab.ask(each.parts, max_new_tokens=each.tokens) for each in (short, subject)}
-
-    def begun() -> Callable[[], torch.Tensor]:
-        begin(short, answers[short.tokens])()
-        return begin(subject, answers[subject.tokens])
-
-    spent, asked = Spent.on(begun), subject.asked()
+    begin(short, lab.ask(short.parts, max_new_tokens=short.tokens))()
+    answer, asked = lab.ask(subject.parts, max_new_tokens=subject.tokens), subject.asked()
+    spent = Spent.on(begin(subject, answer))
     return {
-        "seconds": spent.seconds, "peak": spent.peak, "scores": spent.value.double().tolist(),
-        "positions": len(asked.pictures), "pictures": asked.count, "tokens": len(answers[subject.tokens].tokens),
-    }  # fmt: skip
+        "seconds": spent.seconds,
+        "peak": spent.peak,
+        "scores": spent.value.double().tolist(),
+        "positions": len(asked.pictures),
+        "pictures": asked.count,
+        "tokens": len(answer.tokens),
+    }
 
 
 def page_row(name: str, subject_name: str, tokens: str) -> Row:
@@ -117,7 +120,7 @@ def page_row(name: str, subject_name: str, tokens: str) -> Row:
     answer = subject.lab.ask(subject.parts, max_new_tokens=int(tokens))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "page.html"
-        spent = Spent.on(lambda: lambda: pages.PAGES[name].write(answer, path))
+        spent = Spent.on(lambda: pages.PAGES[name].write(answer, path))
         return {"seconds": spent.seconds, "bytes": path.stat().st_size, "tokens": len(answer.tokens)}
 
 
@@ -150,13 +153,6 @@ def measured(*what: str) -> Row:
 
 
 # ---- rows in turns ---------------------------------------------------------------------------------------------------
-
-
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def in_turns(run: Run, part: str, packages: Mapping[str, str], subject: str, rounds: int) -> Found:

@@ -18,10 +18,10 @@ from torch import Tensor
 from benchmarks.beside.attention import inseq_scores
 from benchmarks.beside.subject import Subject
 from vila_lab.answer import Answer
+from vila_lab.attribution.features import GREY, baseline_picture
 from vila_lab.hooks import group_indicator
 from vila_lab.prompt import Prompt
 
-GREY = (127, 127, 127)
 BASELINE = "grey"
 
 Work = Callable[[], Tensor]  # (pictures,)
