@@ -6,12 +6,12 @@
     python benchmarks/peers.py --quick               # every row once on the smallest model, a minute; writes nothing
 
 The same prompt for all: four pictures of 256 positions each and a question, for a decoder of random weights in Qwen2-0.5B's width,
-with half its 24 layers so that a run stays short, and for the embedded model. Each row is measured in a process of its own, so
-that no tool meets what another one changed, and after a short question. Rows take turns; times are CPU seconds of one thread, ratios
-are medians of the ratios to the plain run of the same round. Peak memory is the growth of the resident set's high-water mark, by what
-a tool makes of the loaded model, once, and by the answer. Each row is tried under sdpa first, and under eager attention where that fails; what stands in the table was
-tried in this run. Constraints leave inseq (typeguard<=2.13.3) and TransformerLens (typeguard>=4.2) no common environment, so that
-inseq's rows come from a run of their own: `pip install -e . inseq`, and then `--only inseq`.
+with half its 24 layers so that a run stays short, and for the embedded model. Each row is measured in a process of its own, so that
+no tool meets what another one changed, and after a short question. Rows take turns; times are CPU seconds of one thread, ratios are
+medians of the ratios to the plain run of the same round. Peak memory is the growth of the resident set's high-water mark, by what a
+tool makes of the loaded model, once, and by the answer. Each row is tried under sdpa first, and under eager attention where that
+fails; what stands in the table was tried in this run. inseq (typeguard<=2.13.3) and TransformerLens (typeguard>=4.2) have no
+environment in common, so inseq's rows come from a run of their own: `make bench-peers` makes both environments and both runs.
 """
 
 from __future__ import annotations

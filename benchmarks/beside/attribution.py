@@ -55,7 +55,7 @@ def presence(subject: Subject, answer: Answer) -> Callable[[Tensor], Tensor]:
     pictures, ids = pictures_of(subject), said(answer)
 
     def of_one(present: list[float]) -> Tensor:
-        shown = [one if here else Image.new("RGB", one.size, GREY) for one, here in zip(pictures, present, strict=True)]
+        shown = [one if here else baseline_picture(one, BASELINE) for one, here in zip(pictures, present, strict=True)]
         inputs = inputs_of(subject, shown)
         prompt = inputs["input_ids"]
         whole = torch.cat([prompt, ids], 1)
