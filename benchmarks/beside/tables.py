@@ -33,7 +33,7 @@ def attention_rows(found: Found) -> dict[str, Row]:
         shares = np.array(one["shares"])
         same_words = one["ids"] == plain["ids"] and len(shares) == len(one["ids"])
         rows[name] |= {
-            "under sdpa": row.get("under sdpa", "no: its own" if one["replaced"] else "yes"),
+            "under sdpa": row["tried"].get("sdpa", "no: its own" if one["replaced"] else "yes"),
             "columns": shares.shape[1],
             "while generating": "yes" if same_words else "no: other words",
         }
