@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -67,32 +69,47 @@ def test_a_quick_run_writes_no_results():
 
 
 def test_a_tool_that_fails_says_how_and_the_others_go_on():
-    def run(part: str, name: str, subject: str, implementation: str) -> dict[str, Any]:
+    def run(way: attention.Way, subject: Any, implementation: str) -> dict[str, Any]:
+        name = way.gives
         if name == "nnsight":
-            return {"failed": "KeyError: there is no such thing. And more."}
+            return {"failed": f"KeyError: there is no such thing. And more of {implementation}."}
+        if name == attention.REFERENCE and implementation == "sdpa":
+            return {"failed": "ValueError: no weights"}
         shares = [[0.1, 0.2]] if name != "lvlm-interpret's way" else [[0.3]]
         return {
             "seconds": 2.0, "peak": 10, "kept": 1, "ids": [5], "shares": shares, "positions": 9, "pictures": 2,
             "tokens": 1, "replaced": name == "inseq",
         }  # fmt: skip
 
-    packages = {name: "torch" for name in attention.WAYS} | {"TransformerLens": "no-such-package"}
-    found = peers.in_turns(run, "attention", packages, SMALLEST, 2)
+    ways = {name: replace(way, package="torch", gives=name) for name, way in attention.WAYS.items()}
+    ways["TransformerLens"] = replace(ways["TransformerLens"], package="no-such-package")
+    found = peers.in_turns(run, ways, cast("Any", None), ("sdpa", "eager"), 2)
     part = tables.setting(found) | {"rows": tables.attention_rows(found)}
     cells = {name: tables.attention_cells(name, row, part) for name, row in part["rows"].items()}
     assert cells["nnsight"]["gives, or what happened"] == "KeyError: there is no such thing"
+    assert part["rows"]["nnsight"]["failed"].endswith("of eager.")
     assert cells["TransformerLens"]["gives, or what happened"] == "not installed"
     assert cells["nnsight"]["time"] == cells["nnsight"]["several pictures"] == "-"
     assert cells["lvlm-interpret's way"]["several pictures"] == "no: 1 of 2"
     assert cells["inseq"]["under sdpa"] == "no: its own"
     assert cells["vila_lab, tape"]["under sdpa"] == cells["vila_lab, tape"]["several pictures"] == "yes"
-    assert part["rows"]["vila_lab, tape"]["rounds"] == 2
+    assert cells[attention.REFERENCE]["under sdpa"] == "no"
+    assert part["rows"]["vila_lab, tape"]["rounds"] == part["rows"][attention.REFERENCE]["rounds"] == 2
+
+
+def test_a_row_that_takes_long_is_measured_once_and_one_that_kills_its_process_says_so():
+    def run(way: attention.Way, subject: Any, implementation: str) -> dict[str, Any]:
+        return {"seconds": 2.0 * peers.LONG}
+
+    ways = {"nnsight": replace(attention.WAYS["nnsight"], package="torch")}
+    assert len(peers.in_turns(run, ways, cast("Any", None), ("sdpa",), 3)["nnsight"]["runs"]) == 1
+    assert peers.apart(os.abort) == {"failed": f"the process ended with {-signal.SIGABRT}"}
 
 
 def test_other_words_and_zeros_are_not_a_yes():
     run = {"seconds": 1.0, "peak": 0, "positions": 9, "pictures": 2, "tokens": 1, "kept": 0, "replaced": False}
-    plain = {"version": "1", "runs": [{**run, "ids": [5], "shares": None}]}
-    mine = {"version": "1", "runs": [{**run, "ids": [6], "shares": [[0.1, 0.2]]}]}
+    plain = {"version": "1", "tried": {}, "runs": [{**run, "ids": [5], "shares": None}]}
+    mine = {"version": "1", "tried": {}, "runs": [{**run, "ids": [6], "shares": [[0.1, 0.2]]}]}
     rows = tables.attention_rows({attention.PLAIN: plain, attention.REFERENCE: mine, "nnsight": mine})
     assert rows["nnsight"]["while generating"] == "no: other words"
     assert "memory" not in rows["nnsight"]  # a ratio to nothing
