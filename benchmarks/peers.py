@@ -63,10 +63,11 @@ class Spent:
     value: Any
 
     @classmethod
-    def on(cls, work: Callable[[], Any]) -> Spent:
-        """Memory counts from what is resident now."""
+    def on(cls, begin: Callable[[], Callable[[], Any]]) -> Spent:
+        """Memory counts from the tool's beginning on, seconds from the question on."""
         forget_peak()
         before = high_water()
+        work = begin()
         start = time.process_time()
         value = work()
         return cls(time.process_time() - start, high_water() - before, value)
@@ -79,14 +80,17 @@ def attention_row(way: attention.Way, subject: Subject, implementation: str) -> 
     model.set_attn_implementation(implementation)
     short, asked = subject.asked(*WARM), subject.asked()
     own = [type(module) for module in attention.attention_modules(model)]
-    began = Spent.on(lambda: way.begin(subject.lab))
-    look = began.value
-    look(short)
-    spent = Spent.on(lambda: look(asked))
+
+    def begin() -> Callable[[], attention.Looked]:
+        look = way.begin(subject.lab)
+        look(short)
+        return lambda: look(asked)
+
+    spent = Spent.on(begin)
     looked = spent.value
     return {
         "seconds": spent.seconds,
-        "peak": began.peak + spent.peak,
+        "peak": spent.peak,
         "kept": looked.kept,
         "ids": looked.ids,
         "shares": None if looked.shares is None else looked.shares.tolist(),
@@ -102,16 +106,22 @@ def attribution_row(way: attribution.Way, subject: Subject, implementation: str)
     lab = subject.lab
     lab.model.set_attn_implementation(implementation)
     short = Subject(lab, subject.parts[-1 - WARM[0] :], WARM[1])
-    way.begin(short, lab.ask(short.parts, max_new_tokens=short.tokens))()
-    answer, asked = lab.ask(subject.parts, max_new_tokens=subject.tokens), subject.asked()
-    spent = Spent.on(way.begin(subject, answer))
+    answers = [lab.ask(each.parts, max_new_tokens=each.tokens) for each in (short, subject)]
+
+    def begin() -> attribution.Work:
+        way.begin(short, answers[0])()
+        return way.begin(subject, answers[1])
+
+    for package in (way.package, "captum"):  # which this one's methods import too
+        import_tool(package)
+    spent, asked = Spent.on(begin), subject.asked()
     return {
         "seconds": spent.seconds,
         "peak": spent.peak,
         "scores": spent.value.double().tolist(),
         "positions": len(asked.pictures),
         "pictures": asked.count,
-        "tokens": len(answer.tokens),
+        "tokens": len(answers[1].tokens),
     }
 
 
@@ -125,7 +135,7 @@ def page_row(page: pages.Page, short: Answer, answer: Answer) -> Row:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "page.html"
         page.write(short, path)
-        spent = Spent.on(lambda: page.write(answer, path))
+        spent = Spent.on(lambda: partial(page.write, answer, path))
         return {"seconds": spent.seconds, "bytes": path.stat().st_size}
 
 
