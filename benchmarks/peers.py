@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks.beside import attention, attribution, pages, tables
-from benchmarks.beside.subject import EMBEDDED, SECOND, SHALLOW, SMALLEST, SUBJECTS, WHOLE, Subject
+from benchmarks.beside.subject import EMBEDDED, SECOND, SMALLEST, SUBJECTS, WHOLE, Subject
 from benchmarks.beside.tables import Found, Row, printed
 from benchmarks.memory import forget_peak, high_water
 from benchmarks.reporting import one_line
@@ -217,8 +217,9 @@ PARTS: dict[str, Mapping[str, Any]] = {
     "attribution": attribution.WAYS,
     "pages": pages.PAGES,
 }
-# Random weights of the size that a part has time for; on the second trained model captum meets a class of transformers' own.
-SUBJECTS_OF = {"attention": [WHOLE, EMBEDDED], "attribution": [SHALLOW, EMBEDDED, SECOND], "pages": [WHOLE]}
+# On the second trained model captum meets a class of transformers' own. Its exact Shapley values of a large decoder take an hour:
+# what they cost on two layers of one is in benchmarks/attribution_speed.py.
+SUBJECTS_OF = {"attention": [WHOLE, EMBEDDED], "attribution": [EMBEDDED, SECOND], "pages": [WHOLE]}
 
 
 def taken(part: str, subject: Subject, rounds: int, wanted: Sequence[str], sizes: Sequence[int]) -> Row:

@@ -74,11 +74,10 @@ def trained(where: str | None = None) -> Subject:
 
 
 ROOT = Path(__file__).parents[2]
-WHOLE, SHALLOW = (f"{layers} layers of Qwen2-0.5B's width" for layers in (12, 2))
+WHOLE = "12 layers of Qwen2-0.5B's width"
 EMBEDDED, SECOND, SMALLEST = "embedded model", "embedded model as an Idefics 3", "smallest model"
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     WHOLE: partial(noise, replace(HALF_B, layers=12), 4, 32),
-    SHALLOW: partial(noise, replace(HALF_B, layers=2), 4, 8),
     EMBEDDED: trained,
     SECOND: partial(trained, str(ROOT / "tests" / "goldens" / "second")),
     SMALLEST: partial(noise, SMALL, 3, 4),
