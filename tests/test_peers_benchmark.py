@@ -118,6 +118,9 @@ def test_other_words_and_zeros_are_not_a_yes():
     found = tables.attribution_rows({attribution.PLAIN: wanted, attribution.ABLATION: wanted, name: zeros})
     assert tables.attribution_cells(name, found[name], {"pictures": 2})["several pictures"] == "no: all 0"
     assert found[name]["difference"] == 1.0
+    others = found[name] | {"largest score": 1.5}
+    assert tables.attribution_cells(name, others, {"pictures": 2})["several pictures"] == "no: other numbers"
+    assert tables.attribution_cells(name, others | {"difference": 0.1}, {"pictures": 2})["several pictures"] == "yes"
 
 
 def test_rows_measured_again_take_their_places():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from typing import Any
@@ -122,7 +123,6 @@ def told_first(row: Row) -> str:
 def attention_cells(name: str, row: Row, part: Row) -> Row:
     return {
         "way": named(name, row),
-        "gives, or what happened": told_first(row),
         "time": number(row.get("time")),
         "peak memory": number(row.get("memory")),
         "MB kept": number(row.get("kept"), 1e6),
@@ -130,18 +130,19 @@ def attention_cells(name: str, row: Row, part: Row) -> Row:
         "several pictures": several(row, part),
         "while generating": row.get("while generating", "-"),
         "largest difference": far(row),
+        "gives, or what happened": told_first(row),
     }
 
 
 def attribution_cells(name: str, row: Row, part: Row) -> Row:
     return {
         "way": named(name, row),
-        "gives, or what happened": told_first(row),
         "time": number(row.get("time")),
         "peak memory": number(row.get("memory")),
         "several pictures": several(row, part),
         "largest score": number(row.get("largest score")),
         "largest difference": far(row),
+        "gives, or what happened": told_first(row),
     }
 
 
@@ -149,9 +150,9 @@ def page_cells(name: str, row: Row, sizes: list[int]) -> Row:
     each = {size: row.get(str(size), {}) for size in sizes}
     return {
         "page": named(name, row),
-        "shows, or what happened": told_first(row),
         **{f"MB, {size} tokens": number(found.get("bytes"), 1e6) for size, found in each.items()},
         **{f"seconds, {size} tokens": number(found.get("seconds")) for size, found in each.items()},
+        "shows, or what happened": told_first(row),
     }
 
 
@@ -161,12 +162,14 @@ def told_shortly(word: str) -> str:
 
 
 def several(row: Row, part: Row) -> str:
-    """Whether there is a number for each picture."""
+    """Whether there is a number for each picture, and about what it should be: orders that are drawn may be off by less than half."""
     if "columns" not in row:
         return "-"
     if row["columns"] != part["pictures"]:
         return f"no: {row['columns']} of {part['pictures']}"
-    return "no: all 0" if row.get("largest score") == 0 else "yes"
+    if row.get("largest score") == 0:
+        return "no: all 0"
+    return "no: other numbers" if 2 * row.get("difference", 0) > row.get("largest score", math.inf) else "yes"
 
 
 def number(value: float | None, unit: float = 1.0) -> str:
