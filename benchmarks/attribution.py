@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.checkpoints import loaded, results_of
+from benchmarks.checkpoints import loaded, parsed
 from benchmarks.truth import Case, given, named, other_word, unnamed
 from vila_lab import Attribution
 from vila_lab.answer import Answer
@@ -380,16 +380,10 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="questions in place of the drawn ones, a JSON object per line: benchmarks/truth.py"
     )
-    parser.add_argument("--model", help="folder of another checkpoint that can answer these questions")
-    parser.add_argument(
-        "--out", type=Path, help="by default benchmarks/results/attribution.json, or _FOLDER.json of --model"
-    )
-    parser.add_argument("--show", action="store_true", help="measure nothing; print the table of the results file")
-    options = parser.parse_args()
-    out = options.out or results_of(RESULTS, options.model)
-    if options.show:
-        print(printed(json.loads(out.read_text(encoding="utf-8"))))
+    asked = parsed(parser, RESULTS, printed)
+    if asked is None:
         return
+    options, out = asked
     torch.set_num_threads(1)
     session = loaded(options.model)
     report = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}

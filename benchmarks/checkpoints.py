@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import vila_lab
 from vila_lab.engine.band import Band
@@ -43,3 +46,22 @@ def results_of(results: Path, model: str | None) -> Path:
     'edits_second.json'
     """
     return results if model is None else results.with_stem(f"{results.stem}_{Path(model).name}")
+
+
+def parsed(
+    parser: argparse.ArgumentParser, results: Path, printed: Callable[[dict[str, Any]], str]
+) -> tuple[argparse.Namespace, Path] | None:
+    """What the command line asks for, with which checkpoint and which file added; None where only the file was to be printed."""
+    parser.add_argument(
+        "--model", help="folder of another checkpoint that can answer these questions, its heads.json in it"
+    )
+    parser.add_argument(
+        "--out", type=Path, help=f"by default benchmarks/results/{results.name}, or _FOLDER.json of --model"
+    )
+    parser.add_argument("--show", action="store_true", help="measure nothing; print the tables of the results file")
+    options = parser.parse_args()
+    out = options.out or results_of(results, options.model)
+    if options.show:
+        print(printed(json.loads(out.read_text(encoding="utf-8"))))
+        return None
+    return options, out

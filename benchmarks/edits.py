@@ -35,7 +35,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks.checkpoints import loaded, results_of
+from benchmarks.checkpoints import loaded, parsed
 from vila_lab.answer import Answer
 from vila_lab.edits.steering import edits_to, other_band, random_heads
 from vila_lab.engine.band import Band
@@ -421,14 +421,10 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="the file keeps what it has of the others"
     )
-    parser.add_argument("--model", help="folder of another checkpoint that can answer these questions")
-    parser.add_argument("--out", type=Path, help="by default benchmarks/results/edits.json, or _FOLDER.json of --model")
-    parser.add_argument("--show", action="store_true", help="measure nothing; print the tables of the results file")
-    options = parser.parse_args()
-    out = options.out or results_of(RESULTS, options.model)
-    if options.show:
-        print(printed(json.loads(out.read_text(encoding="utf-8"))))
+    asked = parsed(parser, RESULTS, printed)
+    if asked is None:
         return
+    options, out = asked
     if options.size < PICTURE[-1] + 64:
         parser.error(f"--size must be at least {PICTURE[-1] + 64}, to hold the picture and what comes behind it")
     torch.set_num_threads(1)

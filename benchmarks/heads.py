@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.checkpoints import loaded, rankings_of, results_of
+from benchmarks.checkpoints import loaded, parsed, rankings_of
 from benchmarks.edits import LONGEST, parts, percent, right_answers
 from vila_lab.answer import Answer
 from vila_lab.errors import NoEffect
@@ -124,16 +124,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--model", help="folder of another checkpoint that can answer these questions, with its heads.json"
-    )
-    parser.add_argument("--out", type=Path, help="by default benchmarks/results/heads.json, or _FOLDER.json of --model")
-    parser.add_argument("--show", action="store_true", help="measure nothing; print the table of the results file")
-    options = parser.parse_args()
-    out = options.out or results_of(RESULTS, options.model)
-    if options.show:
-        print(printed(json.loads(out.read_text(encoding="utf-8"))))
+    asked = parsed(parser, RESULTS, printed)
+    if asked is None:
         return
+    options, out = asked
     torch.set_num_threads(1)
     report = run(loaded(options.model), rankings_of(options.model), options.scenes, options.seed)
     report |= {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
