@@ -18,10 +18,10 @@ from .engine.request import Request, limits_of
 from .engine.sampling import Sampling
 from .errors import OptionError, VilaLabError
 from .families.options import FamilyOptions
+from .inputs.decoding import Colour, HowRead
 from .interrupts import keeps_gradients
 from .interventions import Interventions
 from .options import check_range, check_types, nearest
-from .picture import Colour, HowRead
 from .prompt import Prompt
 from .stream import Stream, UnderWay
 

@@ -18,9 +18,9 @@ from .engine.record import Record
 from .engine.record_bytes import packed
 from .errors import CaptureError, OptionError, PromptError
 from .families.options import FamilyOptions
+from .inputs.decoding import Colour, HowRead
 from .names_offered import offer
 from .options import given
-from .picture import Colour, HowRead
 from .prompt import Prompt, Turn
 from .stream import Stream
 from .tokenmap import TokenMap

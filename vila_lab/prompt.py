@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from .errors import PromptError, VilaLabError
+from .inputs.decoding import Colour, HowRead
 from .inputs.messages import Source, is_messages, messages_of, parts_of_messages
 from .inputs.naming import Text, names_picture
 from .inputs.sources import shorten
-from .picture import Colour, HowRead, Picture, PictureSource, is_picture_type, type_name
+from .picture import Picture, PictureSource, is_picture_type, type_name
 from .video import Video, is_video_name
 
 __all__ = ["Part", "Picture", "Prompt", "Text", "Turn"]
@@ -197,7 +198,7 @@ def _read(messages: list[list[str | Source]], how: HowRead) -> list[tuple[str | 
         try:
             if is_video:
                 return _video_of(part).pictures(apply_exif=how.apply_exif, background=how.background)
-            return (how.read(part.value),)
+            return (Picture.read(part.value, how),)
         except VilaLabError as error:
             way = f"; if it is meant as text, write vila_lab.Text({shorten(part.value, 30)!r})" if part.guessed else ""
             where = f"{'video' if is_video else 'picture'} {number} of {kinds.count(is_video)}"

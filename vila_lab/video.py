@@ -20,11 +20,12 @@ from PIL import Image
 from .errors import PictureError, PromptError, VideoError
 from .inputs.animations import is_animation, shots_of_animation
 from .inputs.clips import shots_of_clip
+from .inputs.decoding import Colour, HowRead
 from .inputs.frames import MOST_FRAMES, Shots, chosen
 from .inputs.naming import is_address, is_data_address, is_file_address, kind_of_name
 from .inputs.sources import data_of, expanded, fetch, head_of, open_file, path_of, read_stream, reason, shorten
 from .options import check_range, check_whole
-from .picture import Colour, Frame, HowRead, Picture, type_name
+from .picture import Frame, Picture, type_name
 
 __all__ = ["FRAMES", "MOST_ASKED", "Video", "VideoSource", "is_video_name"]
 
@@ -210,7 +211,7 @@ def _pictures_of(shots: Shots, name: str, how: HowRead) -> Sequence[Picture]:
         if shot.turn in TURNS:  # as the reference's reader does, OpenCV, which turns videos and no pictures
             image = image.transpose(TURNS[shot.turn])
             notes = (*notes, f"turned by {360 - shot.turn}° clockwise, as the video asks")
-        picture = how.read(image)
+        picture = Picture.read(image, how)
         frame = Frame(_short(name), shot.number, shots.count, shot.seconds)
         found.append(replace(picture, source=name, notes=(str(frame), *picture.notes, *notes), frame=frame))
     return found
@@ -220,7 +221,7 @@ def _of_folder(folder: Path, wanted: int, how: HowRead) -> tuple[Picture, ...]:
     paths = _frames_in(folder)
     found = []
     for number in chosen(len(paths), wanted):
-        picture = how.read(paths[number])
+        picture = Picture.read(paths[number], how)
         frame = Frame(_short(str(folder)), number, len(paths))
         found.append(replace(picture, notes=(str(frame), *picture.notes), frame=frame))
     return tuple(found)

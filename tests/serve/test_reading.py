@@ -102,7 +102,8 @@ def test_sizes_are_bounded_before_they_cost_anything(monkeypatch):
         prompt_of(user(shown(image_url=large)), BOUNDS)
     assert time.process_time() - made < max(0.5, made - before)
     middle = shown(image_url=url_of(png(7000, 7000, "1")))
-    monkeypatch.setattr("vila_lab.picture._to_rgb", lambda *given: pytest.fail("decoded"))
+    for place in ("vila_lab.inputs.decoding", "vila_lab.picture"):
+        monkeypatch.setattr(f"{place}.to_rgb", lambda *given: pytest.fail("decoded"))
     with pytest.raises(PictureError, match="picture 5 of 5: with it the pictures have more than 200,000,000"):
         prompt_of(user(*[middle] * 5), BOUNDS)
     with pytest.raises(PictureError, match="there are 800 pictures, and a request may have 256"):

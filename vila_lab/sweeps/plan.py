@@ -15,9 +15,10 @@ from torch import nn
 
 from ..attribution import methods as attribution_methods
 from ..errors import OptionError, VilaLabError
+from ..inputs.decoding import HowRead
 from ..inputs.naming import Text
 from ..options import nearest
-from ..picture import HowRead, Picture
+from ..picture import Picture
 from .row import Row
 
 __all__ = ["Plan", "key_of", "weights_of"]

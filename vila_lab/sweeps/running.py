@@ -21,8 +21,8 @@ from ..engine.request import Request, limits_of
 from ..engine.sampling import Sampling
 from ..errors import OptionError, SweepStopped
 from ..families.options import FamilyOptions
+from ..inputs.decoding import Colour, HowRead
 from ..options import check_range, given, nearest
-from ..picture import Colour, HowRead
 from ..progress import Count, progress, told_to
 from ..prompt import Prompt
 from ..resident import load

@@ -11,9 +11,10 @@ from typing import Any
 
 from ..answer import Answer
 from ..errors import Interrupted, MissingExtra, PromptError, VilaLabError
+from ..inputs.decoding import HowRead
 from ..inputs.naming import Text
 from ..inputs.sources import shorten
-from ..picture import HowRead, Picture
+from ..picture import Picture
 from ..prompt import Prompt
 from ..session import Session
 from ..video import is_video_name
@@ -196,8 +197,8 @@ def _picture(source: Any, reading: HowRead) -> Picture:
     """A picture, whatever its name looks like: no name is ever taken for text. What lies behind a web address is fetched as the
     service does."""
     if isinstance(source, str) and source.lower().startswith(WEB):
-        return reading.read(_fetched(source))
-    return reading.read(source)
+        return Picture.read(_fetched(source), reading)
+    return Picture.read(source, reading)
 
 
 def _fetched(address: str) -> bytes:
