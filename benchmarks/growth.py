@@ -2,7 +2,8 @@
 
     python benchmarks/growth.py                  # two minutes on one core
 
-On the embedded model, whose answers are forced to their length, with pictures nobody saw before and nothing kept between questions.
+On the embedded model, whose answers are forced to their length, with pictures nobody saw before and nothing kept between questions;
+what is shown of a longer answer also on twelve layers of random weights, four pictures of 256 positions each.
 An exponent is the slope of log time over log size, 1 where twice as many take twice as long; its interval is over rounds. "Last" is
 the one between the two largest sizes, where what a call costs anyway counts least. There nothing may grow faster than its work:
 asking than transformers' own generation of the same answer, a method than plain forwards of as many positions as it put through
@@ -17,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +29,9 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
+from benchmarks.random_nvila import SMALL, question, random_session
 from benchmarks.reporting import table
+from vila_lab.answer import Answer
 from vila_lab.attribution.registry import attribute
 from vila_lab.evidence import evidence
 from vila_lab.evidence.bootstrap import interval
@@ -41,6 +45,7 @@ RESULTS = Path(__file__).parent / "results" / "growth.json"
 PICTURES, ANSWERS = (1, 2, 4, 8, 16), (16, 64, 256)
 FEW, SHORT = 2, 16  # pictures where the answer grows, and tokens where the pictures do
 SIDE = 96  # pixels
+TWELVE = replace(SMALL, layers=12, width=112, inner=128, heads=14, rows=4096, tile=448, context=8192)
 METHODS: dict[str, dict[str, Any]] = {
     "attention": {}, "grad_x_attention": {"token": 0}, "integrated_gradients": {"token": 0, "steps": 8},
     "leave_one_out": {}, "logit_lens": {},
@@ -73,9 +78,15 @@ class Counter:
 
     def of(self, work: Callable[[], Any]) -> tuple[float, Any]:
         """CPU seconds of some work, and what it gives."""
-        self.positions, start = 0, time.process_time()
-        found = work()
-        return time.process_time() - start, found
+        self.positions = 0
+        return cpu_seconds(work)
+
+
+def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of some work, and what it gives."""
+    start = time.process_time()
+    found = work()
+    return time.process_time() - start, found
 
 
 def costs(counter: Counter, pictures: int, tokens: int, rng: np.random.Generator) -> dict[str, Cost]:
@@ -98,9 +109,7 @@ def costs(counter: Counter, pictures: int, tokens: int, rng: np.random.Generator
     asked, answer = counter.of(lambda: counter.lab.ask(question, max_new_tokens=tokens))
     assert len(answer.tokens) == tokens
     found["ask"] = asked, plain
-    with TemporaryDirectory() as folder:
-        found["display"] = counter.of(answer._repr_mimebundle_)[0], tokens * pictures
-        found["page"] = counter.of(lambda: answer.to_html(Path(folder) / "answer.html"))[0], tokens * pictures
+    found |= shown(answer, tokens * pictures)
     once = min(counter.of(forward)[0] for _ in range(3))
     found["plain forward"] = once, once
     for name, options in METHODS.items():
@@ -108,6 +117,15 @@ def costs(counter: Counter, pictures: int, tokens: int, rng: np.random.Generator
         found[name] = counter.of(run)[0], once * counter.positions / length
     found["evidence"] = counter.of(partial(evidence, answer.replay, 0))[0], once * counter.positions / length
     return found
+
+
+def shown(answer: Answer, work: float, where: str = "") -> dict[str, Cost]:
+    """What showing an answer costs, in the notebook and as a page."""
+    with TemporaryDirectory() as folder:
+        return {
+            f"display{where}": (cpu_seconds(answer._repr_mimebundle_)[0], work),
+            f"page{where}": (cpu_seconds(lambda: answer.to_html(Path(folder) / "answer.html"))[0], work),
+        }
 
 
 def slope(sizes: Sequence[float], values: Any) -> float:
@@ -154,7 +172,13 @@ def measure(rounds: int, pictures: Sequence[int] = PICTURES, answers: Sequence[i
     counter, rng = Counter(), np.random.default_rng(0)
     costs(counter, FEW, SHORT, rng)  # warms up
     by_pictures = [[costs(counter, count, SHORT, rng) for count in pictures] for _ in range(rounds)]
-    by_answer = [[costs(counter, FEW, tokens, rng) for tokens in answers] for _ in range(rounds)]
+    twelve = random_session(TWELVE, "cpu", torch.float32)
+
+    def by_length(tokens: int) -> dict[str, Cost]:
+        answer = twelve.ask(question(TWELVE, 4), max_new_tokens=tokens)
+        return costs(counter, FEW, tokens, rng) | shown(answer, tokens * 4, " of twelve layers")
+
+    by_answer = [[by_length(tokens) for tokens in answers] for _ in range(rounds)]
     return {
         "torch": torch.__version__, "load": os.getloadavg()[0], "rounds": rounds,
         "pictures": list(pictures), "answers": list(answers),

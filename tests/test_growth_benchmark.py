@@ -22,5 +22,7 @@ def test_everything_is_measured_once():
         report = growth.measure(1, pictures=(1, 2), answers=(2, 4))
     named = [row["with 1 to 2 pictures"] for row in report["by pictures"]]
     assert named == ["plain generate", "ask", "display", "page", "plain forward", *growth.METHODS, "evidence"]
+    longer = [row["with 2 to 4 tokens"] for row in report["by answer"]]
+    assert longer == [*named, "display of twelve layers", "page of twelve layers"]
     assert all(row["of its work"] > 0 for row in report["by pictures"])
     assert "| plain generate |" in growth.printed(report)
