@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .pool import Pool
 from .questions import Held, Turn
-from .sets import TOKENS, SetSampler
+from .sets import TOKENS, SetSampler, Weights
 from .tokenizer import build_tokenizer as embedded_tokenizer
 
 BEGIN, FRAME, WHOLE, PICTURE, END = (
@@ -98,8 +98,8 @@ class Idefics3Sets(SetSampler):
         self.encode = Spelling(self.encode)  # type: ignore[assignment]
         self.end = self.encode(EMBEDDED_END)
 
-    def turn(self, kind: str, contents: list[list[Held]]) -> Turn:
-        found = super().turn(kind, contents)
+    def turn(self, weights: Weights, contents: list[list[Held]]) -> Turn:
+        found = super().turn(weights, contents)
         return replace(found, answer=f" {found.answer}")
 
     def prefix(self, n: int, style: str) -> list[int]:

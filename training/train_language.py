@@ -37,7 +37,7 @@ from vila_lab.tiny.names import THINGS
 
 from .pool import CELLS, MOST, Pool
 from .resuming import log, resume, save
-from .sets import EASY, FULL, GRID, HARD, MOST_PICTURES, TOKENS, Batch, Mixture, SetSampler
+from .sets import EASY, FULL, GRID, HARD, MOST_PICTURES, PRACTICE, TASK_WEIGHTS, TOKENS, Batch, Mixture, SetSampler
 from .tokenizer import build_tokenizer
 from .train_vision import features, normalise
 
@@ -47,6 +47,7 @@ GUIDED_LAYER, PROBED_LAYER = (
     4,
 )  # 0-based: the third layer's heads are rewarded, its input and the fourth's output probed
 FIND_HEAD, BIND_HEAD = 0, 1
+PRACTICE_RATE = 0.15  # of the highest rate
 SIX = replace(FULL, pictures=(0, 0, 0, 0, 0, 1))  # the hardest sets, measured by themselves
 
 
@@ -251,7 +252,7 @@ def gather(cells: np.ndarray, batch: Batch) -> Tensor:
 class Plan:
     """What happens when, in steps.
 
-    All but the end is the same for every length that is long enough, so a run can be made longer before its rate falls.
+    The beginning is the same for every length that is long enough, so a run can be made longer before its rate falls.
 
     Attributes
     ----------
@@ -264,7 +265,9 @@ class Plan:
     settled
         The rate falls as one over the steps from here on.
     cool
-        The rate falls to nothing from here to the end; the dense targets fade out in the first half of that.
+        The rate falls to nothing from here to ``practice``; the dense targets fade out in the first half of that.
+    practice
+        What is still weak is asked more often from here on, at a rate that rises once more, to a little, and falls to nothing.
     """
 
     warm: int
@@ -272,36 +275,43 @@ class Plan:
     full: int
     settled: int
     cool: int
+    practice: int
     steps: int
 
     @classmethod
     def of(cls, steps: int) -> Plan:
+        practice = round(steps * 9 / 11)
         return cls(
             min(300, steps // 12),
             min(1400, steps // 4),
             min(2100, steps // 3),
             min(2500, steps // 2),
-            round(0.65 * steps),
+            round(0.65 * practice),
+            practice,
             steps,
         )
 
     def rate(self, step: int) -> float:
         """The learning rate as a share of the highest."""
+        if step >= self.practice:
+            done = (step - self.practice) / (self.steps - self.practice)
+            return PRACTICE_RATE * min(done / 0.05, (1 - done) / 0.95)
         rate = min(1.0, (step + 1) / max(1, self.warm), self.settled / max(1, step))
         if step < self.cool:
             return rate
-        return rate * (1 - math.sqrt((step - self.cool) / (self.steps - self.cool)))
+        return rate * (1 - math.sqrt((step - self.cool) / (self.practice - self.cool)))
 
     def aid(self, step: int) -> float:
         """Weight of the dense targets."""
-        return float(np.clip(1 - 2 * (step - self.cool) / (self.steps - self.cool), 0, 1))
+        return float(np.clip(1 - 2 * (step - self.cool) / (self.practice - self.cool), 0, 1))
 
     def mixture(self, step: int) -> Mixture:
         ramp = float(np.clip((step - self.guided) / (self.full - self.guided), 0, 1))
         easy = [*EASY.pictures, *([0.0] * (MOST_PICTURES - len(EASY.pictures)))]
         pictures = np.array(easy) * (1 - ramp) + np.array(HARD.pictures) * ramp
         single = EASY.single * (1 - ramp) + HARD.single * ramp
-        return Mixture(single, tuple(pictures / pictures.sum()), HARD.singles * ramp)
+        tasks = PRACTICE if step >= self.practice else TASK_WEIGHTS
+        return Mixture(single, tuple(pictures / pictures.sum()), HARD.singles * ramp, tasks)
 
 
 def train(
@@ -368,7 +378,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--tower", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=11_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
