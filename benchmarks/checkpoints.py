@@ -39,13 +39,16 @@ def rankings_of(model: str | None) -> dict[str, HeadRanking]:
     return {kind: HeadRanking.from_json(ranking) for kind, ranking in content.items()}
 
 
-def results_of(results: Path, model: str | None) -> Path:
-    """The embedded model's file of results, or beside it that of the checkpoint in a folder.
+def results_of(results: Path, model: str | None, data: Path | None = None) -> Path:
+    """The embedded model's file of results; beside it that of the checkpoint in a folder, and that of other questions.
 
     >>> results_of(Path("edits.json"), "tests/goldens/second").name
     'edits_second.json'
+    >>> results_of(Path("attribution.json"), None, Path("questions.jsonl")).name
+    'attribution_questions.json'
     """
-    return results if model is None else results.with_stem(f"{results.stem}_{Path(model).name}")
+    named = [results.stem, *([Path(model).name] if model else []), *([data.stem] if data else [])]
+    return results.with_stem("_".join(named))
 
 
 def parsed(
@@ -60,7 +63,7 @@ def parsed(
     )
     parser.add_argument("--show", action="store_true", help="measure nothing; print the tables of the results file")
     options = parser.parse_args()
-    out = options.out or results_of(results, options.model)
+    out = options.out or results_of(results, options.model, getattr(options, "data", None))
     if options.show:
         print(printed(json.loads(out.read_text(encoding="utf-8"))))
         return None

@@ -12,9 +12,10 @@ from transformers import SiglipVisionModel
 from training.evaluate import Row, on_card, table
 from training.export import main as export
 from training.pool import pack
-from training.sets import EASY, FULL, SetSampler
+from training.questions import ask
+from training.sets import EASY, FULL, PRACTICE, TASK_WEIGHTS, SetSampler
 from training.tokenizer import build_tokenizer
-from training.train_language import exact
+from training.train_language import Plan, exact
 from training.train_language import train as train_language
 from training.train_vision import TOWER, features, normalise
 from training.train_vision import train as train_vision
@@ -86,6 +87,30 @@ def test_exactness_counts_whole_answers(sampler):
     perfect[0] = 0
     perfect[0, (targets[0] + 1) % 2000] = 1
     assert sum(not r for right in exact(batch, perfect).values() for r in right) == 1
+
+
+@pytest.mark.parametrize("steps", [40, 11_000])
+def test_the_rate_comes_to_nothing_before_what_is_weak_is_practised(steps):
+    plan = Plan.of(steps)
+    rates = [plan.rate(step) for step in range(steps)]
+    assert max(rates) == pytest.approx(1)
+    assert min(rates) >= 0
+    assert plan.rate(plan.practice) == 0
+    assert rates[-1] < 0.03
+    assert max(rates[plan.practice :]) < 0.2
+    assert plan.aid(0) == 1
+    assert plan.aid(plan.practice - 1) == 0
+    assert plan.mixture(plan.practice - 1).tasks is TASK_WEIGHTS
+    assert plan.mixture(plan.practice).tasks is PRACTICE
+
+
+@pytest.mark.parametrize("weights", [TASK_WEIGHTS, PRACTICE], ids=["usual", "practice"])
+def test_every_kind_of_set_can_be_asked_every_task_that_has_a_weight(sampler, weights):
+    for kind, tasks in weights.items():
+        sets = [(made, sampler.contents(rows)) for made, rows in (sampler.compose(5, FULL) for _ in range(60))]
+        mine = [contents for made, contents in sets if made == kind] or [sampler.contents(sampler.compose(5, EASY)[1])]
+        for task in tasks:
+            assert any(ask(task, contents, sampler.rng, "en") for contents in mine for _ in range(20)), (kind, task)
 
 
 def test_features_are_the_selected_hidden_state():
