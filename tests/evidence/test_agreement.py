@@ -103,7 +103,7 @@ def test_effect_and_probability_are_the_models_own(microsoft):
     assert found.effect["all"] == pytest.approx(together, abs=1e-4)
 
 
-@pytest.mark.parametrize("colour", ["white", "black", (127, 127, 127), (30, 90, 200)])
+@pytest.mark.parametrize("colour", ["black", "yellow", (127, 127, 127), (30, 90, 200)])
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_answer_about_blank_pictures_hardly_rests_on_them(lab, colour, count):
     blank = Image.new("RGB", (200, 160), colour)
@@ -112,14 +112,20 @@ def test_an_answer_about_blank_pictures_hardly_rests_on_them(lab, colour, count)
     assert "all methods" not in repr(found)
 
 
-def test_an_answer_that_any_of_two_pictures_would_do_for_rests_on_both(lab, demo):
-    found = lab.ask([demo / "g.png", demo / "g.png", "What is in image 2?"]).evidence()
-    assert found.verdict.startswith("rests on several pictures: picture 1")
+@pytest.mark.parametrize("images", ["gm", "gg", "gman"])
+def test_an_answer_about_a_numbered_picture_rests_on_it(lab, demo, images):
+    found = lab.ask([*(demo / f"{name}.png" for name in images), "What is in image 2?"]).evidence()
+    assert found.verdict.startswith("rests on picture 2: ")
+
+
+def test_an_answer_that_either_picture_would_do_for_rests_on_both(lab, demo):
+    question = "Are image 1 and image 2 the same or different?"
+    found = lab.ask([demo / "g.png", demo / "m.png", question]).evidence()
+    assert found.verdict.startswith("rests on several pictures: by itself none loses more than ")
 
 
 def test_a_method_for_which_nothing_speaks_says_nothing(lab, demo):
-    question = "图像1是谷歌,以其搜索引擎闻名。图像2是微软,以其操作系统闻名。图像3是苹果,以iPhone和Mac闻名。图像4是"
-    answer = lab.ask([*(demo / f"{name}.png" for name in "gman"), question])
+    answer = lab.ask([demo / "m.png", demo / "a.png", "Which image shows Apple?"])
     found = answer.evidence(methods=["grad_x_attention", "leave_one_out"])
     assert (answer.attribute("grad_x_attention").total().filter(like="image") <= 0).all()  # what the rest is about
     assert found.shares.loc["grad_x_attention"].isna().all()

@@ -44,6 +44,19 @@ def test_one_picture():
     assert "9.0" in found
 
 
+def test_a_share_of_a_picture_that_is_not_missed_beside_the_first_makes_no_second():
+    assert said(losing(10.0, 0.0, 8.0, 0.0), [0.23, 0.67, 0.1]).startswith("rests on picture 2: ")
+    assert said(losing(10.0, 2.1, 8.0, 0.0), [0.23, 0.67, 0.1]).startswith("rests on several pictures: picture 1 23%")
+
+
+def test_what_others_stand_in_for_carries_no_answer_alone():
+    found = said(losing(5.8, 0.1, 0.2, 0.0), [0.05, 0.9, 0.05])
+    assert found.startswith(
+        "rests on several pictures: by itself none loses more than 0.2 nats (1.2 times less probable); all"
+    )
+    assert "nothing; all together" in said(losing(5.8, -0.1, 0.0, 0.0), [0.05, 0.9, 0.05])
+
+
 def test_several_pictures():
     found = said(losing(9.0, 0.1, 0.2, 0.0), [0.5, 0.45, 0.05])
     assert found.startswith("rests on several pictures: picture 1 50%, picture 2 45%")

@@ -20,7 +20,8 @@ equally probable beforehand ("yes", "no") none can lose much more than log 2: th
 
 TIE = 0.1  # two pictures whose scores differ by less than this share of the greater are not ranked by them
 MANY = 10_000  # times less probable: beyond it only the nats are told exactly
-ALSO = 0.25  # a picture counts beside the first if its share is at least this part of the first's
+ALSO = 0.25  # a picture counts beside the first if its share, and what it loses by itself, are at least this part of the first's
+ALONE = 0.5  # a picture that loses less than this part of what all lose together does not carry the answer alone: others stand in for it
 
 
 def verdict(
@@ -68,10 +69,19 @@ def verdict(
     if row.isna().any():
         return f"rests on several pictures: none is missed by itself; all together lose {_lost(effect['all'])}"
     first = str(row.idxmax())
-    beside = [name for name in row.index if row[name] >= ALSO * row[first]]
+    carried = effect[first] >= ALONE * effect["all"]
+    # Shares alone do not tell: they also count what a picture adds where the first is not there.
+    beside = [
+        name
+        for name in row.index
+        if row[name] >= ALSO * row[first] and (name == first or not carried or effect[name] >= ALSO * effect[first])
+    ]
     if len(beside) > 1:
         numbers = ", ".join(f"{_name(name)} {row[name]:.0%}" for name in beside)
         return f"rests on several pictures: {numbers} ({row.name}); all together lose {_lost(effect['all'])}"
+    if not carried:
+        most = _lost(pictures.max())
+        return f"rests on several pictures: by itself none loses more than {most}; all together lose {_lost(effect['all'])}"
     alone = f"painted over, it loses {_lost(pictures[first])}"
     together = f"; all pictures together {effect['all']:.1f}" if len(pictures) > 1 else ""
     return f"rests on {_name(first)}: {alone}{together}"
