@@ -192,7 +192,7 @@ def test_the_picture_that_is_asked_about_gets_the_credit(microsoft):
         for baseline in ("remove", "mean"):
             shares = microsoft.attribute(method, baseline=baseline).shares()
             assert shares.idxmax() == "image_2"
-            assert shares["image_2"] > 0.8
+            assert shares["image_2"] > 0.7
 
 
 def test_why_this_word_rather_than_that_one(microsoft):

@@ -36,7 +36,7 @@ def projection_hooks(session: Any, hook: Callable[[int, Tensor], Tensor | None])
             handle.remove()
 
 
-HEADS = [(1, 0), (4, 0), (4, 1), (4, 3)]
+HEADS = [(1, 0), (2, 3), (4, 3), (5, 3)]
 
 
 @pytest.mark.parametrize("rows", ["all", "answer", "image_2", [70, 101]], ids=str)

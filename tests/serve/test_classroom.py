@@ -338,7 +338,7 @@ def test_a_lesson(open_page, code, axe, width, scheme):
     first.get_by_role("button", name="Predict and look").click()
     first.locator(".revealed").wait_for()
     assert (
-        "“A train and a house.” Picture 3 counts most: without it the answer is “A basketball and a pizza.”"
+        "“A train and a house.” Picture 3 counts most: without it the answer is “A pig and a pizza.”"
         in first.inner_text()
     )
     assert "2 of 2 points" in first.inner_text()
