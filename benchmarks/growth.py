@@ -7,7 +7,8 @@ what is shown of a longer answer also on twelve layers of random weights, four p
 An exponent is the slope of log time over log size, 1 where twice as many take twice as long; its interval is over rounds. "Last" is
 the one between the two largest sizes, where what a call costs anyway counts least. There nothing may grow faster than its work:
 asking than transformers' own generation of the same answer, a method than plain forwards of as many positions as it put through
-the decoder, and what is shown than tokens times pictures. Times are CPU seconds of one process and thread.
+the decoder, and what is shown than tokens times positions, as each token's attention to every position is in it. Times are CPU
+seconds of one process and thread.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def costs(counter: Counter, pictures: int, tokens: int, rng: np.random.Generator
     asked, answer = counter.of(lambda: counter.lab.ask(question, max_new_tokens=tokens))
     assert len(answer.tokens) == tokens
     found["ask"] = asked, plain
-    found |= shown(answer, tokens * pictures)
+    found |= shown(answer)
     once = min(counter.of(forward)[0] for _ in range(3))
     found["plain forward"] = once, once
     for name, options in METHODS.items():
@@ -119,8 +120,9 @@ def costs(counter: Counter, pictures: int, tokens: int, rng: np.random.Generator
     return found
 
 
-def shown(answer: Answer, work: float, where: str = "") -> dict[str, Cost]:
+def shown(answer: Answer, where: str = "") -> dict[str, Cost]:
     """What showing an answer costs, in the notebook and as a page."""
+    work = len(answer.tokens) * len(answer.token_map)
     with TemporaryDirectory() as folder:
         return {
             f"display{where}": (cpu_seconds(answer._repr_mimebundle_)[0], work),
@@ -176,7 +178,7 @@ def measure(rounds: int, pictures: Sequence[int] = PICTURES, answers: Sequence[i
 
     def by_length(tokens: int) -> dict[str, Cost]:
         answer = twelve.ask(question(TWELVE, 4), max_new_tokens=tokens)
-        return costs(counter, FEW, tokens, rng) | shown(answer, tokens * 4, " of twelve layers")
+        return costs(counter, FEW, tokens, rng) | shown(answer, " of twelve layers")
 
     by_answer = [[by_length(tokens) for tokens in answers] for _ in range(rounds)]
     return {
