@@ -61,6 +61,11 @@ def test_the_scores_are_those_of_the_model(lab, parts):
     np.testing.assert_allclose(answer.attention().sum("position"), 1, atol=1e-5)
 
 
+def closed(cut: str) -> str:
+    """An object of JSON that was cut inside its first key, brought to its end."""
+    return f'{cut}": 0}}'
+
+
 def test_a_pydantic_class_is_its_schema(lab, parts):
     class Seen(pydantic.BaseModel):
         picture: int = pydantic.Field(ge=1, le=2)
@@ -72,7 +77,11 @@ def test_a_pydantic_class_is_its_schema(lab, parts):
     else:
         assert "cut at 120 tokens" in answer.notes[0]
     free = lab.ask(parts, response_format={"type": "json_object"}, max_new_tokens=60)
-    assert isinstance(json.loads(free.text), dict) if free.tokens[-1].stop else free.text.startswith("{")
+    if free.tokens[-1].stop:
+        assert isinstance(json.loads(free.text), dict)
+    else:  # a model that never wrote JSON may not come to an end; then what is cut is all that is wrong with it
+        assert "cut at 60 tokens" in free.notes[0]
+        assert isinstance(json.loads(closed(free.text)), dict)
     assert lab.ask(parts, response_format={"type": "text"}).text == "Microsoft."
 
 
@@ -196,14 +205,15 @@ def test_min_p_leaves_improbable_tokens_out(lab, parts):
 # -- the command line --------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_takes_a_form(demo, tmp_path, capsys):
+def test_the_command_line_takes_a_form(lab, demo, tmp_path, capsys):
     asked = ["infer", "--text", "What is in image 2?", "--media", str(demo / "g.png"), str(demo / "m.png")]
     path = tmp_path / "schema.json"
     path.write_text(json.dumps(SCHEMAS["enum"]))
     assert main([*asked, "--json-schema", str(path)]) == 0
     assert json.loads(capsys.readouterr().out) == {"brand": "Microsoft"}
     assert main([*asked, "--json-mode"]) == 0
-    assert capsys.readouterr().out.startswith("{")  # a model that never wrote any may not come to its end
+    said = lab.ask([demo / "g.png", demo / "m.png", asked[2]], response_format={"type": "json_object"})
+    assert capsys.readouterr().out == f"{said.text}\n"
     path.write_text("{")
     for name, words in ((path, "no JSON"), (tmp_path / "none.json", "cannot be read")):
         assert main([*asked, "--json-schema", str(name)]) == 2
