@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import vila_lab
+from benchmarks.display import photograph
 from vila_lab.engine.memory import image_bytes
 from vila_lab.errors import CaptureError
 from vila_lab.view import Display, compact, payload, pictures
@@ -68,10 +69,11 @@ def test_the_same_pictures_look_the_same_however_large_they_were():
     assert np.abs(np.asarray(payload.shrink(image)).astype(int) - plain).mean() < 0.5
 
 
-def test_pictures_are_not_encoded_in_vain(monkeypatch):
-    """Sixteen photographs are too much at the first step, which is known before any of them is encoded."""
+@pytest.mark.parametrize(("count", "in_vain"), [(16, 0), (4, 1)])
+def test_pictures_are_not_encoded_in_vain(monkeypatch, count, in_vain):
+    """Sixteen photographs are too much at every step but the last, known before any is encoded; four, from the first of them."""
     rng = np.random.default_rng(0)
-    photographs = [Image.fromarray(rng.integers(0, 256, (384, 384, 3), dtype=np.uint8)) for _ in range(16)]
+    photographs = [photograph((336, 336), rng) for _ in range(count)]
     encoded, encode = [], pictures.encode
 
     def counted(image, kind, **options):
@@ -79,8 +81,8 @@ def test_pictures_are_not_encoded_in_vain(monkeypatch):
         return encode(image, kind, **options)
 
     monkeypatch.setattr(pictures, "encode", counted)
-    assert len(pictures.encode_pictures(photographs)) == 16
-    assert encoded.count("WEBP") == 16
+    assert len(pictures.encode_pictures(photographs)) == count
+    assert encoded.count("WEBP") == count + in_vain
 
 
 def test_an_opened_answer_has_the_same_display(answer, tmp_path):

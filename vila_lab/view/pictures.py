@@ -22,6 +22,7 @@ PICTURE_STEPS = (
 )  # (longest side, WebP quality), best first
 WEBP_METHOD = 0  # of 6; 2 takes one and a half times as long for a tenth to a fifth fewer bytes, and is no nearer
 LEAST_WEBP = 0.72  # of the bytes of a JPEG of the same quality: seldom less, and known in a tenth of the time
+ALIKE = 0.9  # of the least such ratio among pictures that are encoded: what the question's other pictures need at least
 HARDLY_LARGER = 1.1  # times a side: such a picture is as small without being shrunk, and sharper
 LARGE, TINY = 2048, 8  # pixels of the longest side from which, and up to which, the display's size is worth a note
 GAP = 24  # pixels between pictures that stand one below the other
@@ -45,12 +46,15 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 def _within_budget(images: Sequence[Image.Image], quality: int) -> list[str] | None:
     """None as soon as they must become too much together: the others would be encoded in vain."""
-    least = [LEAST_WEBP * len(encode(image, "JPEG", quality=quality)) for image in images]
+    as_jpeg = [len(encode(image, "JPEG", quality=quality)) for image in images]
     pictures: list[str] = []
+    least = LEAST_WEBP
     for image in images:
-        if sum(map(len, pictures)) + sum(least[len(pictures) :]) > PICTURE_BUDGET:
+        if sum(map(len, pictures)) + least * sum(as_jpeg[len(pictures) :]) > PICTURE_BUDGET:
             return None
         pictures.append(_webp(image, quality))
+        ratios = [len(webp) / jpeg for webp, jpeg in zip(pictures, as_jpeg, strict=False)]
+        least = max(LEAST_WEBP, ALIKE * min(ratios))
     return pictures if sum(map(len, pictures)) <= PICTURE_BUDGET else None
 
 
