@@ -55,6 +55,7 @@ def test_what_others_stand_in_for_carries_no_answer_alone():
         "rests on several pictures: by itself none loses more than 0.2 nats (1.2 times less probable); all"
     )
     assert "nothing; all together" in said(losing(5.8, -0.1, 0.0, 0.0), [0.05, 0.9, 0.05])
+    assert ": picture 2 loses most by itself, 2.7 nats" in said(losing(5.8, 0.1, 2.7, 0.0), [0.05, 0.9, 0.05])
 
 
 def test_several_pictures():
@@ -68,14 +69,42 @@ def test_the_weight_decides_whether_it_rests_on_any(weight, hardly):
     assert found.startswith("hardly rests on any picture") == hardly
 
 
+FIRST, SECOND, THIRD, NOTHING = [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [np.nan] * 3
+TIED = [0.5, 0.49, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("attention", "gradients", "left_out", "shapley", "alone"),
+    [
+        (FIRST, SECOND, SECOND, SECOND, "attention alone puts picture 1 first"),
+        (FIRST, NOTHING, SECOND, SECOND, "attention alone puts picture 1 first"),
+        (SECOND, THIRD, SECOND, SECOND, "integrated_gradients alone puts picture 3 first"),
+        (SECOND, SECOND, SECOND, SECOND, ""),
+        (FIRST, NOTHING, NOTHING, SECOND, None),  # one against one
+        (FIRST, TIED, TIED, SECOND, None),  # to the others both are alike
+        (FIRST, FIRST, SECOND, SECOND, None),
+        (FIRST, THIRD, SECOND, SECOND, None),
+        (FIRST, FIRST, FIRST, SECOND, None),  # alone, but it is the one that decides
+    ],
+)
+def test_one_method_against_all_others_is_no_disagreement_of_them(attention, gradients, left_out, shapley, alone):
+    shares = table(dict(zip(METHODS, (attention, gradients, left_out, shapley), strict=True)))
+    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 8.5, 0.9, shares, disagreements(shares), "shapley")
+    if alone is None:
+        assert found.startswith("methods disagree: ")
+    else:
+        assert found.startswith("rests on picture 2: painted over, it loses 8.5 nats")
+        assert found.endswith(f"; {alone}" if alone else "all pictures together 9.0")
+
+
 def test_disagreement_comes_after_resting_on_nothing():
-    shares = table({"attention": [0.8, 0.1, 0.1], "leave_one_out": [0, 1, 0], "shapley": [0, 1, 0]})
+    shares = table({"attention": FIRST, "integrated_gradients": FIRST, "leave_one_out": SECOND, "shapley": SECOND})
     flags = disagreements(shares)
     found = verdict(losing(9.0, 0.1, 8.5, 0.0), 8.5, 0.9, shares, flags, "shapley")
     assert found.startswith(
         "methods disagree: leave_one_out and shapley put picture 2 first (painted over, it loses 8.5 nats"
     )
-    assert "attention puts picture 1 first" in found
+    assert "attention and integrated_gradients put picture 1 first" in found
     found = verdict(losing(0.1, 0.1, 0.2, 0.0), 0.2, 0.9, shares, flags, "shapley")
     assert found.startswith("hardly rests on any picture: at most, with picture 2 painted over, it loses 0.2 nats")
 

@@ -47,7 +47,8 @@ class Evidence:
     target : str
         The words that are explained.
     verdict : str
-        One line: it rests on picture k, on several, hardly on any picture, or the methods disagree; with the numbers that say so.
+        One line: it rests on picture k, on several, hardly on any picture, or the methods disagree; with the numbers that say so. A
+        method that is alone against all others is named behind it; `flags` has every pair.
         "no verdict", where the model gives no numbers.
     effect : Series
         Natural log-probability (nats) that the words lose when the pictures are painted over in grey: "all" of them together, and

@@ -1,11 +1,13 @@
 """What an answer rests on, in one sentence with its numbers. Knows tables of pictures, no model and no method.
 
-The order of the questions: does it rest on the pictures at all, do the methods agree on which, is it one or several?
+The order of the questions: does it rest on the pictures at all, do the methods agree on which, is it one or several? One method that
+is alone against all others, as attention often is, makes no disagreement of them: it is named behind what the others say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,9 +42,9 @@ def verdict(
     shares
         A row per method, a column per picture; a row of NaN says nothing.
     flags
-        Where methods put different pictures first; see `disagreements`.
+        Where methods put different pictures first; see `disagreements`. The verdict is that they disagree unless one alone differs.
     causal
-        The row of `shares` that tells one picture from several.
+        The row of `shares` that tells one picture from several, and never yields to the others.
 
     Examples
     --------
@@ -54,6 +56,10 @@ def verdict(
     >>> print(verdict(effect / 2, 1.6, 0.35, shares, (), "shapley").replace("; ", ";\n"))
     hardly rests on any picture: at most, with all of them painted over, it loses 4.5 nats (95 times less probable);
     weighed with how sure the model was (0.35) that is 1.6, below 3.0
+
+    >>> shares.loc["leave_one_out"], shares.loc["attention"] = (0, 1), (0.7, 0.3)
+    >>> verdict(effect, 8.6, 0.99, shares, disagreements(shares), "shapley").partition("; all pictures together 9.1; ")[-1]
+    'attention alone puts picture 1 first'
     """
     pictures = effect.drop("all")
     if np.isnan(weight):
@@ -63,8 +69,15 @@ def verdict(
         what = "it" if len(pictures) == 1 else "all of them" if most == "all" else _name(most)
         sure = f"; weighed with how sure the model was ({probability:.2g}) that is {max(weight, 0.0):.1f}, below {HARDLY:.1f}"
         return f"hardly rests on any picture: at most, with {what} painted over, it loses {_lost(effect[most])}{sure}"
-    if flags:
+    alone = _alone(shares, causal) if flags else None
+    if flags and alone is None:
         return f"methods disagree: {_by_first(shares, pictures)}"
+    but = f"; {alone} alone puts {_name(str(shares.loc[alone].idxmax()))} first" if alone else ""
+    return _one_or_several(effect, shares, causal) + but
+
+
+def _one_or_several(effect: pd.Series, shares: pd.DataFrame, causal: str) -> str:
+    pictures = effect.drop("all")
     row = shares.loc[causal] if causal in shares.index and not shares.loc[causal].isna().any() else _positive(pictures)
     if row.isna().any():
         return f"rests on several pictures: none is missed by itself; all together lose {_lost(effect['all'])}"
@@ -80,11 +93,12 @@ def verdict(
         numbers = ", ".join(f"{_name(name)} {row[name]:.0%}" for name in beside)
         return f"rests on several pictures: {numbers} ({row.name}); all together lose {_lost(effect['all'])}"
     if not carried:
-        most = _lost(pictures.max())
-        return f"rests on several pictures: by itself none loses more than {most}; all together lose {_lost(effect['all'])}"
-    alone = f"painted over, it loses {_lost(pictures[first])}"
+        lost, most = _lost(pictures.max()), str(pictures.idxmax())
+        far = pictures.max() >= ALSO * effect["all"]
+        by_itself = f"{_name(most)} loses most by itself, {lost}" if far else f"by itself none loses more than {lost}"
+        return f"rests on several pictures: {by_itself}; all together lose {_lost(effect['all'])}"
     together = f"; all pictures together {effect['all']:.1f}" if len(pictures) > 1 else ""
-    return f"rests on {_name(first)}: {alone}{together}"
+    return f"rests on {_name(first)}: painted over, it loses {_lost(pictures[first])}{together}"
 
 
 def disagreements(shares: pd.DataFrame) -> tuple[str, ...]:
@@ -93,15 +107,25 @@ def disagreements(shares: pd.DataFrame) -> tuple[str, ...]:
     A method that says nothing (NaN) disagrees with nobody, and neither does one to which the two pictures are alike. Ranks below
     the first are left to `Evidence.tau`: among pictures that hardly matter they are noise.
     """
+    first = shares.dropna().idxmax(axis=1)
+    return tuple(f"{a} puts {first[a]} first, {b} puts {first[b]} first" for a, b in _opposed(shares))
+
+
+def _opposed(shares: pd.DataFrame) -> list[tuple[str, str]]:
     known = shares.dropna()
     first = known.idxmax(axis=1)
-    methods = list(known.index)
-    return tuple(
-        f"{a} puts {first[a]} first, {b} puts {first[b]} first"
-        for k, a in enumerate(methods)
-        for b in methods[k + 1 :]
+    return [
+        (a, b)
+        for a, b in combinations(known.index, 2)
         if _prefers(known.loc[a], first[a], first[b]) and _prefers(known.loc[b], first[b], first[a])
-    )
+    ]
+
+
+def _alone(shares: pd.DataFrame, causal: str) -> str | None:
+    """The method that opposes two others or more, none of which oppose each other, unless it is the one that decides."""
+    pairs = _opposed(shares)
+    in_all = set.intersection(*map(set, pairs)) - {causal}
+    return min(in_all) if len(pairs) > 1 and in_all else None
 
 
 def _by_first(shares: pd.DataFrame, pictures: pd.Series) -> str:
