@@ -25,7 +25,9 @@ def test_everything_is_measured_once():
     longer = [row["with 2 to 4 tokens"] for row in report["by answer"]]
     assert longer == [*named, "display of twelve layers", "page of twelve layers"]
     assert all(row["ms at the first"] > 0 for row in report["by pictures"] + report["by answer"])
-    shown = [row["of its work"] for row in report["by answer"] if row["with 2 to 4 tokens"].startswith(("display", "page"))]
+    shown = [
+        row["of its work"] for row in report["by answer"] if row["with 2 to 4 tokens"].startswith(("display", "page"))
+    ]
     assert len(shown) == 4
     assert all(1 <= power < 1.1 for power in shown)  # twice as many tokens, and hardly more positions
     assert "| plain generate |" in growth.printed(report)
