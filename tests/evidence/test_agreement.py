@@ -118,6 +118,17 @@ def test_an_answer_about_a_numbered_picture_rests_on_it(lab, demo, images):
     assert found.verdict.startswith("rests on picture 2: ")
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_an_answer_about_noise_hardly_rests_on_it(lab, count):
+    rng = np.random.default_rng(1)
+    noise = [Image.fromarray(rng.integers(0, 256, (200, 160, 3), dtype=np.uint8)) for _ in range(count)]
+    found = lab.ask([*noise, f"What is in image {count}?"]).evidence(methods=["leave_one_out"])
+    assert found.probability > 0.9  # the model is sure of it
+    assert found.effect.max() > 5  # and says something else of grey
+    assert found.verdict.startswith("hardly rests on any picture"), found.verdict
+    assert "but with noise there hardly anything" in found.verdict
+
+
 def test_an_answer_that_either_picture_would_do_for_rests_on_both(lab, demo):
     question = "Are image 1 and image 2 the same or different?"
     found = lab.ask([demo / "g.png", demo / "m.png", question]).evidence()

@@ -109,6 +109,15 @@ def test_disagreement_comes_after_resting_on_nothing():
     assert found.startswith("hardly rests on any picture: at most, with picture 2 painted over, it loses 0.2 nats")
 
 
+@pytest.mark.parametrize(("painted", "says"), [(8.4, True), (HARDLY, True), (2.0, False), (None, False)])
+def test_what_noise_would_do_as_well_is_said(painted, says):
+    shares = table({"shapley": [0, 1, 0]})
+    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 0.2, 0.98, shares, (), "shapley", painted_weight=painted)
+    assert found.startswith("hardly rests on any picture: at most, with all of them painted over, it loses 9.0 nats")
+    assert (", but with noise there hardly anything; weighed" in found) == says
+    assert found.endswith("(0.98) that is 0.2, below 3.0")
+
+
 def test_what_becomes_more_probable_loses_nothing():
     assert "loses nothing" in said(losing(-0.5, 0.0, 0.0, 0.0), [0, 1, 0])
 

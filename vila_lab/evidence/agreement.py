@@ -54,7 +54,8 @@ class Evidence:
         Natural log-probability (nats) that the words lose when the pictures are painted over in grey: "all" of them together, and
         each ("image_1" ...).
     weight : float
-        The largest of these, each token's loss weighed with its probability; what the verdict goes by.
+        The largest of these, each token's loss weighed with its probability, or what noise in the pictures' place costs if that is
+        less; what the verdict goes by.
     probability : float
         Of the words under the model, 0 to 1: the product of `probabilities`.
     probabilities : Series
@@ -179,7 +180,15 @@ def evidence(
     causal = next((name for name in reversed(CAUSAL) if name in shares.index), CAUSAL[0])
     return Evidence(
         target=target.text,
-        verdict=verdict(lost, without.weight, float(probabilities.prod()), shares, flags, causal),
+        verdict=verdict(
+            lost,
+            without.weight,
+            float(probabilities.prod()),
+            shares,
+            flags,
+            causal,
+            painted_weight=without.painted_weight,
+        ),
         effect=lost,
         weight=without.weight,
         probability=float(probabilities.prod()),

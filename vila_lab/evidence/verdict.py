@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HARDLY = float(np.log(20))
-"""An answer that loses less than this (nats) stays at least a twentieth as probable with its pictures painted over. On the embedded
-model most answers about blank and noise pictures lie below it, and few others (`benchmarks/verdict.py`). Of two answers that are
+"""An answer that loses less than this (nats) stays at least a twentieth as probable with grey or with noise in its pictures' place. On
+the embedded model most answers about blank and noise pictures lie below it, and few others (`benchmarks/verdict.py`). Of two answers that are
 equally probable beforehand ("yes", "no") none can lose much more than log 2: there, read the number and not the word."""
 
 TIE = 0.1  # two pictures whose scores differ by less than this share of the greater are not ranked by them
@@ -27,7 +27,14 @@ ALONE = 0.5  # a picture that loses less than this part of what all lose togethe
 
 
 def verdict(
-    effect: pd.Series, weight: float, probability: float, shares: pd.DataFrame, flags: Sequence[str], causal: str
+    effect: pd.Series,
+    weight: float,
+    probability: float,
+    shares: pd.DataFrame,
+    flags: Sequence[str],
+    causal: str,
+    *,
+    painted_weight: float | None = None,
 ) -> str:
     r"""One line: rests on picture k, on several, hardly on any, or the methods disagree.
 
@@ -36,7 +43,8 @@ def verdict(
     effect
         Log-probability lost, in nats: "all", then "image_1" and so on.
     weight
-        The largest of these, each token's loss weighed with its probability: below `HARDLY` the answer hardly rests on any picture.
+        The largest of these, each token's loss weighed with its probability, or what noise in the pictures' place costs if that is
+        less: below `HARDLY` the answer hardly rests on any picture.
     probability
         Of the answer.
     shares
@@ -45,6 +53,8 @@ def verdict(
         Where methods put different pictures first; see `disagreements`. The verdict is that they disagree unless one alone differs.
     causal
         The row of `shares` that tells one picture from several, and never yields to the others.
+    painted_weight
+        `weight` without noise; by default the same.
 
     Examples
     --------
@@ -67,8 +77,12 @@ def verdict(
     if weight < HARDLY:
         most = str(effect.idxmax())
         what = "it" if len(pictures) == 1 else "all of them" if most == "all" else _name(most)
-        sure = f"; weighed with how sure the model was ({probability:.2g}) that is {max(weight, 0.0):.1f}, below {HARDLY:.1f}"
-        return f"hardly rests on any picture: at most, with {what} painted over, it loses {_lost(effect[most])}{sure}"
+        lost = f"at most, with {what} painted over, it loses {_lost(effect[most])}"
+        but = (
+            ", but with noise there hardly anything" if painted_weight is not None and painted_weight >= HARDLY else ""
+        )
+        sure = f"weighed with how sure the model was ({probability:.2g}) that is {max(weight, 0.0):.1f}, below {HARDLY:.1f}"
+        return f"hardly rests on any picture: {lost}{but}; {sure}"
     alone = _alone(shares, causal) if flags else None
     if flags and alone is None:
         return f"methods disagree: {_by_first(shares, pictures)}"
