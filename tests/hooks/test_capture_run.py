@@ -7,13 +7,15 @@ import threading
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import DynamicCache, Qwen2ForCausalLM, StaticCache
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, Qwen2ForCausalLM, StaticCache
 from transformers.cache_utils import QuantizedLayer
 
 from tests.inside import hooks_of
 from vila_lab.errors import CaptureError, OptionError
 from vila_lab.hooks import Capture, Tape, group_indicator
 from vila_lab.hooks.call import ACTING
+from vila_lab.hooks.recorder import DecoderRecorder
+from vila_lab.hooks.sites import select_sites
 from vila_lab.upstream import CACHE, attention_name, made_cache
 
 TOKENS = 6
@@ -508,6 +510,22 @@ def test_release_lets_go_and_says_so(model, generate, prompt):
     assert tape.n_rows == TOKENS
     with pytest.raises(CaptureError, match="released"):
         tape.weights(0)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "phi3", "gpt2"])
+def test_what_is_kept_of_a_query_holds_nothing_beside_it(make, generate, prompt, family):
+    """Where the query is a part of something larger, as in GPT-2's joint projection, it is copied; else it is its own."""
+    if family == "gpt2":
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    else:
+        model = make(family)
+    recorder = DecoderRecorder(select_sites(model, ("text",))["text"])
+    with recorder.watching():
+        generate(model, prompt, TOKENS)
+    kept = [query for reel in recorder.reels.values() for query in reel.queries]
+    assert len(kept) == TOKENS * len(recorder.reels)
+    assert all(query.untyped_storage().nbytes() == query.nbytes for query in kept)
 
 
 def test_recording_ends_a_graph_at_every_layer(make, prompt):

@@ -60,6 +60,8 @@ class AttentionCall:
         Everything else that the wrapped implementation is given.
     acting : Acting
         Who acts on the module.
+    is_lent : bool
+        Whether the tensors come out of a compiled graph, which may use their memory again.
     """
 
     layer: int
@@ -71,6 +73,7 @@ class AttentionCall:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     acting: Acting
+    is_lent: bool = False
 
     def plain(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Answered:
         """The wrapped implementation's answer to other queries, keys, values and mask."""
@@ -169,7 +172,10 @@ def attention(
     )
     if acting.recorders:
         # Left out of compiled graphs: recorders count in Python, and traced once they would count once.
-        (_shown_uncompiled if torch.compiler.is_compiling() else _shown)(given, result[0])
+        if torch.compiler.is_compiling():
+            _shown_uncompiled(given, result[0], is_lent=True)
+        else:
+            _shown(given, result[0])
     return result
 
 
@@ -190,11 +196,11 @@ def _edited(given: Given) -> Answered:
     return acting.editor.attend(call)
 
 
-def _shown(given: Given, output: Tensor) -> None:
+def _shown(given: Given, output: Tensor, is_lent: bool = False) -> None:
     acting = given[-1]
     if threading.get_ident() != acting.thread:
         return
-    call = AttentionCall(acting.layer, *given)
+    call = AttentionCall(acting.layer, *given, is_lent)
     for recorder in acting.recorders:
         recorder.record(call, output)
 

@@ -80,6 +80,7 @@ class Reel:
 
     live: bool | None = None
     is_tape: bool = False  # queries and keys are kept, and nothing else
+    query_is_own: bool = False  # has memory of its own, and no keys or values in it
     key: Tensor | None = None  # (B, Hkv, K, D), the latest; grows inside the cache, not here
     key_is_buffer: bool = False
     queries: list[Tensor] = field(default_factory=list)  # each (B, H, r, D)
@@ -225,7 +226,8 @@ class DecoderRecorder:
         key = call.key
         if step.is_ordinary and reel.is_tape and call.mask is None and not call.is_edited and key.shape[2] >= step.stop:
             reel.key = key
-            reel.queries.append(call.query.clone())
+            # Nobody writes to what rotary positions made anew; a copy would be a third of the recorder's time.
+            reel.queries.append(call.query if reel.query_is_own and not call.is_lent else call.query.clone())
             reel.masks.append(None)
             return
         self._record_any(step, reel, call)
@@ -306,6 +308,7 @@ class DecoderRecorder:
             )
         reel.live = self.mode == "live" or not keeps
         reel.is_tape = not reel.live and self.indicator is None
+        reel.query_is_own = call.query.untyped_storage().nbytes() == call.query.nbytes
 
     def _keep_mask(self, mask: Tensor, cut: Callable[[], Tensor]) -> Tensor:
         """The kept part of a mask, as a tensor of its own; layers that were given the same mask share one copy."""
