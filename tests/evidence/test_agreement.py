@@ -129,6 +129,17 @@ def test_an_answer_about_noise_hardly_rests_on_it(lab, count):
     assert "but with noise there hardly anything" in found.verdict
 
 
+def test_noise_in_place_of_a_large_picture_is_not_shrunk_to_grey(lab):
+    """A picture of noise gives the same features however large it is, so that one of noise loses nothing to noise."""
+    rng = np.random.default_rng(1)
+    grains = Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    large = grains.resize((3200, 2400), Image.Resampling.NEAREST)
+    found = lab.ask([large, "What is in image 1?"]).evidence(methods=["leave_one_out"])
+    assert found.probability > 0.9
+    assert found.effect.max() > 5
+    assert found.weight < 0.5
+
+
 def test_an_answer_that_either_picture_would_do_for_rests_on_both(lab, demo):
     question = "Are image 1 and image 2 the same or different?"
     found = lab.ask([demo / "g.png", demo / "m.png", question]).evidence()

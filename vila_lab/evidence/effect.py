@@ -22,6 +22,9 @@ pictures and no picture, which it never met: on the embedded model that tells an
 under the curve 0.85 for naming, against 0.96)."""
 
 
+GRAINS = 448  # along the longer side of noise: of finer ones the model's own shrinking would leave grey
+
+
 @dataclass(frozen=True)
 class Effect:
     """What each token of a target loses when pictures are painted over.
@@ -63,7 +66,7 @@ class Effect:
         """The same where of grey and noise the one counts that costs less: what the model also says of noise rests on no content.
 
         A model that was taught to name things names something in noise, surely, and something else in grey. On the embedded model
-        the area under the curve against answers about blank and noise pictures is 0.98 by this, 0.87 by grey alone.
+        the area under the curve against answers about blank and noise pictures is 0.97 by this, 0.89 by grey alone.
         """
         return float(np.minimum(self._weighed(self.lost), self._weighed(self.lost_to_noise)).max())
 
@@ -89,11 +92,14 @@ def effect(replay: Replay, target: Target) -> Effect:
 
 
 def _with_noise(replay: Replay, features: list[Feature]) -> list[Feature]:
-    """One more option of each picture: every pixel in a colour of its own, always the same ones."""
+    """One more option of each picture: noise of its size, always the same."""
     rng = np.random.default_rng(0)
-    noise = {
-        k: Image.fromarray(rng.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8))
-        for k, image in enumerate(replay.prompt.images)
-    }
-    noisy = replay.with_pictures(noise).features
+    noisy = replay.with_pictures({k: _noise(image.size, rng) for k, image in enumerate(replay.prompt.images)}).features
     return [replace(each, options=(*each.options, noisy[each.positions])) for each in features]
+
+
+def _noise(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Grains in colours of their own: pixels, or squares of them in a large picture, which a model sees shrunk."""
+    width, height = (max(1, round(side * min(1.0, GRAINS / max(size)))) for side in size)
+    grains = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return grains.resize(size, Image.Resampling.NEAREST)
