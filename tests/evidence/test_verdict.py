@@ -21,7 +21,7 @@ def losing(*nats: float) -> pd.Series:
 
 
 def said(effect: pd.Series, shares: list[float], *, weight: float | None = None) -> str:
-    return verdict(effect, effect.max() if weight is None else weight, 0.9, table({"shapley": shares}), (), "shapley")
+    return verdict(effect, effect.max() if weight is None else weight, 0.9, table({"shapley": shares}), "shapley")
 
 
 def test_a_method_that_names_another_picture_is_flagged():
@@ -89,7 +89,7 @@ TIED = [0.5, 0.49, 0.01]
 )
 def test_one_method_against_all_others_is_no_disagreement_of_them(attention, gradients, left_out, shapley, alone):
     shares = table(dict(zip(METHODS, (attention, gradients, left_out, shapley), strict=True)))
-    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 8.5, 0.9, shares, disagreements(shares), "shapley")
+    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 8.5, 0.9, shares, "shapley")
     if alone is None:
         assert found.startswith("methods disagree: ")
     else:
@@ -99,20 +99,19 @@ def test_one_method_against_all_others_is_no_disagreement_of_them(attention, gra
 
 def test_disagreement_comes_after_resting_on_nothing():
     shares = table({"attention": FIRST, "integrated_gradients": FIRST, "leave_one_out": SECOND, "shapley": SECOND})
-    flags = disagreements(shares)
-    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 8.5, 0.9, shares, flags, "shapley")
+    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 8.5, 0.9, shares, "shapley")
     assert found.startswith(
         "methods disagree: leave_one_out and shapley put picture 2 first (painted over, it loses 8.5 nats"
     )
     assert "attention and integrated_gradients put picture 1 first" in found
-    found = verdict(losing(0.1, 0.1, 0.2, 0.0), 0.2, 0.9, shares, flags, "shapley")
+    found = verdict(losing(0.1, 0.1, 0.2, 0.0), 0.2, 0.9, shares, "shapley")
     assert found.startswith("hardly rests on any picture: at most, with picture 2 painted over, it loses 0.2 nats")
 
 
 @pytest.mark.parametrize(("painted", "says"), [(8.4, True), (HARDLY, True), (2.0, False), (None, False)])
 def test_what_noise_would_do_as_well_is_said(painted, says):
     shares = table({"shapley": [0, 1, 0]})
-    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 0.2, 0.98, shares, (), "shapley", painted_weight=painted)
+    found = verdict(losing(9.0, 0.1, 8.5, 0.0), 0.2, 0.98, shares, "shapley", painted_weight=painted)
     assert found.startswith("hardly rests on any picture: at most, with all of them painted over, it loses 9.0 nats")
     assert (", but with noise there hardly anything; weighed" in found) == says
     assert found.endswith("(0.98) that is 0.2, below 3.0")
@@ -125,7 +124,7 @@ def test_what_becomes_more_probable_loses_nothing():
 def test_twins_that_only_together_are_missed_are_several():
     nothing = table({"shapley": [np.nan] * 3})
     for alone in (-0.1, 0.0):
-        found = verdict(losing(9.0, alone, alone, alone), 9.0, 0.9, nothing, disagreements(nothing), "shapley")
+        found = verdict(losing(9.0, alone, alone, alone), 9.0, 0.9, nothing, "shapley")
         assert found.startswith("rests on several pictures: none is missed by itself; all together lose 9.0 nats")
 
 

@@ -176,7 +176,6 @@ def evidence(
     words = [row.text for row in target.rows if not row.stop] or [row.text for row in target.rows]
     lost = pd.Series(without.lost.sum(1), index=["all", *columns], name="nats lost")
     probabilities = pd.Series(np.exp(without.logprobs), index=words, name="probability")
-    flags = disagreements(shares)
     causal = next((name for name in reversed(CAUSAL) if name in shares.index), CAUSAL[0])
     return Evidence(
         target=target.text,
@@ -185,7 +184,6 @@ def evidence(
             without.weight,
             float(probabilities.prod()),
             shares,
-            flags,
             causal,
             painted_weight=without.painted_weight,
         ),
@@ -196,7 +194,7 @@ def evidence(
         shares=shares,
         scores=scores,
         tau=tau,
-        flags=flags,
+        flags=disagreements(shares),
         note="; ".join([ATTENTION_NOTE, *([ONE_PICTURE] if len(columns) == 1 else []), *notes]),
     )
 

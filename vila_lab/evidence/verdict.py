@@ -31,7 +31,6 @@ def verdict(
     weight: float,
     probability: float,
     shares: pd.DataFrame,
-    flags: Sequence[str],
     causal: str,
     *,
     painted_weight: float | None = None,
@@ -48,9 +47,8 @@ def verdict(
     probability
         Of the answer.
     shares
-        A row per method, a column per picture; a row of NaN says nothing.
-    flags
-        Where methods put different pictures first; see `disagreements`. The verdict is that they disagree unless one alone differs.
+        A row per method, a column per picture; a row of NaN says nothing. Where methods put different pictures first (`disagreements`)
+        the verdict is that they disagree, unless one alone differs.
     causal
         The row of `shares` that tells one picture from several, and never yields to the others.
     painted_weight
@@ -61,14 +59,14 @@ def verdict(
     >>> import pandas as pd
     >>> effect = pd.Series({"all": 9.1, "image_1": 0.2, "image_2": 8.7})
     >>> shares = pd.DataFrame({"image_1": [0.05], "image_2": [0.95]}, index=["shapley"])
-    >>> verdict(effect, 8.6, 0.99, shares, (), "shapley")
+    >>> verdict(effect, 8.6, 0.99, shares, "shapley")
     'rests on picture 2: painted over, it loses 8.7 nats (6,003 times less probable); all pictures together 9.1'
-    >>> print(verdict(effect / 2, 1.6, 0.35, shares, (), "shapley").replace("; ", ";\n"))
+    >>> print(verdict(effect / 2, 1.6, 0.35, shares, "shapley").replace("; ", ";\n"))
     hardly rests on any picture: at most, with all of them painted over, it loses 4.5 nats (95 times less probable);
     weighed with how sure the model was (0.35) that is 1.6, below 3.0
 
     >>> shares.loc["leave_one_out"], shares.loc["attention"] = (0, 1), (0.7, 0.3)
-    >>> verdict(effect, 8.6, 0.99, shares, disagreements(shares), "shapley").partition("; all pictures together 9.1; ")[-1]
+    >>> verdict(effect, 8.6, 0.99, shares, "shapley").partition("; all pictures together 9.1; ")[-1]
     'attention alone puts picture 1 first'
     """
     pictures = effect.drop("all")
@@ -78,13 +76,13 @@ def verdict(
         most = str(effect.idxmax())
         what = "it" if len(pictures) == 1 else "all of them" if most == "all" else _name(most)
         lost = f"at most, with {what} painted over, it loses {_lost(effect[most])}"
-        but = (
-            ", but with noise there hardly anything" if painted_weight is not None and painted_weight >= HARDLY else ""
-        )
+        without_noise = weight if painted_weight is None else painted_weight
+        but = ", but with noise there hardly anything" if without_noise >= HARDLY else ""
         sure = f"weighed with how sure the model was ({probability:.2g}) that is {max(weight, 0.0):.1f}, below {HARDLY:.1f}"
         return f"hardly rests on any picture: {lost}{but}; {sure}"
-    alone = _alone(shares, causal) if flags else None
-    if flags and alone is None:
+    pairs = _opposed(shares)
+    alone = _alone(pairs, causal)
+    if pairs and alone is None:
         return f"methods disagree: {_by_first(shares, pictures)}"
     but = f"; {alone} alone puts {_name(str(shares.loc[alone].idxmax()))} first" if alone else ""
     return _one_or_several(effect, shares, causal) + but
@@ -126,6 +124,7 @@ def disagreements(shares: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _opposed(shares: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of methods that name different first pictures."""
     known = shares.dropna()
     first = known.idxmax(axis=1)
     return [
@@ -135,11 +134,12 @@ def _opposed(shares: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def _alone(shares: pd.DataFrame, causal: str) -> str | None:
+def _alone(pairs: Sequence[tuple[str, str]], causal: str) -> str | None:
     """The method that opposes two others or more, none of which oppose each other, unless it is the one that decides."""
-    pairs = _opposed(shares)
+    if len(pairs) < 2:
+        return None
     in_all = set.intersection(*map(set, pairs)) - {causal}
-    return min(in_all) if len(pairs) > 1 and in_all else None
+    return next(iter(in_all), None)
 
 
 def _by_first(shares: pd.DataFrame, pictures: pd.Series) -> str:
