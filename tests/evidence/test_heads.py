@@ -19,13 +19,12 @@ from vila_lab.evidence.heads import (
     Sample,
     SampleAttention,
     controls,
-    elbow,
     points,
     rank_heads,
     routes,
     select,
-    spatial_entropy,
 )
+from vila_lab.evidence.localization import elbow, spatial_entropy
 from vila_lab.tiny import band_file, heads_file, weights_folder
 from vila_lab.tiny.probes import probes
 
